@@ -1,0 +1,68 @@
+"""Everything a training run needs to go on after an interruption, in one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+
+from scripts.errors import UserError
+
+
+class ResumableCheckpoint:
+    """Write `last.pt` after every epoch; with `resume`, start from it.
+
+    MONAI's `CheckpointSaver` cannot hold the trainer itself (a circular reference in the config) and numbers its files; this handler
+    has the trainer at hand when it is attached. The file is replaced as a whole. It holds plain tensors and numbers only, so that it
+    loads with `weights_only=True`.
+
+    Args:
+        path: the file.
+        save_dict: named objects with `state_dict` and `load_state_dict`: network, optimizer, schedule.
+        best_saver: the `CheckpointSaver` of the best model; its best score is kept, so that a resumed run cannot replace a better model.
+        resume: load the file before the first epoch.
+    """
+
+    def __init__(self, path: str, save_dict: Mapping[str, Any], best_saver: Any = None, resume: bool = False) -> None:
+        self.path = Path(path)
+        self.save_dict = dict(save_dict)
+        self.best_saver = best_saver
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        if self.resume:
+            engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def _objects(self, engine: Engine) -> dict[str, Any]:
+        objects = {"trainer": engine, **self.save_dict}
+        if self.best_saver is not None:
+            objects["best"] = self.best_saver._key_metric_checkpoint
+        return {name: getattr(o, "module", o) if isinstance(o, torch.nn.Module) else o for name, o in objects.items()}
+
+    def save(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.path.with_name(f".partial_{self.path.name}")
+            torch.save({name: o.state_dict() for name, o in self._objects(engine).items()}, partial)
+            os.replace(partial, self.path)
+
+    def load(self, engine: Engine) -> None:
+        """
+        Raises:
+            UserError: if the file is missing or its run is over.
+        """
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: nothing to resume. --resume takes the output_dir of an earlier run.")
+        epochs = engine.state.max_epochs
+        states = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, o in self._objects(engine).items():
+            o.load_state_dict(states[name])
+        if engine.state.epoch >= epochs:
+            raise UserError(f"{self.path}: its run has done {engine.state.epoch} epochs already; set --epochs above that")
+        engine.state.max_epochs = epochs

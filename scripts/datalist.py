@@ -1,0 +1,209 @@
+"""Find scans, pair them with labels, and read or write the datalist that lists them.
+
+A datalist is a JSON object with one list per split ("training", "validation", "testing"). An entry holds `image` and, for training
+and evaluation, `label` (paths relative to `dataset_dir`), `source` (where it comes from), `labelled` (the VerSe numbers annotated in
+that scan; an unlisted structure may be visible without being labelled) and, optionally, `patient`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from scripts.errors import UserError
+from scripts.labels import channels_from_verse
+
+SPLITS = ("training", "validation", "testing")
+SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
+LABEL_POSTFIX = "_seg"
+LABEL_FOLDERS = {"images": ("labels", "masks"), "imagesTr": ("labelsTr",)}  # SPIDER and nnU-Net keep labels in a folder of their own
+
+
+def case_name(path: str | Path) -> str:
+    """File name without its image suffix; other dots stay (`a/b.v2_T2w.nii.gz` -> `b.v2_T2w`). A DICOM folder's own name."""
+    name = Path(path).name
+    return next((name.removesuffix(s) for s in SUFFIXES if name.lower().endswith(s)), name)
+
+
+def is_dicom_folder(folder: str | Path) -> bool:
+    """True if a file directly in `folder` is a DICOM file (`DICM` after the 128-byte preamble)."""
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_file():
+            with path.open("rb") as handle:
+                return handle.read(132)[128:] == b"DICM"  # one look is enough: exports do not mix
+    return False
+
+
+def find_images(dataset_dir: str | Path) -> list[Path]:
+    """Every scan in `dataset_dir` and below, sorted: image files whose stem does not end in `_seg`, and DICOM series folders.
+
+    Raises:
+        UserError: if the folder does not exist or holds no scan.
+    """
+    root = Path(dataset_dir)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.")
+    found = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        images = [Path(folder, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
+        found += [path for path in images if not case_name(path).endswith(LABEL_POSTFIX)]
+        if files and not images and is_dicom_folder(folder):
+            found.append(Path(folder))
+    if not found:
+        raise UserError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.")
+    return sorted(found)
+
+
+def find_label(image: str | Path) -> Path | None:
+    """The label file of `image`, by name.
+
+    For `<case>_<contrast>`: `<case>_<contrast>_seg` or `<case>_seg` beside it; or the same name in a sibling folder `labels` or
+    `masks` of `images` (`labelsTr` of `imagesTr`).
+    """
+    image = Path(image)
+    stem = case_name(image)
+    candidates = [image.parent / f"{stem}{LABEL_POSTFIX}"]
+    if "_" in stem:
+        candidates.append(image.parent / f"{stem.rsplit('_', 1)[0]}{LABEL_POSTFIX}")
+    candidates += [image.parent.parent / folder / stem for folder in LABEL_FOLDERS.get(image.parent.name, ())]
+    return next((p for c in candidates for s in SUFFIXES if (p := c.with_name(c.name + s)).is_file()), None)
+
+
+def read_datalist(datalist: str | Path, dataset_dir: str | Path) -> dict[str, list[dict]]:
+    """Splits of a datalist, with absolute paths.
+
+    Raises:
+        UserError: if the file is missing, is not JSON, has no list of entries, or names a file that does not exist.
+    """
+    datalist, root = Path(datalist), Path(dataset_dir).absolute()
+    if not datalist.is_file():
+        raise UserError(f"{datalist}: no such datalist. Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml")
+    try:
+        content = json.loads(datalist.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{datalist}: not a JSON file ({error})") from None
+    splits = {k: v for k, v in content.items() if isinstance(v, list)} if isinstance(content, dict) else {}
+    if not any(splits.values()):
+        raise UserError(f"{datalist}: holds no list of scans. Expected one of the keys {', '.join(SPLITS)}.")
+    return {split: [_resolve(entry, root, datalist) for entry in entries] for split, entries in splits.items()}
+
+
+def _resolve(entry: dict, root: Path, datalist: Path) -> dict:
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        raise UserError(f"{datalist}: every entry needs an 'image' path, got {entry!r}")
+    entry = dict(entry)
+    for key in ("image", "label"):
+        if entry.get(key):
+            path = root / entry[key]
+            if not path.exists():
+                raise UserError(f"{datalist}: {key} {path} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
+            entry[key] = str(path)
+    channels_from_verse(entry.get("labelled", []), f"{datalist}: 'labelled' of {entry['image']}")
+    return entry
+
+
+def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str) -> list[dict]:
+    """Labelled entries of one split, for training and evaluation.
+
+    Raises:
+        UserError: if the split is missing or empty, or an entry has no label.
+    """
+    splits = read_datalist(datalist, dataset_dir)
+    if not splits.get(split):
+        raise UserError(f"{datalist}: no scans under '{split}'; it has {', '.join(splits)}")
+    for entry in splits[split]:
+        if not entry.get("label"):
+            raise UserError(f"{datalist}: {entry['image']} under '{split}' has no label")
+    return splits[split]
+
+
+def inference_entries(dataset_dir: str | Path, datalist: str | Path = "", image: str | Path = "", split: str = "") -> list[dict]:
+    """What to segment: one `image`, else a `datalist` (all splits, or one), else every scan in `dataset_dir` and below.
+
+    Raises:
+        UserError: if nothing is there to be segmented.
+    """
+    if image:
+        if not Path(image).exists():
+            raise UserError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.")
+        return [{"image": str(Path(image).absolute())}]
+    if datalist:
+        splits = read_datalist(datalist, dataset_dir)
+        if split and split not in splits:
+            raise UserError(f"{datalist}: no split '{split}'; it has {', '.join(splits)}")
+        return [{"image": entry["image"]} for name, entries in splits.items() if split in ("", name) for entry in entries]
+    return [{"image": str(path.absolute())} for path in find_images(dataset_dir)]
+
+
+def prepare(
+    dataset_dir: str | Path,
+    datalist: str | Path,
+    validation_fraction: float = 0.15,
+    testing_fraction: float = 0.15,
+    patient_pattern: str = r"(sub-[^_]+|[^_]+)",
+    seed: int = 0,
+) -> Path:
+    """Write a datalist for a folder of scans with labels: paired by name, split by patient, the same for the same seed.
+
+    Args:
+        dataset_dir: folder with scans and labels, see `find_label` for the names.
+        datalist: the file to write.
+        validation_fraction, testing_fraction: share of patients; each split that is asked for gets at least one.
+        patient_pattern: regular expression; its first group, matched at the start of the scan's name, is the patient.
+        seed: of the shuffle.
+
+    Raises:
+        UserError: without labelled scans, with too few patients, or for a name that the pattern does not match.
+    """
+    from monai.transforms import LoadImage  # here: MONAI takes seconds to import, and everything else in this module does without
+
+    root = Path(dataset_dir)
+    load = LoadImage(image_only=True)
+    patients: dict[str, list[dict]] = defaultdict(list)
+    label_folders = {folder for folders in LABEL_FOLDERS.values() for folder in folders}
+    for image in tqdm(find_images(root), desc="prepare", unit="scan"):
+        label = find_label(image)
+        if label is None or image.parent.name in label_folders:
+            continue
+        match = re.match(patient_pattern, case_name(image))
+        if not match:
+            raise UserError(f"{image}: patient_pattern '{patient_pattern}' does not match its name")
+        values = [int(v) for v in np.unique(load(label).numpy()) if v]
+        channels_from_verse(values, str(label))
+        patients[match.group(1)].append({
+            "image": image.relative_to(root).as_posix(),
+            "label": label.relative_to(root).as_posix(),
+            "source": image.parent.name if image.parent != root else root.absolute().name,
+            "labelled": values,
+            "patient": match.group(1),
+        })
+    counts = {s: max(1, round(f * len(patients))) if f > 0 else 0 for s, f in zip(SPLITS[1:], (validation_fraction, testing_fraction))}
+    if len(patients) <= sum(counts.values()):
+        raise UserError(f"{root}: {len(patients)} patients with labels; at least {sum(counts.values()) + 1} are needed for the splits asked for")
+    names = sorted(patients)
+    random.Random(seed).shuffle(names)
+    splits = {}
+    for split in ("testing", "validation"):
+        chosen, names = names[: counts[split]], names[counts[split] :]
+        splits[split] = chosen
+    splits["training"] = names
+    write_datalist({s: [e for p in sorted(splits[s]) for e in patients[p]] for s in SPLITS}, datalist)
+    print(f"{datalist}: " + ", ".join(f"{s} {len(splits[s])} patients" for s in SPLITS))
+    return Path(datalist)
+
+
+def write_datalist(splits: dict[str, list[dict]], datalist: str | Path) -> None:
+    """Write `splits` as JSON, whole or not at all."""
+    datalist = Path(datalist)
+    datalist.parent.mkdir(parents=True, exist_ok=True)
+    partial = datalist.with_name(f".{datalist.name}.partial")
+    partial.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, datalist)

@@ -1,0 +1,400 @@
+"""Pictures of scans with the outlines and names of their structures.
+
+Volumes may have any orientation: they are first turned (never resampled) to the nearest axes of RAS, the world with x to the
+patient's right, y to the front and z to the head. Slices are drawn as a radiologist expects them, with true proportions in mm.
+matplotlib is imported inside the functions: it takes half a second, and most commands draw nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from scipy import ndimage
+
+from scripts.datalist import case_name
+from scripts.errors import UserError
+from scripts.labels import SCHEMES, encode, label_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 120
+WIDTH_INCH = 10.0  # 1200 pixels
+MAX_HEIGHT_INCH = 8.6  # of a panel: the whole figure then fits a laptop screen
+GAP_INCH = 0.42  # between panels: level names stand there where a sagittal slab is narrow
+MARGIN_MM = {"sagittal": 40.0, "coronal": 30.0}  # kept in front of and behind (left and right of) the labels; never cut along the spine
+GRID_TOLERANCE_MM = 1e-3  # two affines closer than this are one grid: headers hold float32
+BACKGROUND, TEXT, DIM = "#0d0f12", "#e8eaed", "#8b929b"
+BODY_COLORS = ("#ff7ab8", "#54e08a", "#f6f05a", "#b79cff", "#41c7ff", "#ffb000")  # repeats after six levels; L5 and S1 differ too
+SOURCE_COLORS = ("#41c7ff", "#ffb000", "#54e08a", "#ff7ab8", "#b79cff", "#f6f05a", "#ff6b5e", "#9fe3d4")
+
+
+class Volume(NamedTuple):
+    """A scan as read from disk."""
+
+    data: np.ndarray  # (X, Y, Z)
+    affine: np.ndarray  # (4, 4), voxel -> RAS world in mm
+    dtype: str  # of the values on disk
+
+
+@dataclass(frozen=True)
+class View:
+    """One slice, ready to be drawn: row 0 is superior; column 0 is anterior (sagittal) or the patient's right (coronal)."""
+
+    plane: str  # "sagittal" or "coronal"
+    image: np.ndarray  # (rows, columns)
+    label: np.ndarray  # (rows, columns), channel indices
+    spacing_mm: tuple[float, float]  # of rows and columns
+
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Height and width."""
+        return self.image.shape[0] * self.spacing_mm[0], self.image.shape[1] * self.spacing_mm[1]
+
+
+def structure_color(channel: int) -> tuple[float, float, float]:
+    """RGB in [0, 1]; a disc has the colour of the body above it, mixed with white."""
+    from matplotlib.colors import to_rgb
+
+    structure = label_table()[channel]
+    bodies = [s.name for s in label_table() if s.group == "body"]
+    rgb = np.array(to_rgb(BODY_COLORS[bodies.index(structure.name.split("/")[0]) % len(BODY_COLORS)]))
+    return tuple((rgb + 1) / 2 if structure.is_disc else rgb)
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read a 3-D scan or label map (NIfTI, MetaImage, NRRD or a folder with a DICOM series). The header is checked before the voxels.
+
+    Raises:
+        UserError: if it is missing, empty, damaged or not 3-D.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    if path.is_file() and not path.stat().st_size:
+        raise UserError(f"{path}: the file is empty (0 bytes). Export or download it again.")
+    try:
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            image = nib.load(path)
+            shape, affine, dtype = image.shape, image.affine, str(image.get_data_dtype())
+            data = np.asanyarray(image.dataobj) if _is_3d(shape) else None
+        else:
+            from monai.transforms import LoadImage  # here: MONAI takes seconds to import
+
+            image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
+            shape, affine, data = (*image.shape[1:], image.shape[0]), image.affine.numpy().astype(float), image.numpy()[0]
+            dtype = str(data.dtype)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  each reader has its own (zlib, struct, ITK); to the user they are one
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}). Export or download it again.") from None
+    if not _is_3d(shape):
+        raise UserError(f"{path}: has the shape {tuple(shape)}. Export one 3-D volume.")
+    return Volume(data.reshape(shape[:3]), affine, dtype)
+
+
+def _is_3d(shape: Sequence[int]) -> bool:
+    return len(shape) >= 3 and min(shape) > 0 and all(n == 1 for n in shape[3:])
+
+
+def grid_mismatch(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> str:
+    """Why two volumes are not on one grid, in words; empty if they are."""
+    if tuple(shape) != tuple(other_shape):
+        return f"shape {tuple(shape)} and {tuple(other_shape)}"
+    difference = float(np.abs(np.asarray(affine) - np.asarray(other_affine)).max())
+    return f"affines that differ by up to {difference:.4g} mm" if not difference <= GRID_TOLERANCE_MM else ""
+
+
+def to_ras(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flip and swap the axes of `volume` (X, Y, Z) to the nearest of RAS.
+
+    `affine` is (4, 4), voxel -> RAS world in mm, or holds the three spacings in mm of an array that is in RAS already. Returns the
+    turned array and its spacing_mm (3,).
+    """
+    affine = np.asarray(affine, float)
+    if affine.shape == (3,):
+        affine = np.diag([*affine, 1.0])
+    orientation = io_orientation(affine)
+    turned = affine @ inv_ornt_aff(orientation, volume.shape)
+    return apply_orientation(volume, orientation), np.linalg.norm(turned[:3, :3], axis=0)
+
+
+def take_slice(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
+    """Slice of a RAS volume as it is drawn: row 0 superior, column 0 anterior (sagittal) or the patient's right (coronal)."""
+    return (volume[index] if plane == "sagittal" else volume[:, index]).T[::-1, ::-1]
+
+
+def best_index(label: np.ndarray, plane: str) -> int:
+    """Index of the slice of a RAS label map (channel indices) through most of the bodies, else of all labels, else the middle."""
+    axis = 0 if plane == "sagittal" else 1
+    groups = np.array([s.group == "body" for s in label_table()] + [False] * 256)  # beyond the table: "ignore" values
+    for mask in (groups[label], (label > 0) & (label < len(label_table()))):
+        area = mask.sum(axis=tuple({0, 1, 2} - {axis}))
+        if area.any():
+            return int(np.flatnonzero(area == area.max()).mean().round())  # the middle one of equals
+    return label.shape[axis] // 2
+
+
+def make_view(image: np.ndarray, label: np.ndarray, spacing_mm: np.ndarray, plane: str, index: int, columns: slice) -> View:
+    """Slice `index` of RAS volumes, cut to `columns`."""
+    cut = [take_slice(volume, plane, index)[:, columns] for volume in (image, label)]
+    return View(plane, cut[0], cut[1], (float(spacing_mm[2]), float(spacing_mm[1 if plane == "sagittal" else 0])))
+
+
+def crop_columns(label: np.ndarray, plane: str, spacing_mm: np.ndarray) -> slice:
+    """Columns of the drawn slices that hold the labels plus `MARGIN_MM`; all if there are none. The spine is never cut lengthwise."""
+    axis = 1 if plane == "sagittal" else 0
+    present = np.flatnonzero((label > 0).any(axis=(2, 1 - axis)))[::-1]
+    if not len(present):
+        return slice(None)
+    margin = int(np.ceil(MARGIN_MM[plane] / spacing_mm[axis]))
+    size = label.shape[axis]
+    return slice(max(0, size - 1 - present[0] - margin), min(size, size - present[-1] + margin))
+
+
+def intensity_window(image: np.ndarray, label: np.ndarray) -> tuple[float, float]:
+    """Black and white level: percentiles 1 and 99.5, narrowed so that the labelled structures are mid-grey and fat may saturate."""
+    finite = np.isfinite(image)
+    if not finite.any():
+        return 0.0, 1.0
+    low, bright, high = (float(v) for v in np.percentile(image[finite], (1, 90, 99.5)))
+    spine = image[finite & (label > 0)]
+    if spine.size:
+        high = min(high, max(bright, low + 3.2 * (float(np.percentile(spine, 75)) - low)))
+    return low, high if high > low else low + 1
+
+
+def draw_view(
+    axes: Axes, view: View, window: tuple[float, float], *, names: bool = True, letters: bool = True, font: float = 9, width: float = 1.1
+) -> None:
+    """Draw one slice with thin outlines, level names beside the bodies and orientation letters. `font` and `width` are in points."""
+    height, length = view.size_mm
+    pixels = np.nan_to_num(np.asarray(view.image, np.float32), nan=window[0])
+    axes.imshow(pixels, "gray", vmin=window[0], vmax=window[1], extent=(0, length, height, 0), interpolation="bicubic", aspect="equal")
+    present = [int(c) for c in np.unique(view.label) if 0 < c < len(label_table())]
+    for channel in sorted(present, key=lambda c: not label_table()[c].is_disc):  # discs first: a body's edge lies on top of theirs
+        _outline(axes, view, channel, width)
+    if names:
+        _names(axes, view, [c for c in present if not label_table()[c].is_disc], font)
+    if letters:
+        left, right = "AP" if view.plane == "sagittal" else "RL"
+        for x, y, text in ((0.05, 0.025, left), (0.5, 0.025, "I"), (0.95, 0.025, right), (0.5, 0.975, "S")):  # low: names stand higher up
+            axes.text(x, y, text, transform=axes.transAxes, color=TEXT, fontsize=font - 1, ha="center", va="center", path_effects=_halo())
+    axes.set(xlim=(0, length), ylim=(height, 0))
+    axes.set_axis_off()
+
+
+def _outline(axes: Axes, view: View, channel: int, width: float) -> None:
+    """Contour of one structure through the voxel borders of the array itself, a half voxel padded so that it closes at the edge."""
+    disc = label_table()[channel].is_disc
+    mask = np.pad(view.label == channel, 1).astype(np.float32)
+    rows, columns = (slice(max(0, i.min() - 1), i.max() + 2) for i in np.nonzero(mask))
+    y, x = (np.arange(n) - 0.5 for n in mask.shape)
+    axes.contour(
+        x[columns] * view.spacing_mm[1], y[rows] * view.spacing_mm[0], mask[rows, columns], levels=[0.5],
+        colors=[structure_color(channel)], linewidths=width * (0.8 if disc else 1.0), linestyles=[(0, (2.2, 1.4))] if disc else "solid",
+    )  # fmt: skip
+
+
+def name_positions(view: View, channels: Sequence[int], gap_mm: float, apart_mm: float) -> list[tuple[int, float, float]]:
+    """Where to write the names of bodies: (channel, x, y) in mm, in front of the body (sagittal) or on the patient's left (coronal).
+
+    A channel whose pixels lie in several large pieces gets a name beside each of them: one level on two bodies is an error to be seen.
+
+    Args:
+        view, channels: the slice, and the bodies that are present in it.
+        gap_mm: space between the body and its name.
+        apart_mm: smallest distance between two names, so that they stay readable where one body carries two labels.
+    """
+    found = []
+    for channel in channels:
+        pieces, _ = ndimage.label(view.label == channel, np.ones((3, 3)))
+        sizes = np.bincount(pieces.ravel())[1:]
+        for piece in np.flatnonzero(sizes >= 0.3 * sizes.max()) + 1:
+            rows, columns = np.nonzero(pieces == piece)
+            waist = columns[np.abs(rows - rows.mean()) <= max(1.0, 0.25 * np.ptp(rows))]  # corners of a tilted body reach further
+            edge = (waist if waist.size else columns) * view.spacing_mm[1]
+            x = edge.min() - gap_mm if view.plane == "sagittal" else edge.max() + view.spacing_mm[1] + gap_mm
+            found.append((float((rows.mean() + 0.5) * view.spacing_mm[0]), float(x), channel))
+    positions: list[tuple[int, float, float]] = []
+    for y, x, channel in sorted(found):
+        positions.append((channel, x, max(y, positions[-1][2] + apart_mm) if positions else y))
+    return positions
+
+
+def _names(axes: Axes, view: View, channels: Sequence[int], font: float) -> None:
+    mm_per_point = view.size_mm[0] / (axes.figure.get_size_inches()[1] * axes.get_position().height * 72)
+    for channel, x, y in name_positions(view, channels, 4 * mm_per_point, 1.05 * font * mm_per_point):
+        axes.text(
+            x, y, label_table()[channel].name, color=structure_color(channel), fontsize=font, fontweight="bold", va="center",
+            ha="right" if view.plane == "sagittal" else "left", clip_on=False, path_effects=_halo(),
+        )  # fmt: skip
+
+
+def _halo() -> list:
+    """Dark rim that keeps text readable on bright tissue."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2, foreground=BACKGROUND)]
+
+
+def case_figure(
+    image: np.ndarray, prediction: np.ndarray, affine: np.ndarray, *, reference: np.ndarray | None = None, title: str = ""
+) -> Figure:
+    """Sagittal and coronal slice through the bodies with outlines; with a reference, the same slices of it beside them.
+
+    The slices are chosen by the reference where there is one. Without it, the sagittal slice is shown unmarked as well.
+
+    Args:
+        image, prediction, reference: (X, Y, Z) on one grid; the latter two hold channel indices.
+        affine: (4, 4) voxel -> RAS world in mm.
+        title: the case's name.
+    """
+    turned, spacing_mm = to_ras(np.asarray(image), affine)
+    labels = [to_ras(np.asarray(label), affine)[0] for label in (prediction, reference) if label is not None]
+    guide = labels[-1] if labels[-1].any() else labels[0]
+    everything = np.maximum.reduce([label > 0 for label in labels])
+    planes = {p: (best_index(guide, p), crop_columns(everything, p, spacing_mm)) for p in MARGIN_MM}
+    panels = [] if reference is not None else [("scan", make_view(turned, np.zeros_like(guide), spacing_mm, "sagittal", *planes["sagittal"]))]
+    for heading, label in zip(("prediction", "reference"), labels):
+        heading += "" if label.any() else ": no structures"
+        panels += [(heading, make_view(turned, label, spacing_mm, plane, *place)) for plane, place in planes.items()]
+    return _panel_figure(panels, intensity_window(turned, guide), title)
+
+
+def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float], title: str) -> Figure:
+    """All panels in one row at one scale, a heading over each group."""
+    from matplotlib.figure import Figure
+
+    head, foot, side = 0.72, 0.12, 0.4  # inches around the panels
+    gaps = [GAP_INCH * (1 if i == 0 or panels[i - 1][0] == heading else 1.6) for i, (heading, _) in enumerate(panels)]
+    free = 2 * side + sum(gaps[1:])
+    height_mm, widths_mm = panels[0][1].size_mm[0], [view.size_mm[1] for _, view in panels]
+    inch_per_mm = min((WIDTH_INCH - free) / sum(widths_mm), MAX_HEIGHT_INCH / height_mm)
+    width, height = max(6.0, sum(widths_mm) * inch_per_mm + free), height_mm * inch_per_mm + head + foot
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=BACKGROUND)
+    figure.text(side / width, 1 - 0.24 / height, title, color=TEXT, fontsize=13, fontweight="bold", va="center")
+    left, previous = side, ""
+    for (heading, view), width_mm, gap in zip(panels, widths_mm, [*gaps[1:], 0.0]):
+        if heading != previous:
+            figure.text(left / width, 1 - 0.55 / height, heading, color=DIM, fontsize=10, va="center")
+        box = (left / width, foot / height, width_mm * inch_per_mm / width, height_mm * inch_per_mm / height)
+        draw_view(figure.add_axes(box, facecolor="black"), view, window)
+        left, previous = left + width_mm * inch_per_mm + gap, heading
+    return figure
+
+
+def draw_case(
+    image: np.ndarray, prediction: np.ndarray, affine: np.ndarray, path: str | Path, *, reference: np.ndarray | None = None, title: str = ""
+) -> Path:
+    """Write the `case_figure` as a PNG file and return its path."""
+    return save_figure(case_figure(image, prediction, affine, reference=reference, title=title), path)
+
+
+def draw_batch(before: Sequence[tuple], after: Sequence[tuple], path: str | Path) -> Path:
+    """Draw training samples: a row per scan, left after the preprocessing, right after random crop and augmentation.
+
+    `before` and `after` hold, per scan, (image (X, Y, Z), label (X, Y, Z) of channel indices, affine (4, 4) or spacing_mm (3,), name);
+    with spacings alone, the arrays are taken to be in RAS. Returns the path of the PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    row, head = 3.6, 0.4  # inches
+    figure = Figure(figsize=(WIDTH_INCH * 0.8, row * len(before) + head), dpi=DPI, facecolor=BACKGROUND)
+    height = figure.get_size_inches()[1]
+    for column, (heading, samples) in enumerate((("preprocessed", before), ("cropped and augmented", after))):
+        figure.text(0.02 + 0.5 * column, 1 - 0.5 * head / height, heading, color=TEXT, fontsize=12, fontweight="bold", va="center")
+        for i, (image, label, affine, name) in enumerate(samples):
+            turned, spacing_mm = to_ras(np.asarray(image), affine)
+            marked = to_ras(np.asarray(label), affine)[0]
+            view = make_view(turned, marked, spacing_mm, "sagittal", best_index(marked, "sagittal"), slice(None))
+            top = 1 - (head + i * row) / height
+            figure.text(0.02 + 0.5 * column, top - 0.1 / height, name, color=DIM, fontsize=8, va="center")
+            axes = figure.add_axes((0.02 + 0.5 * column, top - (row - 0.1) / height, 0.46, (row - 0.35) / height), facecolor="black")
+            draw_view(axes, view, intensity_window(turned, marked), font=8, width=1.0)
+            axes.set_anchor("NW")
+    return save_figure(figure, path)
+
+
+def figure_to_array(figure: Figure) -> np.ndarray:
+    """Pixels of a figure, uint8 (H, W, 3), as TensorBoard takes them with `dataformats="HWC"`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a PNG file, whole or not at all."""
+    return write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=DPI, facecolor=figure.get_facecolor()))
+
+
+def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a file beside `path`, then rename it: a crash or a full disk leaves no half file under the real name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def to_channels(values: np.ndarray, scheme: str, where: str) -> np.ndarray:
+    """Label values of a file in `scheme` -> channel indices (uint8), same shape.
+
+    SPIDER counts from the lowest lumbar vertebra, which is taken to be L5: its files do not say whether it is L6.
+
+    Raises:
+        UserError: for an unknown scheme or values that it does not hold.
+    """
+    if scheme not in SCHEMES:
+        raise UserError(f"label_scheme '{scheme}' does not exist; choose one of {', '.join(SCHEMES)}")
+    if scheme == "verse":
+        return encode(values, where)
+    names, present = {s.name: s for s in label_table()}, np.unique(values)
+    table = {getattr(s, scheme): s.channel for s in reversed(label_table())}  # reversed: of two structures with one number the first stays
+    if scheme == "totalspineseg" and names["L6"].totalspineseg in present:  # its disc above S1 has one number, below L5 or L6
+        table[names["L6/S1"].totalspineseg] = names["L6/S1"].channel
+    if unknown := [v for v in present.tolist() if v not in table]:
+        raise UserError(f"{where}: label values {unknown[:5]} are not in label_scheme '{scheme}'; choose one of {', '.join(SCHEMES)}")
+    return np.array([table[v] for v in present.tolist()], np.uint8)[np.searchsorted(present, values)]
+
+
+def visualize(
+    image: str | Path, prediction: str | Path, output_dir: str | Path, reference: str | Path | None = None, label_scheme: str = "verse"
+) -> Path:
+    """Draw a prediction (and a reference) over its scan into `<output_dir>/<case>.png`; prints and returns the path.
+
+    Args:
+        image, prediction, reference: files on one grid; the reference holds VerSe numbers.
+        output_dir: created if missing.
+        label_scheme: of the prediction's values: "verse", "channel", "spider" or "totalspineseg".
+
+    Raises:
+        UserError: for unreadable files, different grids or unknown label values.
+    """
+    scan = read_volume(image)
+    labels = []
+    for path, scheme in ((prediction, label_scheme), (reference, "verse")):
+        if path:
+            label = read_volume(path)
+            if mismatch := grid_mismatch(scan.data.shape, scan.affine, label.data.shape, label.affine):
+                raise UserError(f"{path}: not on the grid of {image} ({mismatch}). Resample it to the scan by nearest neighbour.")
+            labels.append(to_channels(label.data, scheme, str(path)))
+    name = case_name(image)
+    written = draw_case(
+        scan.data, labels[0], scan.affine, Path(output_dir) / f"{name}.png", reference=labels[1] if len(labels) > 1 else None, title=name
+    )
+    print(written)
+    return written

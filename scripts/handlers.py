@@ -1,0 +1,115 @@
+"""Ignite handlers that write what a person reads: the table of accuracies and one figure per scan."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.transforms import LoadImage
+
+from scripts.datalist import case_name
+from scripts.metrics import score_structures, summarise
+from scripts.transforms import MaskLayout
+
+SUMMARY_COLUMNS = {
+    "source": "", "group": "", "scans": "d", "n": "d", "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f",
+    "asd_mm": ".2f", "hd95_mm": ".2f", "missed": "d", "identified": ".3f", "all_levels": ".3f",
+}  # fmt: skip
+
+
+class StructureReport:
+    """`metrics.csv` (a row per scan and structure), `metrics.json` (their summary) and a printed table; see `scripts.metrics`.
+
+    Attach it to an evaluator whose output holds `pred` and `label` as label maps (1XYZ, channel indices) on the label's own grid.
+
+    Args:
+        output_dir: where the two files go.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self.output_dir = Path(output_dir)
+        self.rows: list[dict] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.score)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def score(self, engine: Engine) -> None:
+        for batch, output in zip(engine.state.batch, engine.state.output):
+            label = output["label"]
+            rows = score_structures(label[0].cpu().numpy(), output["pred"][0].cpu().numpy(), label.pixdim.tolist())
+            case = {"case": case_name(batch["image"].meta["filename_or_obj"]), "source": batch.get("source", "")}
+            self.rows += [{**case, **row} for row in rows]
+
+    def write(self, engine: Engine) -> None:
+        rows = [row for part in idist.all_gather(self.rows) for row in part] if idist.get_world_size() > 1 else self.rows
+        if idist.get_rank() != 0:
+            return
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with (self.output_dir / "metrics.csv").open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        summary = summarise(rows)
+        (self.output_dir / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        print("\n" + format_table(summary) + f"\n{self.output_dir / 'metrics.csv'}")
+
+
+def format_table(summary: list[dict]) -> str:
+    """Aligned text of `summarise`: one line per source and group."""
+    cells = [list(SUMMARY_COLUMNS)] + [[format(row[k], f) for k, f in SUMMARY_COLUMNS.items()] for row in summary]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(SUMMARY_COLUMNS))]
+    return "\n".join("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))) for line in cells)
+
+
+class CaseFigures:
+    """Draw every scan (or the first few) with the outlines of prediction and, where there is one, reference.
+
+    Attach it to an evaluator whose output holds label maps on the scan's own grid.
+
+    Args:
+        output_dir: for `<stem>_seg.png`, in the same folders as the masks; nothing is written if empty.
+        data_root_dir: see `MaskLayout`.
+        summary_writer: TensorBoard writer that gets the figures at the evaluator's epoch.
+        max_cases: draw that many scans per run.
+    """
+
+    def __init__(self, output_dir: str = "", data_root_dir: str = "", summary_writer: Any = None, max_cases: int = 10**9) -> None:
+        self.output_dir = output_dir
+        self.layout = MaskLayout(output_dir, data_root_dir)
+        self.summary_writer = summary_writer
+        self.max_cases = max_cases
+        self.drawn = 0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.restart)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)
+
+    def restart(self) -> None:
+        self.drawn = 0
+
+    def draw(self, engine: Engine) -> None:
+        from scripts.figures import case_figure, figure_to_array, save_figure  # matplotlib takes a second to import
+
+        for batch, output in zip(engine.state.batch, engine.state.output):
+            if self.drawn >= self.max_cases:
+                return
+            self.drawn += 1
+            source = batch["image"].meta["filename_or_obj"]
+            image = LoadImage(image_only=True)(source)  # the batch holds the resampled scan only
+            reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
+            figure = case_figure(
+                image.numpy(), output["pred"][0].cpu().numpy(), np.asarray(image.affine), reference=reference, title=case_name(source)
+            )
+            if self.output_dir:
+                mask = self.layout.filename(source)
+                save_figure(figure, mask.with_name(case_name(mask) + ".png"))
+            if self.summary_writer is not None:
+                self.summary_writer.add_image(case_name(source), figure_to_array(figure), engine.state.epoch, dataformats="HWC")

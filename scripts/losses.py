@@ -1,0 +1,88 @@
+"""Dice + cross-entropy that knows which structures of a scan are labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from monai.engines.utils import PrepareBatch
+from torch.nn.functional import nll_loss
+from torch.nn.modules.loss import _Loss
+
+
+class PreparePartialLabels(PrepareBatch):
+    """Batch -> `(image, {"label": ..., "labelled": ...})` on the device, the target that `MarginalDiceCELoss` takes."""
+
+    def __call__(self, batchdata: Mapping, device=None, non_blocking: bool = False, **kwargs):
+        image, label, labelled = (batchdata[k].to(device=device, non_blocking=non_blocking, **kwargs) for k in ("image", "label", "labelled"))
+        return image, {"label": label, "labelled": labelled}
+
+
+class MarginalDiceCELoss(_Loss):
+    """Sum of soft Dice and cross-entropy over the structures that are labelled in each scan.
+
+    A structure that is visible but not labelled lies in the label's background. There the network may answer either: the
+    probabilities of all classes not labelled in that scan are added to that of the background (marginal loss, Fang & Yan 2020,
+    IEEE TMI 39:3619; Shi et al. 2021, Med Image Anal 70:101979). With every class labelled it is the usual DiceCE.
+
+    Dice is taken over the batch (sums over all its voxels) and averaged over the foreground classes that occur in the target;
+    cross-entropy alone punishes a class that occurs nowhere.
+
+    Args:
+        lambda_dice: weight of the Dice term.
+        lambda_ce: weight of the cross-entropy term.
+        smooth: added to numerator and denominator of the Dice.
+    """
+
+    def __init__(self, lambda_dice: float = 1.0, lambda_ce: float = 1.0, smooth: float = 1.0) -> None:
+        super().__init__()
+        if min(lambda_dice, lambda_ce, smooth) < 0:
+            raise ValueError(f"weights and smooth must not be negative, got {lambda_dice}, {lambda_ce}, {smooth}")
+        self.lambda_dice = lambda_dice
+        self.lambda_ce = lambda_ce
+        self.smooth = smooth
+
+    def forward(self, input: torch.Tensor, target: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """
+        Args:
+            input: logits, shape BC[XYZ], channel 0 is the background.
+            target: `label`, class indices, shape B1[XYZ]; `labelled`, which classes are annotated, boolean, shape BC.
+
+        Raises:
+            ValueError: if the shapes do not fit, or a class occurs in the label without being labelled.
+        """
+        label, labelled = target["label"].long(), target["labelled"].bool()
+        if label.shape != (len(input), 1, *input.shape[2:]) or labelled.shape != input.shape[:2]:
+            raise ValueError(f"logits {tuple(input.shape)} need a label B1[XYZ] and labelled BC, got {tuple(label.shape)}, {tuple(labelled.shape)}")
+        log_p = marginal_log_softmax(input.float(), labelled)
+        cross_entropy = nll_loss(log_p, label[:, 0])
+        if not torch.isfinite(cross_entropy) and torch.isfinite(input).all():
+            raise ValueError("a class occurs in the label that 'labelled' does not list")
+        return self.lambda_dice * self._dice_loss(log_p.exp(), label) + self.lambda_ce * cross_entropy
+
+    def _dice_loss(self, p: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        channels = p.shape[1]
+        p_of_truth = p.gather(1, label).flatten()  # sums by class index: no one-hot volume of all classes is built
+        overlap = torch.zeros(channels, device=p.device).index_add(0, label.flatten(), p_of_truth)
+        truth = torch.bincount(label.flatten(), minlength=channels)
+        predicted = p.sum(dim=[0, *range(2, p.ndim)])
+        dice = (2 * overlap + self.smooth) / (truth + predicted + self.smooth)
+        present = truth[1:] > 0
+        return 1 - dice[1:][present].mean() if present.any() else p.new_zeros(())
+
+
+def marginal_log_softmax(logits: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities, shape BC[XYZ], with the unlabelled classes (False in `labelled`, shape BC) summed into channel 0.
+
+    An unlabelled class itself gets -inf.
+    """
+    if bool(labelled[:, 1:].all()):
+        return logits.log_softmax(1)
+    shape = (*labelled.shape, *[1] * (logits.ndim - 2))
+    unlabelled = ~labelled.view(shape)
+    unlabelled[:, 0] = False
+    in_background = unlabelled.clone()
+    in_background[:, 0] = True
+    background = logits.masked_fill(~in_background, -torch.inf).logsumexp(1, keepdim=True)
+    foreground = logits[:, 1:].masked_fill(unlabelled[:, 1:], -torch.inf)
+    return torch.cat([background, foreground], 1).log_softmax(1)

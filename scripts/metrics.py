@@ -1,0 +1,117 @@
+"""Accuracy per structure, on the label's own grid and in mm. A structure that the reference does not hold is not scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.metrics import CumulativeIterationMetric
+from scipy import ndimage
+
+from scripts.labels import label_table
+
+
+class StructureDice(CumulativeIterationMetric):
+    """Dice per channel of label maps (B1XYZ, channel indices); NaN where the reference has none of that channel.
+
+    Aggregates to the mean over all structures of all scans. In a partly labelled scan the rest costs nothing.
+    """
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs) -> torch.Tensor:
+        channels = len(label_table())
+        scores = []
+        for predicted, truth in zip(y_pred.flatten(1).long(), y.flatten(1).long()):
+            n_truth = torch.bincount(truth, minlength=channels).float()
+            n_predicted = torch.bincount(predicted, minlength=channels)
+            n_both = torch.bincount(truth[truth == predicted], minlength=channels)
+            dice = 2 * n_both / (n_truth + n_predicted)
+            scores.append(torch.where(n_truth > 0, dice, torch.nan)[1:])
+        return torch.stack(scores)
+
+    def aggregate(self) -> torch.Tensor:
+        return self.get_buffer().nanmean()
+
+
+def score_structures(reference: np.ndarray, predicted: np.ndarray, spacing_mm: Sequence[float]) -> list[dict]:
+    """One row per structure of the reference.
+
+    Args:
+        reference, predicted: channel indices, shape XYZ, same grid.
+        spacing_mm: voxel size.
+
+    Returns:
+        rows with `structure`, `group` and
+        `dice`: with the predicted instance of the same group that covers most of the structure, whatever its level;
+        `level_dice`: with the predicted structure of the same level, 0 where the level is wrong;
+        `asd_mm`, `hd95_mm`: symmetric surface distance to that instance, mean and 95th percentile (the larger of the two directions),
+        infinite where there is no instance;
+        `identified`: 1.0 if that instance carries the right level, else 0.0.
+    """
+    table = label_table()
+    group_of = np.array([s.group for s in table])
+    rows = []
+    for channel in np.unique(reference[reference > 0]).tolist():
+        truth = reference == channel
+        hits = np.bincount(predicted[truth], minlength=len(table)) * (group_of == table[channel].group)
+        best = int(hits.argmax()) if hits.any() else 0
+        found = predicted == best if best else np.zeros_like(truth)
+        asd, hd95 = surface_distances_mm(truth, found, spacing_mm) if best else (np.inf, np.inf)
+        rows.append({
+            "structure": table[channel].name,
+            "group": table[channel].group,
+            "dice": _dice(truth, found),
+            "level_dice": _dice(truth, predicted == channel),
+            "asd_mm": asd,
+            "hd95_mm": hd95,
+            "identified": float(best == channel),
+        })
+    return rows
+
+
+def surface_distances_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float]:
+    """Mean and 95th percentile of the distances between the surface voxels of two non-empty masks, both ways."""
+    box = ndimage.find_objects((a | b).astype(np.uint8))[0]
+    a, b = np.pad(a[box], 1), np.pad(b[box], 1)
+    edge_a, edge_b = a & ~ndimage.binary_erosion(a), b & ~ndimage.binary_erosion(b)
+    a_to_b = ndimage.distance_transform_edt(~edge_b, sampling=spacing_mm)[edge_a]
+    b_to_a = ndimage.distance_transform_edt(~edge_a, sampling=spacing_mm)[edge_b]
+    mean = (a_to_b.sum() + b_to_a.sum()) / (len(a_to_b) + len(b_to_a))
+    return float(mean), float(max(np.percentile(a_to_b, 95), np.percentile(b_to_a, 95)))
+
+
+def summarise(rows: Sequence[dict]) -> list[dict]:
+    """Rows of `score_structures` (with `case` and `source`) -> one row per source and group, then one for all.
+
+    Mean and standard deviation are over structures; distances leave out the structures that were not found at all, whose number is
+    `missed`; `all_levels` is the share of scans in which every structure carries its level.
+    """
+    keys = sorted({(r["source"], r["group"]) for r in rows})
+    chosen = [(*key, [r for r in rows if (r["source"], r["group"]) == key]) for key in keys]
+    return [_summary(*c) for c in [*chosen, ("all", "all", list(rows))]]
+
+
+def _summary(source: str, group: str, rows: list[dict]) -> dict:
+    cases: dict[str, list[float]] = {}
+    for row in rows:
+        cases.setdefault(row["case"], []).append(row["identified"])
+    dice = np.array([r["dice"] for r in rows])
+    found = [r for r in rows if np.isfinite(r["asd_mm"])]
+    mean = {k: float(np.mean([r[k] for r in found])) if found else float("nan") for k in ("asd_mm", "hd95_mm")}
+    return {
+        "source": source,
+        "group": group,
+        "scans": len(cases),
+        "n": len(rows),
+        "dice": float(dice.mean()),
+        "dice_sd": float(dice.std()),
+        "level_dice": float(np.mean([r["level_dice"] for r in rows])),
+        **mean,
+        "missed": len(rows) - len(found),
+        "identified": float(np.mean([r["identified"] for r in rows])),
+        "all_levels": float(np.mean([min(v) for v in cases.values()])),
+    }
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))

@@ -1,0 +1,162 @@
+"""Dictionary transforms of the bundle; the work is done by the plain functions they call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.data.folder_layout import FolderLayoutBase
+from monai.transforms import MapTransform, RandomizableTransform, SaveImaged
+
+from scripts.datalist import LABEL_POSTFIX, case_name
+from scripts.labels import channels_from_verse, decode, encode, label_table
+from scripts.postprocess import clean_label_map
+from scripts.restore import restore_label_map
+
+
+class EncodeLabelsd(MapTransform):
+    """VerSe numbers of a label file -> channel indices, and the list of what is labelled -> one boolean per channel.
+
+    A scan without `labelled` counts as labelled for the structures that its label file holds.
+
+    Args:
+        keys: label maps, shape 1XYZ.
+        labelled_key: item with the VerSe numbers that are annotated in this scan; becomes a boolean tensor, shape C.
+
+    Raises:
+        UserError: for values that the label table does not hold; the message names the file.
+    """
+
+    def __init__(self, keys: KeysCollection = "label", labelled_key: str = "labelled") -> None:
+        super().__init__(keys)
+        self.labelled_key = labelled_key
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            where = str(d[key].meta.get("filename_or_obj", key))
+            channels = encode(d[key].numpy(), where)
+            labelled = np.zeros(len(label_table()), bool)
+            labelled[0] = True
+            labelled[np.unique(channels)] = True
+            labelled[channels_from_verse(d.get(self.labelled_key) or [], where)] = True
+            d[key] = MetaTensor(torch.from_numpy(channels), meta=d[key].meta)
+            d[self.labelled_key] = torch.from_numpy(labelled)
+        return d
+
+
+class RestoreGridd(MapTransform):
+    """Class logits on the working grid -> label map (channel indices, 1XYZ, uint8) on the grid that `ref_key` was read from.
+
+    Args:
+        keys: logits, shape CXYZ.
+        ref_key: the preprocessed image; its metadata hold the working grid, the original grid and the file name.
+    """
+
+    def __init__(self, keys: KeysCollection = "pred", ref_key: str = "image") -> None:
+        super().__init__(keys)
+        self.ref_key = ref_key
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
+        d = dict(data)
+        image = d[self.ref_key]
+        target_affine = np.asarray(image.meta["original_affine"], np.float64)
+        shape = tuple(int(n) for n in image.meta["spatial_shape"])
+        for key in self.key_iterator(d):
+            label = restore_label_map(torch.as_tensor(d[key]), np.asarray(image.affine, np.float64), target_affine, shape)
+            meta = {**image.meta, "affine": torch.as_tensor(target_affine)}
+            d[key] = MetaTensor(label[None], affine=meta["affine"], meta=meta)
+        return d
+
+
+class CleanLabelMapd(MapTransform):
+    """`clean_label_map` of label maps with channel indices, shape 1XYZ; see there for the thresholds."""
+
+    def __init__(self, keys: KeysCollection = "pred", min_instance_mm3: float = 300.0, min_speck_mm3: float = 20.0) -> None:
+        super().__init__(keys)
+        self.thresholds = {"min_instance_mm3": min_instance_mm3, "min_speck_mm3": min_speck_mm3}
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            cleaned = clean_label_map(d[key][0].numpy(), d[key].pixdim.tolist(), **self.thresholds)
+            d[key] = MetaTensor(torch.from_numpy(cleaned)[None], meta=d[key].meta)
+        return d
+
+
+class MaskLayout(FolderLayoutBase):
+    """`<output_dir>/<folders below data_root_dir>/<stem>_seg.nii.gz`, so that equal stems in two folders do not collide.
+
+    A scan that lies outside `data_root_dir` is written straight into `output_dir`.
+    """
+
+    def __init__(self, output_dir: str, data_root_dir: str = "") -> None:
+        self.output_dir = Path(output_dir)
+        self.data_root_dir = Path(data_root_dir).absolute()
+
+    def filename(self, subject: str = "subject", **kwargs) -> Path:
+        source = Path(os.path.abspath(subject))
+        folder = source.parent.relative_to(self.data_root_dir) if source.is_relative_to(self.data_root_dir) else Path()
+        if source == self.data_root_dir:  # a DICOM folder given as the data set itself
+            folder = Path()
+        return self.output_dir / folder / f"{case_name(source)}{LABEL_POSTFIX}.nii.gz"
+
+
+class SaveImageLabelsd(SaveImaged):
+    """Write label maps as `<stem>_seg.nii.gz` in the numbering of `label_scheme`; the data keep channel indices.
+
+    The file appears whole or not at all. MONAI Label and Deploy drop every transform with SaveImage in its name and save themselves.
+
+    Args:
+        keys: label maps with channel indices, shape 1XYZ.
+        output_dir: where to; folders below `data_root_dir` are repeated there.
+        data_root_dir: the folder that was searched for scans.
+        label_scheme: `verse`, `channel`, `spider` or `totalspineseg`.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str, data_root_dir: str = "", label_scheme: str = "verse") -> None:
+        decode(np.zeros(1, np.uint8), label_scheme)  # an unknown scheme fails here, not after the first scan
+        super().__init__(keys, output_dir=output_dir, folder_layout=MaskLayout(output_dir, data_root_dir))
+        self.label_scheme = label_scheme
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
+        for key in self.key_iterator(dict(data)):
+            label = data[key]
+            path = self.saver.folder_layout.filename(label.meta["filename_or_obj"])
+            write_label_map(decode(label[0].numpy(), self.label_scheme), label.affine.numpy(), path)
+            label.meta["saved_to"] = str(path)
+        return dict(data)
+
+
+def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    """Write label values (XYZ, below 256) as 8-bit NIfTI: under a temporary name in the same folder, then renamed."""
+    image = nib.Nifti1Image(values.astype(np.uint8), affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)  # some readers look at the qform only
+    image.header.set_xyzt_units("mm")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial_{path.name}")
+    nib.save(image, partial)
+    os.replace(partial, path)
+
+
+class RandInvertIntensityd(RandomizableTransform, MapTransform):
+    """1 - image with probability `prob`, for images scaled to [0, 1]: dark CSF becomes bright, as between T1 and T2."""
+
+    def __init__(self, keys: KeysCollection = "image", prob: float = 0.1) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
+        d = dict(data)
+        self.randomize(None)
+        if self._do_transform:
+            for key in self.key_iterator(d):
+                d[key] = 1 - d[key]
+        return d

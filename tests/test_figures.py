@@ -1,0 +1,305 @@
+"""Pictures: the right slice, the right way up, in mm, with outlines in the colours of the structures."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+
+from scripts import figures
+from scripts.errors import UserError
+from scripts.labels import channel_of, decode, label_table
+
+L1, L2, DISC = channel_of("L1"), channel_of("L2"), channel_of("L1/L2")
+SPACING = np.array([4.0, 1.0, 1.5])  # of the phantom, right, anterior, superior
+
+
+def rotation(degrees: float) -> np.ndarray:
+    """(3, 3): about x, then about z."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+
+
+def phantom() -> tuple[np.ndarray, np.ndarray]:
+    """RAS image and channel indices (9, 40, 50): L1 above a disc above L2, widest in the sagittal slice 5 and the coronal slice 22."""
+    label = np.zeros((9, 40, 50), np.uint8)
+    for channel, low, high in ((L1, 28, 38), (DISC, 24, 28), (L2, 14, 24)):
+        label[3:8, 16:28, low:high] = channel
+        label[5, 15, low:high] = channel
+        label[2, 22, low:high] = channel
+    image = np.random.default_rng(0).uniform(50, 60, label.shape).astype(np.float32)
+    image[5, 37, 45] = 1000  # anterior and superior
+    image[1, 22, 3] = 1000  # left and inferior
+    return image, label
+
+
+def turned(volume: np.ndarray, codes: str, degrees: float = 0) -> tuple[np.ndarray, np.ndarray]:
+    """`volume` stored along the axes `codes` ("PIR"), and its affine, oblique by `degrees`."""
+    ras = np.eye(4)
+    ras[:3, :3] = rotation(degrees) @ np.diag(SPACING)
+    ras[:3, 3] = (-30, 12, 70)
+    change = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    return nib.apply_orientation(volume, change), ras @ inv_ornt_aff(change, volume.shape)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "ASL", "SRP"])
+@pytest.mark.parametrize("degrees", [0, 14])
+def test_to_ras_undoes_every_orientation(codes, degrees):
+    image, _ = phantom()
+    stored, affine = turned(image, codes, degrees)
+    assert "".join(nib.aff2axcodes(affine)) == codes
+    found, spacing_mm = figures.to_ras(stored, affine)
+    np.testing.assert_array_equal(found, image)
+    np.testing.assert_allclose(spacing_mm, SPACING)
+
+
+def test_to_ras_takes_spacings():
+    found, spacing_mm = figures.to_ras(np.zeros((2, 3, 4)), np.array([4, 1, 1.5]))
+    assert found.shape == (2, 3, 4)
+    np.testing.assert_allclose(spacing_mm, SPACING)
+
+
+def test_take_slice_is_radiological():
+    image, _ = phantom()
+    sagittal = figures.take_slice(image, "sagittal", 5)
+    assert sagittal.shape == (50, 40)
+    assert np.unravel_index(sagittal.argmax(), sagittal.shape) == (4, 2)  # superior: near the top; anterior: near the left edge
+    coronal = figures.take_slice(image, "coronal", 22)
+    assert coronal.shape == (50, 9)
+    assert np.unravel_index(coronal.argmax(), coronal.shape) == (46, 7)  # inferior: near the bottom; patient's left: near the right edge
+
+
+def test_best_index():
+    _, label = phantom()
+    assert figures.best_index(label, "sagittal") == 5
+    assert figures.best_index(label, "coronal") == 22
+    assert figures.best_index(np.zeros_like(label), "sagittal") == 4
+    assert figures.best_index(np.zeros_like(label), "coronal") == 20
+    discs = np.zeros_like(label)
+    discs[7, 3, 3] = DISC
+    assert figures.best_index(discs, "sagittal") == 7
+    discs[8] = 255  # "ignore" is no structure
+    assert figures.best_index(discs, "sagittal") == 7
+
+
+def test_crop_columns_keeps_margin_and_length():
+    label = np.zeros((9, 200, 50), np.uint8)
+    label[4, 90:100, 20] = L1
+    columns = figures.crop_columns(label, "sagittal", SPACING)
+    assert columns == slice(60, 150)  # anterior 40 mm in front of index 99: column 200 - 1 - 99 - 40; behind index 90 likewise
+    assert figures.crop_columns(label, "coronal", SPACING) == slice(0, 9)
+    assert figures.crop_columns(np.zeros_like(label), "sagittal", SPACING) == slice(None)
+    view = figures.make_view(label.astype(float), label, SPACING, "sagittal", 4, columns)
+    assert view.image.shape == (50, 90)
+    assert view.size_mm == (75, 90)
+
+
+def test_intensity_window():
+    image = np.arange(1001, dtype=float).reshape(7, 11, 13)
+    nothing = np.zeros(image.shape, int)
+    assert figures.intensity_window(image, nothing) == pytest.approx((10, 995))
+    spine = (image == 290).astype(int)
+    assert figures.intensity_window(image, spine) == pytest.approx((10, 10 + 3.2 * 280))
+    assert figures.intensity_window(image, (image == 20).astype(int)) == pytest.approx((10, 900))  # never below percentile 90
+    assert figures.intensity_window(np.full((2, 2, 2), np.nan), np.zeros((2, 2, 2))) == (0, 1)
+    assert figures.intensity_window(np.full((2, 2, 2), 7.0), np.zeros((2, 2, 2))) == (7, 8)
+
+
+def test_colors_of_neighbours_differ():
+    table = label_table()
+    bodies = [s.channel for s in table if s.group == "body"]
+    pairs = [*pairwise(bodies), (channel_of("L5"), channel_of("S1"))]
+    for above, below in pairs:
+        assert np.abs(np.subtract(figures.structure_color(above), figures.structure_color(below))).max() > 0.45
+    np.testing.assert_allclose(figures.structure_color(DISC), (np.array(figures.structure_color(L1)) + 1) / 2)
+
+
+def test_name_positions():
+    image, label = phantom()
+    sagittal = figures.make_view(image, label, SPACING, "sagittal", 5, slice(None))
+    # L1 fills rows 12..21 and columns 12..24 (39 - 27 .. 39 - 15); L2 rows 26..35
+    assert figures.name_positions(sagittal, [L1, L2], 3, 5) == [(L1, 9, 17 * 1.5), (L2, 9, 31 * 1.5)]
+    assert figures.name_positions(sagittal, [L1, L2], 3, 30) == [(L1, 9, 25.5), (L2, 9, 55.5)]  # pushed apart
+    coronal = figures.make_view(image, label, SPACING, "coronal", 22, slice(None))
+    assert figures.name_positions(coronal, [L1], 3, 5) == [(L1, 7 * 4 + 3, 25.5)]  # columns 1..6, on the patient's left
+    label[label == L2] = L1
+    label[:, :, 24:28] = 0
+    again = figures.make_view(image, label, SPACING, "sagittal", 5, slice(None))
+    assert [(c, y) for c, _, y in figures.name_positions(again, [L1], 3, 5)] == [(L1, 25.5), (L1, 46.5)]  # one level on two bodies
+
+
+def share(pixels: np.ndarray, channel: int) -> int:
+    """Pixels in the colour of a structure."""
+    return int((np.abs(pixels / 255 - figures.structure_color(channel)).max(axis=-1) < 0.04).sum())
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PIR"])
+def test_case_figure_shows_outlines(codes):
+    image, label = phantom()
+    stored, affine = turned(image, codes, 10)
+    marked, _ = turned(label, codes)
+    pixels = figures.figure_to_array(figures.case_figure(stored, marked, affine, title="a case"))
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 3
+    assert pixels.shape[2] == 3
+    assert min(share(pixels, L1), share(pixels, L2)) > 200
+    assert share(pixels, DISC) > 20
+    assert share(pixels, channel_of("L3")) == 0
+    rows = [np.flatnonzero((np.abs(pixels / 255 - figures.structure_color(c)).max(axis=-1) < 0.04).any(axis=1)).mean() for c in (L1, L2)]
+    assert rows[0] < rows[1]  # L1 is drawn above L2
+
+
+def test_draw_case_with_reference(tmp_path):
+    image, label = phantom()
+    only_l1 = np.where(label == L1, label, 0)
+    stored, affine = turned(image, "LPS")
+    path = figures.draw_case(stored, turned(only_l1, "LPS")[0], affine, tmp_path / "new" / "a.png", reference=turned(label, "LPS")[0], title="a")
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"]  # no partial file is left
+    from matplotlib.image import imread
+
+    pixels = imread(path)[..., :3] * 255
+    left, right = np.array_split(pixels, 2, axis=1)
+    assert share(left, L2) == 0
+    assert share(right, L2) > 100
+    assert share(left, L1) > 100
+
+
+def headings(figure) -> list[str]:
+    return [text.get_text() for text in figure.texts]
+
+
+def test_case_figure_headings():
+    image, label = phantom()
+    affine = np.diag([*SPACING, 1])
+    assert headings(figures.case_figure(image, label, affine, title="c")) == ["c", "scan", "prediction"]
+    empty = figures.case_figure(image, np.zeros_like(label), affine, reference=label, title="c")
+    assert headings(empty) == ["c", "prediction: no structures", "reference"]
+    assert len(empty.axes) == 4
+    letters = [[t.get_text() for t in axes.texts] for axes in empty.axes[:2]]
+    assert letters == [["A", "I", "P", "S"], ["R", "I", "L", "S"]]
+    assert figures.figure_to_array(empty).shape[1] == pytest.approx(1200, rel=0.45)
+
+
+def test_aspect_is_in_mm():
+    image, label = phantom()
+    axes = figures.case_figure(image, label, np.diag([*SPACING, 1])).axes
+    for shown, width_mm in ((axes[1], 40), (axes[2], 36)):  # 40 x 1 mm and 9 x 4 mm, both 50 x 1.5 mm high
+        box = shown.get_window_extent()
+        assert box.width / box.height == pytest.approx(width_mm / 75, rel=0.01)
+
+
+def test_draw_batch(tmp_path):
+    image, label = phantom()
+    stored, affine = turned(image, "PIR", 8)
+    before = (stored, turned(label, "PIR")[0], affine, "one")
+    after = (image[2:8, 5:35, 20:45], label[2:8, 5:35, 20:45], SPACING, "one")
+    path = figures.draw_batch([before, before], [after, after], tmp_path / "batch.png")
+    from matplotlib.image import imread
+
+    left, right = np.array_split(imread(path)[..., :3] * 255, 2, axis=1)
+    for half in (left, right):
+        assert share(half, L1) > 100
+        assert share(half, L2) > 100
+
+
+@pytest.fixture
+def files(tmp_path):
+    image, label = phantom()
+    stored, affine = turned(image, "PIR", 8)
+    marked = turned(label, "PIR")[0]
+    nib.save(nib.Nifti1Image(stored, affine), tmp_path / "c1_T2w.nii.gz")
+    for scheme in ("verse", "channel", "spider", "totalspineseg"):
+        nib.save(nib.Nifti1Image(decode(marked, scheme), affine), tmp_path / f"{scheme}.nii.gz")
+    return tmp_path
+
+
+def test_visualize(files, capsys):
+    out = figures.visualize(files / "c1_T2w.nii.gz", str(files / "verse.nii.gz"), files / "out", reference=files / "verse.nii.gz")
+    assert out == files / "out" / "c1_T2w.png"
+    assert out.read_bytes()[:4] == b"\x89PNG"
+    assert capsys.readouterr().out == f"{out}\n"
+
+
+@pytest.mark.parametrize("scheme", ["verse", "channel", "spider", "totalspineseg"])
+def test_to_channels_reads_every_scheme(files, scheme):
+    label = phantom()[1]
+    np.testing.assert_array_equal(figures.to_channels(decode(label, scheme), scheme, "f"), label)
+
+
+def test_to_channels_of_l6():
+    label = np.array([channel_of(n) for n in ("background", "L5", "L5/S1", "L6", "L6/S1", "S1")])
+    values = decode(label, "totalspineseg")
+    assert figures.to_channels(np.array([100]), "totalspineseg", "f").tolist() == [channel_of("L5/S1")]
+    found = figures.to_channels(values, "totalspineseg", "f")
+    assert found[4] == channel_of("L6/S1")
+    with pytest.raises(UserError, match=r"f: label values \[77\.0\] are not in label_scheme 'spider'"):
+        figures.to_channels(np.array([0, 77.0]), "spider", "f")
+    with pytest.raises(UserError, match="label_scheme 'x' does not exist; choose one of verse, channel"):
+        figures.to_channels(label, "x", "f")
+
+
+def test_visualize_refuses_another_grid(files):
+    image = nib.load(files / "verse.nii.gz")
+    moved = image.affine.copy()
+    moved[0, 3] += 0.5
+    nib.save(nib.Nifti1Image(image.dataobj, moved), files / "moved.nii.gz")
+    nib.save(nib.Nifti1Image(image.dataobj[1:], moved), files / "short.nii.gz")
+    with pytest.raises(UserError, match=r"moved.nii.gz: not on the grid of .*c1_T2w.nii.gz \(affines that differ by up to 0.5 mm\)"):
+        figures.visualize(files / "c1_T2w.nii.gz", files / "moved.nii.gz", files)
+    with pytest.raises(UserError, match=r"short.nii.gz: not on the grid .*\(shape \(40, 50, 9\) and \(39, 50, 9\)\)"):
+        figures.visualize(files / "c1_T2w.nii.gz", files / "short.nii.gz", files)
+
+
+def test_grid_tolerance():
+    close, far = np.eye(4), np.eye(4)
+    close[0, 3], far[1, 1] = 0.0009, 1.0011
+    assert figures.grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), close) == ""
+    assert "0.0011 mm" in figures.grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), far)
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+def test_read_volume_of_other_formats(tmp_path, suffix):
+    import itk
+
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # ITK orders z, y, x
+    image = itk.image_from_array(array)
+    image.SetSpacing([1.0, 2.0, 4.0])
+    image.SetOrigin([5.0, 6.0, 7.0])
+    itk.imwrite(image, str(tmp_path / f"a{suffix}"))
+    volume = figures.read_volume(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(volume.data, array.T)
+    np.testing.assert_allclose(volume.affine, [[-1, 0, 0, -5], [0, -2, 0, -6], [0, 0, 4, 7], [0, 0, 0, 1]])
+    assert volume.dtype == "int16"
+
+
+def test_read_volume_errors(tmp_path):
+    (tmp_path / "empty.nii.gz").touch()
+    (tmp_path / "text.nii.gz").write_text("hello")
+    (tmp_path / "text.nrrd").write_text("hello")
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), tmp_path / "four.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 1), np.int16), np.eye(4)), tmp_path / "one.nii.gz")
+    for name, message in (
+        ("absent.nii", "absent.nii: no such file"),
+        ("empty.nii.gz", r"empty.nii.gz: the file is empty \(0 bytes\). Export or download it again."),
+        ("text.nii.gz", r"text.nii.gz: cannot be read \(.+\). Export or download it again."),
+        ("text.nrrd", r"text.nrrd: cannot be read \(.+\). Export or download it again."),
+        ("four.nii.gz", r"four.nii.gz: has the shape \(4, 4, 4, 2\). Export one 3-D volume."),
+    ):
+        with pytest.raises(UserError, match=message):
+            figures.read_volume(tmp_path / name)
+    assert figures.read_volume(tmp_path / "one.nii.gz").data.shape == (4, 4, 4)
+
+
+def test_write_whole_leaves_nothing_behind(tmp_path):
+    def fail(path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        figures.write_whole(tmp_path / "a.txt", fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
