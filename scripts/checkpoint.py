@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from scripts.errors import UserError
+from scripts.files import write_whole
 
 
 class ResumableCheckpoint:
@@ -47,10 +47,8 @@ class ResumableCheckpoint:
 
     def save(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_name(f".partial_{self.path.name}")
-            torch.save({name: o.state_dict() for name, o in self._objects(engine).items()}, partial)
-            os.replace(partial, self.path)
+            states = {name: o.state_dict() for name, o in self._objects(engine).items()}
+            write_whole(self.path, lambda partial: torch.save(states, partial))
 
     def load(self, engine: Engine) -> None:
         """

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.errors import UserError
+from scripts.files import write_whole
 from scripts.labels import channels_from_verse
 
 SPLITS = ("training", "validation", "testing")
@@ -202,8 +203,4 @@ def prepare(
 
 def write_datalist(splits: dict[str, list[dict]], datalist: str | Path) -> None:
     """Write `splits` as JSON, whole or not at all."""
-    datalist = Path(datalist)
-    datalist.parent.mkdir(parents=True, exist_ok=True)
-    partial = datalist.with_name(f".{datalist.name}.partial")
-    partial.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, datalist)
+    write_whole(datalist, lambda partial: partial.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8"))

@@ -17,7 +17,9 @@ from tqdm import tqdm
 from scripts import figures
 from scripts.datalist import LABEL_FOLDERS, case_name, find_images, find_label, read_datalist
 from scripts.errors import UserError
+from scripts.files import write_whole
 from scripts.labels import channels_from_verse, encode, label_table
+from scripts.volumes import Volume, grid_mismatch, read_volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +75,7 @@ def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Pat
         problems += scans[-1].problems
     output_dir = Path(output_dir)
     written = [
-        figures.write_whole(output_dir / "explore.csv", lambda path: write_csv(scans, path)),
+        write_whole(output_dir / "explore.csv", lambda path: write_csv(scans, path)),
         draw(scans, output_dir / "explore.png"),
     ]
     print(scan_table(scans))
@@ -127,7 +129,7 @@ def examine(entry: dict, seen: dict[str, Path]) -> Scan:
     if path in seen:
         scan.problems.append(f"{scan.image}: listed twice. Remove one entry.")
     try:
-        volume = figures.read_volume(scan.image)
+        volume = read_volume(scan.image)
         describe(scan, volume)
         digest = hashlib.blake2b(np.ascontiguousarray(volume.data).data).hexdigest()
         if path not in seen and digest in seen:
@@ -140,14 +142,14 @@ def examine(entry: dict, seen: dict[str, Path]) -> Scan:
     seen[path] = scan.image
     if scan.label:
         try:
-            label = figures.read_volume(scan.label)
+            label = read_volume(scan.label)
             scan.problems += check_label(label, scan, grid, entry.get("labelled"))
         except UserError as error:
             scan.problems.append(str(error))
     return scan
 
 
-def describe(scan: Scan, volume: figures.Volume) -> None:
+def describe(scan: Scan, volume: Volume) -> None:
     """Fill in geometry and intensities."""
     data = volume.data
     scan.shape, scan.dtype, scan.axes = data.shape, volume.dtype, "".join(str(c) for c in aff2axcodes(volume.affine))
@@ -162,7 +164,7 @@ def describe(scan: Scan, volume: figures.Volume) -> None:
 
 
 def check_label(
-    label: figures.Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarray] | None, labelled: list[int] | None
+    label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarray] | None, labelled: list[int] | None
 ) -> list[str]:
     """Problems of a label map; fills in the volumes of `scan`.
 
@@ -173,7 +175,7 @@ def check_label(
         labelled: VerSe numbers that the datalist says are annotated; None if it does not say.
     """
     where, problems = str(scan.label), []
-    if grid and (mismatch := figures.grid_mismatch(*grid, label.data.shape, label.affine)):
+    if grid and (mismatch := grid_mismatch(*grid, label.data.shape, label.affine)):
         problems.append(f"{where}: not on the grid of {scan.image} ({mismatch}). Resample it to the image by nearest neighbour.")
     channels = encode(label.data, where)
     counts = np.bincount(channels.ravel(), minlength=len(label_table()))
@@ -289,11 +291,11 @@ def draw(scans: list[Scan], path: Path) -> Path:
 
 
 def _montage(axes: Axes, scan: Scan) -> None:
-    volume = figures.read_volume(scan.image)
+    volume = read_volume(scan.image)
     marked = np.zeros(volume.data.shape, np.uint8)
     if scan.volume_ml:  # only set for a label that could be read and has known values
-        label = figures.read_volume(scan.label)
-        if not figures.grid_mismatch(volume.data.shape, volume.affine, label.data.shape, label.affine):
+        label = read_volume(scan.label)
+        if not grid_mismatch(volume.data.shape, volume.affine, label.data.shape, label.affine):
             marked = encode(label.data, str(scan.label))
     turned, spacing_mm = figures.to_ras(volume.data, volume.affine)
     marked = figures.to_ras(marked, volume.affine)[0]

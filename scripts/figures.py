@@ -7,20 +7,20 @@ matplotlib is imported inside the functions: it takes half a second, and most co
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy import ndimage
 
 from scripts.datalist import case_name
 from scripts.errors import UserError
-from scripts.labels import SCHEMES, encode, label_table
+from scripts.files import write_whole
+from scripts.labels import encode, label_table
+from scripts.volumes import grid_mismatch, read_volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,18 +31,9 @@ WIDTH_INCH = 10.0  # 1200 pixels
 MAX_HEIGHT_INCH = 8.6  # of a panel: the whole figure then fits a laptop screen
 GAP_INCH = 0.42  # between panels: level names stand there where a sagittal slab is narrow
 MARGIN_MM = {"sagittal": 40.0, "coronal": 30.0}  # kept in front of and behind (left and right of) the labels; never cut along the spine
-GRID_TOLERANCE_MM = 1e-3  # two affines closer than this are one grid: headers hold float32
 BACKGROUND, TEXT, DIM = "#0d0f12", "#e8eaed", "#8b929b"
 BODY_COLORS = ("#ff7ab8", "#54e08a", "#f6f05a", "#b79cff", "#41c7ff", "#ffb000")  # repeats after six levels; L5 and S1 differ too
 SOURCE_COLORS = ("#41c7ff", "#ffb000", "#54e08a", "#ff7ab8", "#b79cff", "#f6f05a", "#ff6b5e", "#9fe3d4")
-
-
-class Volume(NamedTuple):
-    """A scan as read from disk."""
-
-    data: np.ndarray  # (X, Y, Z)
-    affine: np.ndarray  # (4, 4), voxel -> RAS world in mm
-    dtype: str  # of the values on disk
 
 
 @dataclass(frozen=True)
@@ -68,48 +59,6 @@ def structure_color(channel: int) -> tuple[float, float, float]:
     bodies = [s.name for s in label_table() if s.group == "body"]
     rgb = np.array(to_rgb(BODY_COLORS[bodies.index(structure.name.split("/")[0]) % len(BODY_COLORS)]))
     return tuple((rgb + 1) / 2 if structure.is_disc else rgb)
-
-
-def read_volume(path: str | Path) -> Volume:
-    """Read a 3-D scan or label map (NIfTI, MetaImage, NRRD or a folder with a DICOM series). The header is checked before the voxels.
-
-    Raises:
-        UserError: if it is missing, empty, damaged or not 3-D.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    if path.is_file() and not path.stat().st_size:
-        raise UserError(f"{path}: the file is empty (0 bytes). Export or download it again.")
-    try:
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            image = nib.load(path)
-            shape, affine, dtype = image.shape, image.affine, str(image.get_data_dtype())
-            data = np.asanyarray(image.dataobj) if _is_3d(shape) else None
-        else:
-            from monai.transforms import LoadImage  # here: MONAI takes seconds to import
-
-            image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
-            shape, affine, data = (*image.shape[1:], image.shape[0]), image.affine.numpy().astype(float), image.numpy()[0]
-            dtype = str(data.dtype)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  each reader has its own (zlib, struct, ITK); to the user they are one
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(f"{path}: cannot be read ({reason}). Export or download it again.") from None
-    if not _is_3d(shape):
-        raise UserError(f"{path}: has the shape {tuple(shape)}. Export one 3-D volume.")
-    return Volume(data.reshape(shape[:3]), affine, dtype)
-
-
-def _is_3d(shape: Sequence[int]) -> bool:
-    return len(shape) >= 3 and min(shape) > 0 and all(n == 1 for n in shape[3:])
-
-
-def grid_mismatch(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> str:
-    """Why two volumes are not on one grid, in words; empty if they are."""
-    if tuple(shape) != tuple(other_shape):
-        return f"shape {tuple(shape)} and {tuple(other_shape)}"
-    difference = float(np.abs(np.asarray(affine) - np.asarray(other_affine)).max())
-    return f"affines that differ by up to {difference:.4g} mm" if not difference <= GRID_TOLERANCE_MM else ""
 
 
 def to_ras(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -337,40 +286,6 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=DPI, facecolor=figure.get_facecolor()))
 
 
-def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a file beside `path`, then rename it: a crash or a full disk leaves no half file under the real name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def to_channels(values: np.ndarray, scheme: str, where: str) -> np.ndarray:
-    """Label values of a file in `scheme` -> channel indices (uint8), same shape.
-
-    SPIDER counts from the lowest lumbar vertebra, which is taken to be L5: its files do not say whether it is L6.
-
-    Raises:
-        UserError: for an unknown scheme or values that it does not hold.
-    """
-    if scheme not in SCHEMES:
-        raise UserError(f"label_scheme '{scheme}' does not exist; choose one of {', '.join(SCHEMES)}")
-    if scheme == "verse":
-        return encode(values, where)
-    names, present = {s.name: s for s in label_table()}, np.unique(values)
-    table = {getattr(s, scheme): s.channel for s in reversed(label_table())}  # reversed: of two structures with one number the first stays
-    if scheme == "totalspineseg" and names["L6"].totalspineseg in present:  # its disc above S1 has one number, below L5 or L6
-        table[names["L6/S1"].totalspineseg] = names["L6/S1"].channel
-    if unknown := [v for v in present.tolist() if v not in table]:
-        raise UserError(f"{where}: label values {unknown[:5]} are not in label_scheme '{scheme}'; choose one of {', '.join(SCHEMES)}")
-    return np.array([table[v] for v in present.tolist()], np.uint8)[np.searchsorted(present, values)]
-
-
 def visualize(
     image: str | Path, prediction: str | Path, output_dir: str | Path, reference: str | Path | None = None, label_scheme: str = "verse"
 ) -> Path:
@@ -391,7 +306,7 @@ def visualize(
             label = read_volume(path)
             if mismatch := grid_mismatch(scan.data.shape, scan.affine, label.data.shape, label.affine):
                 raise UserError(f"{path}: not on the grid of {image} ({mismatch}). Resample it to the scan by nearest neighbour.")
-            labels.append(to_channels(label.data, scheme, str(path)))
+            labels.append(encode(label.data, str(path), scheme))
     name = case_name(image)
     written = draw_case(
         scan.data, labels[0], scan.affine, Path(output_dir) / f"{name}.png", reference=labels[1] if len(labels) > 1 else None, title=name

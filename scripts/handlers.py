@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 from ignite.engine import Engine, Events
-from monai.transforms import LoadImage
 
 from scripts.datalist import case_name
+from scripts.files import write_whole
 from scripts.metrics import score_structures, summarise
 from scripts.transforms import MaskLayout
+from scripts.volumes import read_volume
 
-SUMMARY_COLUMNS = {
-    "source": "", "group": "", "scans": "d", "n": "d", "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f",
-    "asd_mm": ".2f", "hd95_mm": ".2f", "missed": "d", "identified": ".3f", "all_levels": ".3f",
+FORMATS = {
+    "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f", "asd_mm": ".2f", "hd95_mm": ".2f", "identified": ".3f", "all_levels": ".3f",
 }  # fmt: skip
 
 
 class StructureReport:
-    """`metrics.csv` (a row per scan and structure), `metrics.json` (their summary) and a printed table; see `scripts.metrics`.
+    """`metrics.csv` (a row per scan and structure), `metrics.json` (summaries by structure and by source) and printed tables.
 
     Attach it to an evaluator whose output holds `pred` and `label` as label maps (1XYZ, channel indices) on the label's own grid.
 
@@ -52,21 +50,24 @@ class StructureReport:
         rows = [row for part in idist.all_gather(self.rows) for row in part] if idist.get_world_size() > 1 else self.rows
         if idist.get_rank() != 0:
             return
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        with (self.output_dir / "metrics.csv").open("w", newline="", encoding="utf-8") as handle:
+        write_whole(self.output_dir / "metrics.csv", lambda path: self._write_rows(rows, path))
+        summary = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
+        write_whole(self.output_dir / "metrics.json", lambda path: path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8"))
+        print(*("\n" + format_table(table) for table in summary.values()), f"\n{self.output_dir / 'metrics.csv'}", sep="\n")
+
+    def _write_rows(self, rows: list[dict], path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        summary = summarise(rows)
-        (self.output_dir / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-        print("\n" + format_table(summary) + f"\n{self.output_dir / 'metrics.csv'}")
 
 
-def format_table(summary: list[dict]) -> str:
-    """Aligned text of `summarise`: one line per source and group."""
-    cells = [list(SUMMARY_COLUMNS)] + [[format(row[k], f) for k, f in SUMMARY_COLUMNS.items()] for row in summary]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(SUMMARY_COLUMNS))]
-    return "\n".join("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))) for line in cells)
+def format_table(rows: list[dict]) -> str:
+    """Aligned text of `summarise`: a line per row; words to the left, numbers to the right."""
+    cells = [list(rows[0])] + [["-" if v is None else format(v, FORMATS.get(k, "")) for k, v in row.items()] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    aligns = ["<" if isinstance(v, str) else ">" for v in rows[0].values()]
+    return "\n".join("  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, aligns, widths)).rstrip() for line in cells)
 
 
 class CaseFigures:
@@ -103,10 +104,10 @@ class CaseFigures:
                 return
             self.drawn += 1
             source = batch["image"].meta["filename_or_obj"]
-            image = LoadImage(image_only=True)(source)  # the batch holds the resampled scan only
+            volume = read_volume(source)  # the batch holds the resampled scan only
             reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
             figure = case_figure(
-                image.numpy(), output["pred"][0].cpu().numpy(), np.asarray(image.affine), reference=reference, title=case_name(source)
+                volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=case_name(source)
             )
             if self.output_dir:
                 mask = self.layout.filename(source)

@@ -50,9 +50,34 @@ def label_table() -> tuple[Structure, ...]:
     return table
 
 
-def channel_of(name: str) -> int:
-    """Channel index of the structure called `name` ("L1", "L1/L2")."""
-    return {s.name: s.channel for s in label_table()}[name]
+def structure(name: str) -> Structure:
+    """The structure called `name` ("L1", "L1/L2")."""
+    return {s.name: s for s in label_table()}[name]
+
+
+def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> np.ndarray:
+    """Label values of a file -> channel indices (uint8), same shape.
+
+    SPIDER counts from the lowest lumbar vertebra, which is taken to be L5: its files do not say whether it is L6.
+
+    Args:
+        values: integers, or floats without a fraction.
+        where: file name for the messages.
+        scheme: of the values.
+
+    Raises:
+        UserError: for an unknown scheme, and for fractional values or values that the scheme does not hold.
+    """
+    check_scheme(scheme)
+    integers = values if np.issubdtype(values.dtype, np.integer) else np.rint(values).astype(np.int64)
+    if integers is not values and not np.array_equal(integers, values):
+        raise UserError(f"{where}: fractional label values, e.g. {values[integers != values].flat[0]:g}. Resample labels by nearest neighbour.")
+    if integers.size and (integers.min() < 0 or integers.max() > 255):
+        _channels_of(np.unique(integers), where, scheme)  # raises: no number of any scheme lies outside 0..255
+    channels = np.zeros(256, np.uint8)
+    present = np.flatnonzero(np.bincount(integers.ravel().astype(np.uint8), minlength=256))
+    channels[present] = _channels_of(present, where, scheme)
+    return channels[integers]
 
 
 def channels_from_verse(values: Iterable[int], where: str = "label") -> list[int]:
@@ -61,30 +86,28 @@ def channels_from_verse(values: Iterable[int], where: str = "label") -> list[int
     Raises:
         UserError: for a number that the label table does not hold; `where` (a file name) is part of the message.
     """
-    table = {s.verse: s.channel for s in label_table()}
+    return _channels_of(values, where, "verse")
+
+
+def _channels_of(values: Iterable[int], where: str, scheme: str) -> list[int]:
+    numbers = {getattr(s, scheme): s for s in reversed(label_table())}  # reversed: of two structures with one number the first stays
     values = [int(v) for v in values]
-    unknown = sorted({v for v in values if v not in table})
+    if scheme == "totalspineseg" and structure("L6").totalspineseg in values:  # its disc above S1 has one number, below L5 or L6
+        numbers[structure("L6/S1").totalspineseg] = structure("L6/S1")
+    unknown = sorted({v for v in values if v not in numbers})
     if unknown:
-        known = ", ".join(f"{s.verse} = {s.name}" for s in label_table() if s.channel)
-        raise UserError(f"{where}: unknown label values {unknown}. Known VerSe numbers: {known}. Renumber the file.")
-    return [table[v] for v in values]
+        known = ", ".join(f"{number} = {s.name}" for number, s in sorted(numbers.items(), key=lambda n: n[0] or 0) if s.channel and number)
+        raise UserError(f"{where}: unknown label values {unknown}. The label scheme '{scheme}' has {known}.")
+    return [numbers[v].channel for v in values]
 
 
-def encode(label: np.ndarray, where: str = "label") -> np.ndarray:
-    """Map of VerSe numbers -> map of channel indices (uint8), same shape.
-
-    Raises:
-        UserError: for fractional, negative or unknown values.
+def check_scheme(scheme: str) -> None:
     """
-    integers = label if np.issubdtype(label.dtype, np.integer) else np.rint(label).astype(np.int64)
-    if integers is not label and not np.array_equal(integers, label):
-        raise UserError(f"{where}: fractional label values, e.g. {label[integers != label].flat[0]:g}. Resample labels by nearest neighbour.")
-    if integers.size and (integers.min() < 0 or integers.max() > 255):
-        channels_from_verse(np.unique(integers), where)  # raises: no VerSe number lies outside 0..255
-    channels = np.zeros(256, np.uint8)
-    present = np.flatnonzero(np.bincount(integers.ravel().astype(np.uint8), minlength=256))
-    channels[present] = channels_from_verse(present, where)
-    return channels[integers]
+    Raises:
+        UserError: if `scheme` is none of `SCHEMES`.
+    """
+    if scheme not in SCHEMES:
+        raise UserError(f"label_scheme '{scheme}' does not exist; choose one of {', '.join(SCHEMES)}")
 
 
 def decode(channels: np.ndarray, scheme: str) -> np.ndarray:
@@ -96,8 +119,7 @@ def decode(channels: np.ndarray, scheme: str) -> np.ndarray:
     Raises:
         UserError: for an unknown `scheme`.
     """
-    if scheme not in SCHEMES:
-        raise UserError(f"label_scheme '{scheme}' does not exist; choose one of {', '.join(SCHEMES)}")
+    check_scheme(scheme)
     values = np.zeros(len(label_table()), np.int16)
     shift = _spider_shift(channels) if scheme == "spider" else 0
     for s in label_table()[1:]:
@@ -108,7 +130,7 @@ def decode(channels: np.ndarray, scheme: str) -> np.ndarray:
 
 def _spider_shift(channels: np.ndarray) -> int:
     present = np.bincount(channels.ravel(), minlength=len(label_table())) > 0
-    has = {name: present[channel_of(name)] for name in ("L4", "L5", "L6", "S1")}
+    has = {name: present[structure(name).channel] for name in ("L4", "L5", "L6", "S1")}
     if has["L6"]:
         return 1
     return -1 if has["S1"] and has["L4"] and not has["L5"] else 0

@@ -80,33 +80,34 @@ def surface_distances_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[floa
     return float(mean), float(max(np.percentile(a_to_b, 95), np.percentile(b_to_a, 95)))
 
 
-def summarise(rows: Sequence[dict]) -> list[dict]:
-    """Rows of `score_structures` (with `case` and `source`) -> one row per source and group, then one for all.
+def summarise(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
+    """Rows of `score_structures` (with `case` and `source`), grouped by some of their columns, and a last row for all of them.
 
-    Mean and standard deviation are over structures; distances leave out the structures that were not found at all, whose number is
+    Mean and standard deviation are over structures. Distances leave out the structures that were not found at all, whose number is
     `missed`; `all_levels` is the share of scans in which every structure carries its level.
     """
-    keys = sorted({(r["source"], r["group"]) for r in rows})
-    chosen = [(*key, [r for r in rows if (r["source"], r["group"]) == key]) for key in keys]
-    return [_summary(*c) for c in [*chosen, ("all", "all", list(rows))]]
+    groups: dict[tuple[str, ...], list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[k] for k in by), []).append(row)
+    order = {s.name: s.channel for s in label_table()}  # structures from top to bottom, anything else by name
+    named = sorted(groups.items(), key=lambda item: [(order.get(k, 0), k) for k in item[0]])
+    return [{**dict(zip(by, key)), **_summary(r)} for key, r in [*named, (("all",) * len(by), list(rows))]]
 
 
-def _summary(source: str, group: str, rows: list[dict]) -> dict:
+def _summary(rows: list[dict]) -> dict:
     cases: dict[str, list[float]] = {}
     for row in rows:
         cases.setdefault(row["case"], []).append(row["identified"])
     dice = np.array([r["dice"] for r in rows])
     found = [r for r in rows if np.isfinite(r["asd_mm"])]
-    mean = {k: float(np.mean([r[k] for r in found])) if found else float("nan") for k in ("asd_mm", "hd95_mm")}
+    distances = {k: float(np.mean([r[k] for r in found])) if found else None for k in ("asd_mm", "hd95_mm")}
     return {
-        "source": source,
-        "group": group,
         "scans": len(cases),
         "n": len(rows),
         "dice": float(dice.mean()),
         "dice_sd": float(dice.std()),
         "level_dice": float(np.mean([r["level_dice"] for r in rows])),
-        **mean,
+        **distances,
         "missed": len(rows) - len(found),
         "identified": float(np.mean([r["identified"] for r in rows])),
         "all_levels": float(np.mean([min(v) for v in cases.values()])),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,10 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from scripts.datalist import write_datalist
 from scripts.errors import UserError
+from scripts.files import write_whole
+from scripts.labels import label_table
 from scripts.phantom_anatomy import Spine, Vertebra, build_spine, rotation, spine_truth
 from scripts.phantom_image import CONTRASTS, Grid, render
 
@@ -177,7 +180,7 @@ def write_cohort(
     for split, entry in zip(splits, entries, strict=True):
         datalist[split].append(entry)
     file = output_dir / "datalist.json"
-    _write(file, lambda temporary: temporary.write_text(json.dumps(datalist, indent=1) + "\n"))
+    write_datalist(datalist, file)
     return file
 
 
@@ -187,7 +190,7 @@ def _write_case(output_dir: Path, anomalies: float, options: Mapping[str, Any], 
     phantom = draw_phantom(seed, **{**draw_options(seed, anomalies), **options})
     names = {"image": f"{stem}_{phantom.contrast}.nii.gz", "label": f"{stem}_seg.nii.gz"}
     write_phantom(phantom, output_dir / names["image"], output_dir / names["label"], output_dir / f"{stem}_truth.json")
-    labelled = [int(v) for v in np.unique(phantom.label) if v]
+    labelled = [s.verse for s in label_table()[1:]]  # all of it: a level that is not in the label is not in the scan
     return {**names, "source": "phantom", "labelled": labelled, "patient": Path(stem).name}
 
 
@@ -197,9 +200,9 @@ def write_phantom(phantom: Phantom, image_file: Path, label_file: Path, truth_fi
         nifti = nib.Nifti1Image(array, phantom.affine)
         nifti.set_sform(phantom.affine, code=1)
         nifti.set_qform(phantom.affine, code=1)
-        _write(file, partial(nib.save, nifti))
+        write_whole(file, partial(nib.save, nifti))
     text = json.dumps(phantom.truth, indent=1, default=np.ndarray.tolist)
-    _write(truth_file, lambda temporary: temporary.write_text(text + "\n"))
+    write_whole(truth_file, lambda partial: partial.write_text(text + "\n"))
 
 
 def truth_from_json(file: str | Path) -> dict[str, Any]:
@@ -210,10 +213,3 @@ def truth_from_json(file: str | Path) -> dict[str, Any]:
         return {k: np.array(v) if is_vector[k] else v for k, v in item.items()}
 
     return json.loads(Path(file).read_text(), object_hook=arrays)
-
-
-def _write(file: Path, save: Callable[[Path], Any]) -> None:
-    """Write under a temporary name, then rename: a file under its final name is always whole."""
-    temporary = file.with_name(f".partial_{file.name}")
-    save(temporary)
-    temporary.replace(file)

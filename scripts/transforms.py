@@ -15,7 +15,8 @@ from monai.data.folder_layout import FolderLayoutBase
 from monai.transforms import MapTransform, RandomizableTransform, SaveImaged
 
 from scripts.datalist import LABEL_POSTFIX, case_name
-from scripts.labels import channels_from_verse, decode, encode, label_table
+from scripts.files import write_whole
+from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
 from scripts.postprocess import clean_label_map
 from scripts.restore import restore_label_map
 
@@ -121,7 +122,7 @@ class SaveImageLabelsd(SaveImaged):
     """
 
     def __init__(self, keys: KeysCollection, output_dir: str, data_root_dir: str = "", label_scheme: str = "verse") -> None:
-        decode(np.zeros(1, np.uint8), label_scheme)  # an unknown scheme fails here, not after the first scan
+        check_scheme(label_scheme)  # here, not after the first scan
         super().__init__(keys, output_dir=output_dir, folder_layout=MaskLayout(output_dir, data_root_dir))
         self.label_scheme = label_scheme
 
@@ -135,15 +136,12 @@ class SaveImageLabelsd(SaveImaged):
 
 
 def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    """Write label values (XYZ, below 256) as 8-bit NIfTI: under a temporary name in the same folder, then renamed."""
+    """Write label values (XYZ, below 256) as 8-bit NIfTI, whole or not at all."""
     image = nib.Nifti1Image(values.astype(np.uint8), affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)  # some readers look at the qform only
     image.header.set_xyzt_units("mm")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial_{path.name}")
-    nib.save(image, partial)
-    os.replace(partial, path)
+    write_whole(path, lambda partial: nib.save(image, partial))
 
 
 class RandInvertIntensityd(RandomizableTransform, MapTransform):

@@ -11,9 +11,11 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from scripts import figures
 from scripts.errors import UserError
-from scripts.labels import channel_of, decode, label_table
+from scripts.files import write_whole
+from scripts.labels import decode, label_table, structure
+from scripts.volumes import grid_mismatch, read_volume
 
-L1, L2, DISC = channel_of("L1"), channel_of("L2"), channel_of("L1/L2")
+L1, L2, DISC = (structure(name).channel for name in ("L1", "L2", "L1/L2"))
 SPACING = np.array([4.0, 1.0, 1.5])  # of the phantom, right, anterior, superior
 
 
@@ -111,7 +113,7 @@ def test_intensity_window():
 def test_colors_of_neighbours_differ():
     table = label_table()
     bodies = [s.channel for s in table if s.group == "body"]
-    pairs = [*pairwise(bodies), (channel_of("L5"), channel_of("S1"))]
+    pairs = [*pairwise(bodies), (structure("L5").channel, structure("S1").channel)]
     for above, below in pairs:
         assert np.abs(np.subtract(figures.structure_color(above), figures.structure_color(below))).max() > 0.45
     np.testing.assert_allclose(figures.structure_color(DISC), (np.array(figures.structure_color(L1)) + 1) / 2)
@@ -147,7 +149,7 @@ def test_case_figure_shows_outlines(codes):
     assert pixels.shape[2] == 3
     assert min(share(pixels, L1), share(pixels, L2)) > 200
     assert share(pixels, DISC) > 20
-    assert share(pixels, channel_of("L3")) == 0
+    assert share(pixels, structure("L3").channel) == 0
     rows = [np.flatnonzero((np.abs(pixels / 255 - figures.structure_color(c)).max(axis=-1) < 0.04).any(axis=1)).mean() for c in (L1, L2)]
     assert rows[0] < rows[1]  # L1 is drawn above L2
 
@@ -223,24 +225,6 @@ def test_visualize(files, capsys):
     assert capsys.readouterr().out == f"{out}\n"
 
 
-@pytest.mark.parametrize("scheme", ["verse", "channel", "spider", "totalspineseg"])
-def test_to_channels_reads_every_scheme(files, scheme):
-    label = phantom()[1]
-    np.testing.assert_array_equal(figures.to_channels(decode(label, scheme), scheme, "f"), label)
-
-
-def test_to_channels_of_l6():
-    label = np.array([channel_of(n) for n in ("background", "L5", "L5/S1", "L6", "L6/S1", "S1")])
-    values = decode(label, "totalspineseg")
-    assert figures.to_channels(np.array([100]), "totalspineseg", "f").tolist() == [channel_of("L5/S1")]
-    found = figures.to_channels(values, "totalspineseg", "f")
-    assert found[4] == channel_of("L6/S1")
-    with pytest.raises(UserError, match=r"f: label values \[77\.0\] are not in label_scheme 'spider'"):
-        figures.to_channels(np.array([0, 77.0]), "spider", "f")
-    with pytest.raises(UserError, match="label_scheme 'x' does not exist; choose one of verse, channel"):
-        figures.to_channels(label, "x", "f")
-
-
 def test_visualize_refuses_another_grid(files):
     image = nib.load(files / "verse.nii.gz")
     moved = image.affine.copy()
@@ -256,8 +240,8 @@ def test_visualize_refuses_another_grid(files):
 def test_grid_tolerance():
     close, far = np.eye(4), np.eye(4)
     close[0, 3], far[1, 1] = 0.0009, 1.0011
-    assert figures.grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), close) == ""
-    assert "0.0011 mm" in figures.grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), far)
+    assert grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), close) == ""
+    assert "0.0011 mm" in grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), far)
 
 
 @pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
@@ -269,7 +253,7 @@ def test_read_volume_of_other_formats(tmp_path, suffix):
     image.SetSpacing([1.0, 2.0, 4.0])
     image.SetOrigin([5.0, 6.0, 7.0])
     itk.imwrite(image, str(tmp_path / f"a{suffix}"))
-    volume = figures.read_volume(tmp_path / f"a{suffix}")
+    volume = read_volume(tmp_path / f"a{suffix}")
     np.testing.assert_array_equal(volume.data, array.T)
     np.testing.assert_allclose(volume.affine, [[-1, 0, 0, -5], [0, -2, 0, -6], [0, 0, 4, 7], [0, 0, 0, 1]])
     assert volume.dtype == "int16"
@@ -289,8 +273,8 @@ def test_read_volume_errors(tmp_path):
         ("four.nii.gz", r"four.nii.gz: has the shape \(4, 4, 4, 2\). Export one 3-D volume."),
     ):
         with pytest.raises(UserError, match=message):
-            figures.read_volume(tmp_path / name)
-    assert figures.read_volume(tmp_path / "one.nii.gz").data.shape == (4, 4, 4)
+            read_volume(tmp_path / name)
+    assert read_volume(tmp_path / "one.nii.gz").data.shape == (4, 4, 4)
 
 
 def test_write_whole_leaves_nothing_behind(tmp_path):
@@ -300,6 +284,6 @@ def test_write_whole_leaves_nothing_behind(tmp_path):
 
     (tmp_path / "a.txt").write_text("old")
     with pytest.raises(OSError, match="disk full"):
-        figures.write_whole(tmp_path / "a.txt", fail)
+        write_whole(tmp_path / "a.txt", fail)
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"

@@ -1,0 +1,41 @@
+"""A picture of what training sees: scans before and after the random transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from monai.data import MetaTensor
+from monai.transforms import Compose
+
+from scripts.datalist import case_name
+from scripts.figures import draw_batch
+
+
+def show_batch(
+    data: Sequence[dict], deterministic: Sequence[Callable], random: Sequence[Callable], count: int, output_dir: str | Path
+) -> Path:
+    """Draw the first `count` entries of `data` to `<output_dir>/batch.png`; prints and returns the path.
+
+    Args:
+        data: entries of a datalist.
+        deterministic: transforms up to the cached scan on the working grid.
+        random: crop and augmentation, applied to the former's result.
+    """
+    before, after = [], []
+    for entry in islice(data, count):
+        scan = Compose(deterministic)(entry)
+        sample = Compose(random)(scan)
+        sample = sample[0] if isinstance(sample, list) else sample  # random crops return a list
+        name, spacing_mm = case_name(entry["image"]), scan["image"].pixdim.numpy()
+        before.append((*_volumes(scan), spacing_mm, name))
+        after.append((*_volumes(sample), spacing_mm, name))
+    path = draw_batch(before, after, Path(output_dir) / "batch.png")
+    print(path)
+    return path
+
+
+def _volumes(sample: dict[str, MetaTensor]) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(sample["image"][0]), np.asarray(sample["label"][0]).astype(np.uint8)
