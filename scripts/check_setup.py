@@ -65,7 +65,7 @@ def guarded(name: str, check: Callable[[], list[Check]]) -> list[Check]:
     """The checks, or one that failed with the error's first line: a broken driver must not hide the other lines."""
     try:
         return check()
-    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it is, it is the finding
+    except (Exception, SystemExit) as error:
         return [Check(False, name, (str(error).splitlines() or [type(error).__name__])[0][:150], "no error")]
 
 
@@ -134,7 +134,9 @@ def available_memory_gib() -> float | None:
 
 def check_memory() -> Check:
     free = available_memory_gib()
-    return Check(free is None or free >= MIN_MEMORY_GIB, "memory", "unknown" if free is None else f"{free:.1f} GiB free", f">={MIN_MEMORY_GIB:g} GiB")
+    return Check(
+        free is None or free >= MIN_MEMORY_GIB, "memory", "unknown" if free is None else f"{free:.1f} GiB free", f">={MIN_MEMORY_GIB:g} GiB"
+    )
 
 
 def check_disk(folder: Path) -> Check:

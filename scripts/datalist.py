@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from scripts.errors import UserError
 from scripts.files import write_whole
-from scripts.labels import channels_from_verse
+from scripts.labels import channels_from_verse, encode, label_table
 
 SPLITS = ("training", "validation", "testing")
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -30,13 +30,13 @@ LABEL_FOLDERS = {"images": ("labels", "masks"), "imagesTr": ("labelsTr",)}  # SP
 def case_name(path: str | Path) -> str:
     """File name without its image suffix; other dots stay (`a/b.v2_T2w.nii.gz` -> `b.v2_T2w`). A DICOM folder's own name."""
     name = Path(path).name
-    return next((name.removesuffix(s) for s in SUFFIXES if name.lower().endswith(s)), name)
+    return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
 
 
 def is_dicom_folder(folder: str | Path) -> bool:
     """True if a file directly in `folder` is a DICOM file (`DICM` after the 128-byte preamble)."""
     for path in sorted(Path(folder).iterdir()):
-        if path.is_file():
+        if path.is_file() and not path.name.startswith("."):
             with path.open("rb") as handle:
                 return handle.read(132)[128:] == b"DICM"  # one look is enough: exports do not mix
     return False
@@ -78,6 +78,11 @@ def find_label(image: str | Path) -> Path | None:
     return next((p for c in candidates for s in SUFFIXES if (p := c.with_name(c.name + s)).is_file()), None)
 
 
+def is_in_label_folder(path: Path) -> bool:
+    """True for `masks/1_t2.mha` beside a folder `images`, and the like."""
+    return any(path.parent.name in labels and (path.parent.parent / images).is_dir() for images, labels in LABEL_FOLDERS.items())
+
+
 def read_datalist(datalist: str | Path, dataset_dir: str | Path) -> dict[str, list[dict]]:
     """Splits of a datalist, with absolute paths.
 
@@ -86,7 +91,9 @@ def read_datalist(datalist: str | Path, dataset_dir: str | Path) -> dict[str, li
     """
     datalist, root = Path(datalist), Path(dataset_dir).absolute()
     if not datalist.is_file():
-        raise UserError(f"{datalist}: no such datalist. Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml")
+        raise UserError(
+            f"{datalist}: no such datalist. Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml"
+        )
     try:
         content = json.loads(datalist.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -107,7 +114,7 @@ def _resolve(entry: dict, root: Path, datalist: Path) -> dict:
             if not path.exists():
                 raise UserError(f"{datalist}: {key} {path} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
             entry[key] = str(path)
-    channels_from_verse(entry.get("labelled", []), f"{datalist}: 'labelled' of {entry['image']}")
+    channels_from_verse(entry.get("labelled") or [], f"{datalist}: 'labelled' of {entry['image']}")
     return entry
 
 
@@ -140,8 +147,11 @@ def inference_entries(dataset_dir: str | Path, datalist: str | Path = "", image:
         splits = read_datalist(datalist, dataset_dir)
         if split and split not in splits:
             raise UserError(f"{datalist}: no split '{split}'; it has {', '.join(splits)}")
-        return [{"image": entry["image"]} for name, entries in splits.items() if split in ("", name) for entry in entries]
-    return [{"image": str(path.absolute())} for path in find_images(dataset_dir)]
+        entries = [{"image": entry["image"]} for name, entries in splits.items() if split in ("", name) for entry in entries]
+        if not entries:
+            raise UserError(f"{datalist}: no scans under '{split}'")
+        return entries
+    return [{"image": str(path.absolute())} for path in find_images(dataset_dir) if not is_in_label_folder(path)]
 
 
 def prepare(
@@ -166,29 +176,34 @@ def prepare(
     """
     from monai.transforms import LoadImage  # here: MONAI takes seconds to import, and everything else in this module does without
 
+    if not re.compile(patient_pattern).groups:
+        raise UserError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
     root = Path(dataset_dir)
     load = LoadImage(image_only=True)
     patients: dict[str, list[dict]] = defaultdict(list)
-    label_folders = {folder for folders in LABEL_FOLDERS.values() for folder in folders}
     for image in tqdm(find_images(root), desc="prepare", unit="scan"):
         label = find_label(image)
-        if label is None or image.parent.name in label_folders:
+        if label is None or is_in_label_folder(image):
             continue
         match = re.match(patient_pattern, case_name(image))
         if not match:
             raise UserError(f"{image}: patient_pattern '{patient_pattern}' does not match its name")
-        values = [int(v) for v in np.unique(load(label).numpy()) if v]
-        channels_from_verse(values, str(label))
-        patients[match.group(1)].append({
-            "image": image.relative_to(root).as_posix(),
-            "label": label.relative_to(root).as_posix(),
-            "source": image.parent.name if image.parent != root else root.absolute().name,
-            "labelled": values,
-            "patient": match.group(1),
-        })
+        present = np.unique(encode(load(label).numpy(), str(label)))
+        values = [label_table()[c].verse for c in present if c]
+        patients[match.group(1)].append(
+            {
+                "image": image.relative_to(root).as_posix(),
+                "label": label.relative_to(root).as_posix(),
+                "source": image.parent.name if image.parent != root else root.absolute().name,
+                "labelled": values,
+                "patient": match.group(1),
+            }
+        )
     counts = {s: max(1, round(f * len(patients))) if f > 0 else 0 for s, f in zip(SPLITS[1:], (validation_fraction, testing_fraction))}
     if len(patients) <= sum(counts.values()):
-        raise UserError(f"{root}: {len(patients)} patients with labels; at least {sum(counts.values()) + 1} are needed for the splits asked for")
+        raise UserError(
+            f"{root}: {len(patients)} patients with labels; at least {sum(counts.values()) + 1} are needed for the splits asked for"
+        )
     names = sorted(patients)
     random.Random(seed).shuffle(names)
     splits = {}

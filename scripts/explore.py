@@ -15,7 +15,7 @@ from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
 from scripts import figures
-from scripts.datalist import LABEL_FOLDERS, case_name, find_images, find_label, read_datalist
+from scripts.datalist import case_name, find_images, find_label, is_in_label_folder, read_datalist
 from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.labels import channels_from_verse, encode, label_table
@@ -99,8 +99,7 @@ def list_entries(dataset_dir: str | Path, datalist: str | Path) -> list[dict]:
     """Entries of all splits, each with its `split`. Without a datalist the split is "-" and the source is the scan's folder."""
     if datalist:
         return [{"split": split, **entry} for split, entries in read_datalist(datalist, dataset_dir).items() for entry in entries]
-    label_folders = {folder for folders in LABEL_FOLDERS.values() for folder in folders}
-    found = [path for path in find_images(dataset_dir) if path.parent.name not in label_folders]
+    found = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
     return [{"split": "-", "source": path.parent.name, "image": str(path), "label": find_label(path)} for path in found]
 
 
@@ -163,9 +162,7 @@ def describe(scan: Scan, volume: Volume) -> None:
             scan.problems.append(f"{scan.image}: all voxels have the value {scan.intensity['min']:g}. Export it again or remove it.")
 
 
-def check_label(
-    label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarray] | None, labelled: list[int] | None
-) -> list[str]:
+def check_label(label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarray] | None, labelled: list[int] | None) -> list[str]:
     """Problems of a label map; fills in the volumes of `scan`.
 
     Args:
@@ -238,7 +235,9 @@ def totals(scans: list[Scan]) -> str:
     splits, sources = (list(dict.fromkeys(getattr(s, name) for s in scans)) for name in ("split", "source"))
     count = Counter((s.split, s.source) for s in scans)
     rows = [["scans", *splits, "all"]]
-    rows += [[source or "-", *(str(count[split, source]) for split in splits), str(sum(count[p, source] for p in splits))] for source in sources]
+    rows += [
+        [source or "-", *(str(count[split, source]) for split in splits), str(sum(count[p, source] for p in splits))] for source in sources
+    ]
     rows += [["all", *(str(sum(count[split, source] for source in sources)) for split in splits), str(len(scans))]]
     text = ["", aligned(rows), ""]
     readable = [s for s in scans if s.shape]
@@ -253,7 +252,9 @@ def totals(scans: list[Scan]) -> str:
         values = np.array([s.volume_ml[channel] for s in scans if channel in s.volume_ml])
         if values.size:
             sd = f"{values.std(ddof=1):.2f}" if values.size > 1 else "-"
-            rows.append([label_table()[channel].name, str(values.size), f"{values.mean():.2f}", sd, f"{values.min():.2f}", f"{values.max():.2f}"])
+            rows.append(
+                [label_table()[channel].name, str(values.size), f"{values.mean():.2f}", sd, f"{values.min():.2f}", f"{values.max():.2f}"]
+            )
     return "\n".join([*text, "", aligned(rows)] if len(rows) > 1 else text)
 
 
@@ -280,7 +281,9 @@ def draw(scans: list[Scan], path: Path) -> Path:
         axes = figure.add_axes(box, facecolor=figures.BACKGROUND)
         _montage(axes, scan)
         axes.set_title(f"{scan.case}  {scan.axes}", color=figures.DIM, fontsize=7, pad=3)
-    left, right = (figure.add_axes((x, 0.75 / height, w, 2.9 / height), facecolor=figures.BACKGROUND) for x, w in ((0.06, 0.4), (0.53, 0.45)))
+    left, right = (
+        figure.add_axes((x, 0.75 / height, w, 2.9 / height), facecolor=figures.BACKGROUND) for x, w in ((0.06, 0.4), (0.53, 0.45))
+    )
     _plot_intensities(left, scans)
     _plot_volumes(right, scans)
     for axes in (left, right):

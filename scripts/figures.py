@@ -211,7 +211,9 @@ def case_figure(
     guide = labels[-1] if labels[-1].any() else labels[0]
     everything = np.maximum.reduce([label > 0 for label in labels])
     planes = {p: (best_index(guide, p), crop_columns(everything, p, spacing_mm)) for p in MARGIN_MM}
-    panels = [] if reference is not None else [("scan", make_view(turned, np.zeros_like(guide), spacing_mm, "sagittal", *planes["sagittal"]))]
+    panels = (
+        [] if reference is not None else [("scan", make_view(turned, np.zeros_like(guide), spacing_mm, "sagittal", *planes["sagittal"]))]
+    )
     for heading, label in zip(("prediction", "reference"), labels):
         heading += "" if label.any() else ": no structures"
         panels += [(heading, make_view(turned, label, spacing_mm, plane, *place)) for plane, place in planes.items()]

@@ -11,6 +11,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from scripts.datalist import case_name
+from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.metrics import score_structures, summarise
 from scripts.transforms import MaskLayout
@@ -50,6 +51,8 @@ class StructureReport:
         rows = [row for part in idist.all_gather(self.rows) for row in part] if idist.get_world_size() > 1 else self.rows
         if idist.get_rank() != 0:
             return
+        if not rows:
+            raise UserError("nothing to score: no label of this split holds a structure")
         write_whole(self.output_dir / "metrics.csv", lambda path: self._write_rows(rows, path))
         summary = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
         write_whole(self.output_dir / "metrics.json", lambda path: path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8"))
@@ -106,9 +109,7 @@ class CaseFigures:
             source = batch["image"].meta["filename_or_obj"]
             volume = read_volume(source)  # the batch holds the resampled scan only
             reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
-            figure = case_figure(
-                volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=case_name(source)
-            )
+            figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=case_name(source))
             if self.output_dir:
                 mask = self.layout.filename(source)
                 save_figure(figure, mask.with_name(case_name(mask) + ".png"))

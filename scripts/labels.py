@@ -71,7 +71,9 @@ def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> n
     check_scheme(scheme)
     integers = values if np.issubdtype(values.dtype, np.integer) else np.rint(values).astype(np.int64)
     if integers is not values and not np.array_equal(integers, values):
-        raise UserError(f"{where}: fractional label values, e.g. {values[integers != values].flat[0]:g}. Resample labels by nearest neighbour.")
+        raise UserError(
+            f"{where}: fractional label values, e.g. {values[integers != values].flat[0]:g}. Resample labels by nearest neighbour."
+        )
     if integers.size and (integers.min() < 0 or integers.max() > 255):
         _channels_of(np.unique(integers), where, scheme)  # raises: no number of any scheme lies outside 0..255
     channels = np.zeros(256, np.uint8)

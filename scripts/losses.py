@@ -14,7 +14,9 @@ class PreparePartialLabels(PrepareBatch):
     """Batch -> `(image, {"label": ..., "labelled": ...})` on the device, the target that `MarginalDiceCELoss` takes."""
 
     def __call__(self, batchdata: Mapping, device=None, non_blocking: bool = False, **kwargs):
-        image, label, labelled = (batchdata[k].to(device=device, non_blocking=non_blocking, **kwargs) for k in ("image", "label", "labelled"))
+        image, label, labelled = (
+            batchdata[k].to(device=device, non_blocking=non_blocking, **kwargs) for k in ("image", "label", "labelled")
+        )
         return image, {"label": label, "labelled": labelled}
 
 
@@ -53,7 +55,9 @@ class MarginalDiceCELoss(_Loss):
         """
         label, labelled = target["label"].long(), target["labelled"].bool()
         if label.shape != (len(input), 1, *input.shape[2:]) or labelled.shape != input.shape[:2]:
-            raise ValueError(f"logits {tuple(input.shape)} need a label B1[XYZ] and labelled BC, got {tuple(label.shape)}, {tuple(labelled.shape)}")
+            raise ValueError(
+                f"logits {tuple(input.shape)} need a label B1[XYZ] and labelled BC, got {tuple(label.shape)}, {tuple(labelled.shape)}"
+            )
         log_p = marginal_log_softmax(input.float(), labelled)
         cross_entropy = nll_loss(log_p, label[:, 0])
         if not torch.isfinite(cross_entropy) and torch.isfinite(input).all():
@@ -66,9 +70,12 @@ class MarginalDiceCELoss(_Loss):
         overlap = torch.zeros(channels, device=p.device).index_add(0, label.flatten(), p_of_truth)
         truth = torch.bincount(label.flatten(), minlength=channels)
         predicted = p.sum(dim=[0, *range(2, p.ndim)])
-        dice = (2 * overlap + self.smooth) / (truth + predicted + self.smooth)
-        present = truth[1:] > 0
-        return 1 - dice[1:][present].mean() if present.any() else p.new_zeros(())
+        present = truth > 0
+        present[0] = False
+        if not present.any():
+            return p.new_zeros(())
+        dice = (2 * overlap + self.smooth)[present] / (truth + predicted + self.smooth)[present]
+        return 1 - dice.mean()
 
 
 def marginal_log_softmax(logits: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
@@ -80,7 +87,6 @@ def marginal_log_softmax(logits: torch.Tensor, labelled: torch.Tensor) -> torch.
         return logits.log_softmax(1)
     shape = (*labelled.shape, *[1] * (logits.ndim - 2))
     unlabelled = ~labelled.view(shape)
-    unlabelled[:, 0] = False
     in_background = unlabelled.clone()
     in_background[:, 0] = True
     background = logits.masked_fill(~in_background, -torch.inf).logsumexp(1, keepdim=True)

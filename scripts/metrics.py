@@ -57,15 +57,17 @@ def score_structures(reference: np.ndarray, predicted: np.ndarray, spacing_mm: S
         best = int(hits.argmax()) if hits.any() else 0
         found = predicted == best if best else np.zeros_like(truth)
         asd, hd95 = surface_distances_mm(truth, found, spacing_mm) if best else (np.inf, np.inf)
-        rows.append({
-            "structure": table[channel].name,
-            "group": table[channel].group,
-            "dice": _dice(truth, found),
-            "level_dice": _dice(truth, predicted == channel),
-            "asd_mm": asd,
-            "hd95_mm": hd95,
-            "identified": float(best == channel),
-        })
+        rows.append(
+            {
+                "structure": table[channel].name,
+                "group": table[channel].group,
+                "dice": _dice(truth, found),
+                "level_dice": _dice(truth, predicted == channel),
+                "asd_mm": asd,
+                "hd95_mm": hd95,
+                "identified": float(best == channel),
+            }
+        )
     return rows
 
 
@@ -95,9 +97,9 @@ def summarise(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
 
 
 def _summary(rows: list[dict]) -> dict:
-    cases: dict[str, list[float]] = {}
+    cases: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        cases.setdefault(row["case"], []).append(row["identified"])
+        cases.setdefault((row["source"], row["case"]), []).append(row["identified"])
     dice = np.array([r["dice"] for r in rows])
     found = [r for r in rows if np.isfinite(r["asd_mm"])]
     distances = {k: float(np.mean([r[k] for r in found])) if found else None for k in ("asd_mm", "hd95_mm")}

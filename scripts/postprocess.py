@@ -26,28 +26,34 @@ def clean_label_map(
         min_instance_mm3: the smallest volume of a level; a lumbar body has about 30,000 mm3, a flat disc cut by the view some 1,000.
         min_speck_mm3: smaller loose pieces are dropped, not joined.
     """
-    voxel_mm3 = float(np.prod(spacing_mm))
-    groups = [s.group for s in label_table()]
     result = np.zeros_like(label)
-    loose: list[tuple[str, tuple[slice, ...], np.ndarray]] = []  # (group, bounding box, mask in the box)
+    occupied = ndimage.find_objects((label > 0).astype(np.uint8))
+    if occupied:
+        result[occupied[0]] = _clean(label[occupied[0]], float(np.prod(spacing_mm)), min_instance_mm3, min_speck_mm3)
+    return result
+
+
+def _clean(label: np.ndarray, voxel_mm3: float, min_instance_mm3: float, min_speck_mm3: float) -> np.ndarray:
+    groups = np.array([s.group for s in label_table()])
+    instances = np.zeros_like(label)
+    loose = np.zeros(label.shape, np.int32)  # numbers of the pieces that are no instance
+    channel_of_piece = [0]
     for channel, box in enumerate(ndimage.find_objects(label, max_label=len(groups) - 1), start=1):
         if box is None:
             continue
-        pieces, _ = ndimage.label(label[box] == channel)
-        sizes = np.bincount(pieces.ravel())[1:] * voxel_mm3
-        main = int(sizes.argmax())
-        for i, piece_box in enumerate(ndimage.find_objects(pieces)):
-            piece = pieces[piece_box] == i + 1
-            where = tuple(slice(b.start + p.start, b.start + p.stop) for b, p in zip(box, piece_box))
-            if i == main and sizes[i] >= min_instance_mm3:
-                result[where][piece] = channel
-            elif sizes[i] >= min_speck_mm3:
-                loose.append((groups[channel], where, piece))
-    instances = result.copy()  # pieces join instances, not each other, so that their order does not matter
-    for group, box, piece in loose:
-        joined = _most_touched(instances, group, box, piece, groups)
-        if joined:
-            result[box][piece] = joined
+        pieces, count = ndimage.label(label[box] == channel)
+        sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:] * voxel_mm3
+        is_instance = (np.arange(count) == sizes.argmax()) & (sizes >= min_instance_mm3)
+        instances[box][np.append(False, is_instance)[pieces]] = channel
+        is_loose = ~is_instance & (sizes >= min_speck_mm3)
+        numbers = np.append(0, np.where(is_loose, len(channel_of_piece) - 1 + is_loose.cumsum(), 0)).astype(np.int32)
+        loose[box] += numbers[pieces]
+        channel_of_piece += [channel] * int(is_loose.sum())
+
+    contacts = _contacts(loose, len(channel_of_piece), instances, len(groups))
+    contacts[groups[channel_of_piece][:, None] != groups] = 0
+    joined = np.where(contacts.any(1), contacts.argmax(1), 0).astype(label.dtype)
+    result = np.where(loose > 0, joined[loose], instances)
     for channel, box in enumerate(ndimage.find_objects(result, max_label=len(groups) - 1), start=1):
         if box is not None:
             inside = ndimage.binary_fill_holes(result[box] == channel)
@@ -55,12 +61,13 @@ def clean_label_map(
     return result
 
 
-def _most_touched(instances: np.ndarray, group: str, box: tuple[slice, ...], piece: np.ndarray, groups: Sequence[str]) -> int:
-    """Channel of the instance of `group` that shares most voxel faces with the piece, 0 if none does."""
-    grown = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
-    around = instances[grown]
-    pad = [(s.start - g.start, n - (s.start - g.start) - p) for s, g, n, p in zip(box, grown, around.shape, piece.shape)]
-    mask = np.pad(piece, pad)
-    contacts = np.bincount(around[ndimage.binary_dilation(mask) & ~mask], minlength=len(groups))
-    contacts[[g != group for g in groups]] = 0
-    return int(contacts.argmax()) if contacts.any() else 0
+def _contacts(pieces: np.ndarray, n_pieces: int, instances: np.ndarray, n_channels: int) -> np.ndarray:
+    """Number of voxel faces between every piece and every instance, shape (n_pieces, n_channels)."""
+    counts = np.zeros(n_pieces * n_channels, np.int64)
+    for axis in range(pieces.ndim):
+        low = tuple(slice(None, -1) if i == axis else slice(None) for i in range(pieces.ndim))
+        high = tuple(slice(1, None) if i == axis else slice(None) for i in range(pieces.ndim))
+        for a, b in ((low, high), (high, low)):
+            touching = (pieces[a] > 0) & (instances[b] > 0)
+            counts += np.bincount(pieces[a][touching] * n_channels + instances[b][touching], minlength=len(counts))
+    return counts.reshape(n_pieces, n_channels)

@@ -14,8 +14,8 @@ def restore_label_map(
 ) -> torch.Tensor:
     """Interpolate class logits linearly on another grid and take the largest: label map, uint8, shape `target_shape`.
 
-    Equal to resampling every class volume and an argmax, without ever holding the class volumes: only the box around what is not
-    background is visited, in chunks, and only the classes that occur are interpolated.
+    Like resampling every class volume and an argmax, without ever holding the class volumes: only the box around what is not
+    background is visited, in chunks, and only the classes that are the largest somewhere on the working grid are interpolated.
 
     Args:
         logits: shape CXYZ.
@@ -39,7 +39,9 @@ def restore_label_map(
         return result
     step = max(1, CHUNK_VOXELS // (len(axes[1]) * len(axes[2])))
     for rows in axes[0].split(step):
-        voxel = sum(a[..., None] * matrix[:3, i] for i, a in enumerate(torch.meshgrid(rows, axes[1], axes[2], indexing="ij"))) + matrix[:3, 3]
+        voxel = (
+            sum(a[..., None] * matrix[:3, i] for i, a in enumerate(torch.meshgrid(rows, axes[1], axes[2], indexing="ij"))) + matrix[:3, 3]
+        )
         inside = ((voxel > -0.5) & (voxel < size - 0.5)).all(-1)
         grid = (2 * voxel / (size - 1).clamp(min=1) - 1).float().flip(-1)[None]  # grid_sample: last axis first, corners at -1 and 1
         best = grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=True)[0].argmax(0)

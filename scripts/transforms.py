@@ -27,7 +27,7 @@ class EncodeLabelsd(MapTransform):
     A scan without `labelled` counts as labelled for the structures that its label file holds.
 
     Args:
-        keys: label maps, shape 1XYZ.
+        keys: the label map, shape 1XYZ.
         labelled_key: item with the VerSe numbers that are annotated in this scan; becomes a boolean tensor, shape C.
 
     Raises:
@@ -40,13 +40,12 @@ class EncodeLabelsd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
         d = dict(data)
+        listed = d.get(self.labelled_key) or []
         for key in self.key_iterator(d):
             where = str(d[key].meta.get("filename_or_obj", key))
             channels = encode(d[key].numpy(), where)
             labelled = np.zeros(len(label_table()), bool)
-            labelled[0] = True
-            labelled[np.unique(channels)] = True
-            labelled[channels_from_verse(d.get(self.labelled_key) or [], where)] = True
+            labelled[[0, *np.unique(channels), *channels_from_verse(listed, where)]] = True
             d[key] = MetaTensor(torch.from_numpy(channels), meta=d[key].meta)
             d[self.labelled_key] = torch.from_numpy(labelled)
         return d
@@ -72,7 +71,7 @@ class RestoreGridd(MapTransform):
         for key in self.key_iterator(d):
             label = restore_label_map(torch.as_tensor(d[key]), np.asarray(image.affine, np.float64), target_affine, shape)
             meta = {**image.meta, "affine": torch.as_tensor(target_affine)}
-            d[key] = MetaTensor(label[None], affine=meta["affine"], meta=meta)
+            d[key] = MetaTensor(label[None], meta=meta)
         return d
 
 
@@ -99,13 +98,12 @@ class MaskLayout(FolderLayoutBase):
 
     def __init__(self, output_dir: str, data_root_dir: str = "") -> None:
         self.output_dir = Path(output_dir)
-        self.data_root_dir = Path(data_root_dir).absolute()
+        self.data_root_dir = Path(os.path.abspath(data_root_dir))
 
     def filename(self, subject: str = "subject", **kwargs) -> Path:
         source = Path(os.path.abspath(subject))
-        folder = source.parent.relative_to(self.data_root_dir) if source.is_relative_to(self.data_root_dir) else Path()
-        if source == self.data_root_dir:  # a DICOM folder given as the data set itself
-            folder = Path()
+        inside = self.data_root_dir in source.parents  # not so for a DICOM folder that is the data set itself
+        folder = source.parent.relative_to(self.data_root_dir) if inside else Path()
         return self.output_dir / folder / f"{case_name(source)}{LABEL_POSTFIX}.nii.gz"
 
 

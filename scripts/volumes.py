@@ -44,7 +44,7 @@ def read_volume(path: str | Path) -> Volume:
             image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
             shape, affine, data = (*image.shape[1:], image.shape[0]), image.affine.numpy().astype(float), image.numpy()[0]
             dtype = str(data.dtype)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  each reader has its own (zlib, struct, ITK); to the user they are one
+    except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(f"{path}: cannot be read ({reason}). Export or download it again.") from None
     if not _is_3d(shape):

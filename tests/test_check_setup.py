@@ -85,7 +85,15 @@ def test_all_lines_are_printed_and_pass(requirements, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["check", "found", "expected"]
     assert [line.split()[0] for line in lines[1:]] == ["ok"] * 7
-    assert [line[6:].split("  ")[0].strip() for line in lines[1:]] == ["python", "numpy", "device", "memory", "disk", "label table", "network"]
+    assert [line[6:].split("  ")[0].strip() for line in lines[1:]] == [
+        "python",
+        "numpy",
+        "device",
+        "memory",
+        "disk",
+        "label table",
+        "network",
+    ]
     assert "8.0 GiB free" in lines[4]
     assert ">=4 GiB" in lines[4]
     assert torch.backends.cpu.get_cpu_capability() in lines[3]

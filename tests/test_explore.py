@@ -127,7 +127,11 @@ def one(problems: list[str], *fragments: str) -> None:
 def test_unreadable_images(check, splits, dataset):
     path = dataset / "a" / "p1_T2w.nii.gz"
     whole = path.read_bytes()
-    for content, fragment in ((whole[: len(whole) // 2], "cannot be read ("), (b"", "the file is empty (0 bytes)"), (b"hello", "cannot be read (")):
+    for content, fragment in (
+        (whole[: len(whole) // 2], "cannot be read ("),
+        (b"", "the file is empty (0 bytes)"),
+        (b"hello", "cannot be read ("),
+    ):
         path.write_bytes(content)
         one(check(splits), f"{path}: ", fragment, "Export or download it again.")
 

@@ -158,7 +158,9 @@ def test_draw_case_with_reference(tmp_path):
     image, label = phantom()
     only_l1 = np.where(label == L1, label, 0)
     stored, affine = turned(image, "LPS")
-    path = figures.draw_case(stored, turned(only_l1, "LPS")[0], affine, tmp_path / "new" / "a.png", reference=turned(label, "LPS")[0], title="a")
+    path = figures.draw_case(
+        stored, turned(only_l1, "LPS")[0], affine, tmp_path / "new" / "a.png", reference=turned(label, "LPS")[0], title="a"
+    )
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]  # no partial file is left
     from matplotlib.image import imread
 

@@ -1,0 +1,28 @@
+"""Early stopping that knows its trainer without a circular reference in the config, and survives a resume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ignite.engine import Engine
+from monai.handlers import EarlyStopHandler
+
+
+class EarlyStop(EarlyStopHandler):
+    """MONAI's handler, for the evaluator, with its counter and best score as a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._handler.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._handler.load_state_dict(state)
+
+
+class StoppedBy:
+    """For the trainer: the run that `early_stop` ends is the one of the engine that this handler is attached to."""
+
+    def __init__(self, early_stop: EarlyStop) -> None:
+        self.early_stop = early_stop
+
+    def attach(self, engine: Engine) -> None:
+        self.early_stop.set_trainer(engine)

@@ -1,0 +1,54 @@
+"""Published figures: gathered from evaluations into `docs/results.json`, and from there into the model card's table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from scripts.errors import UserError
+from scripts.files import write_whole
+from scripts.handlers import FORMATS
+from scripts.labels import METADATA_FILE
+
+START, END = "<!-- results: written by the command `record` -->", "<!-- end of results -->"
+COLUMNS = {
+    "scans": "scans", "n": "n", "dice": "Dice", "dice_sd": "sd", "level_dice": "Dice of the level", "asd_mm": "ASD mm",
+    "hd95_mm": "HD95 mm", "missed": "missed", "identified": "identified", "all_levels": "all levels right",
+}  # fmt: skip
+
+
+def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
+    """Enter the summary of one evaluation in `results.json` as `name`, replacing an older one, and rewrite the table in `README.md`.
+
+    Args:
+        metrics_file: `metrics.json` of an evaluation.
+        name: what was scored, e.g. "validation".
+        docs_dir: folder with both files.
+
+    Raises:
+        UserError: without the evaluation, a name, or the markers in the model card.
+    """
+    metrics_file, docs_dir = Path(metrics_file), Path(docs_dir)
+    if not name or not metrics_file.is_file():
+        raise UserError(f"record needs --name and --metrics, the metrics.json of an evaluation; got '{name}' and '{metrics_file}'")
+    results_file, card_file = docs_dir / "results.json", docs_dir / "README.md"
+    results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.is_file() else {}
+    version = json.loads(METADATA_FILE.read_text())["version"]
+    results[name] = {"version": version, **json.loads(metrics_file.read_text(encoding="utf-8"))}
+    card = card_file.read_text(encoding="utf-8")
+    if START not in card or END not in card:
+        raise UserError(f"{card_file}: the lines '{START}' and '{END}' are missing")
+    head, tail = card.split(START)[0], card.split(END)[1]
+    write_whole(results_file, lambda path: path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))
+    write_whole(card_file, lambda path: path.write_text(f"{head}{START}\n{results_table(results)}\n{END}{tail}", encoding="utf-8"))
+
+
+def results_table(results: dict[str, dict]) -> str:
+    """Markdown table: a row per evaluation, source and group."""
+    header = ["evaluation", "source", "group", *COLUMNS.values()]
+    lines = [header, ["---"] * 3 + ["---:"] * len(COLUMNS)]
+    for name, result in results.items():
+        for row in result["by_source"]:
+            values = ["-" if row[k] is None else format(row[k], FORMATS.get(k, "")) for k in COLUMNS]
+            lines.append([name, row["source"], row["group"], *values])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,63 @@
+"""A small phantom cohort and a small network trained on it, shared by the tests that run the configs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import monai.bundle
+import pytest
+import torch
+
+from scripts.memory import keep_freed_memory
+from scripts.phantom import write_cohort
+
+BUNDLE = Path(__file__).resolve().parents[1]
+TRAIN = str(BUNDLE / "configs" / "train.yaml")
+EVALUATE = str(BUNDLE / "configs" / "evaluate.yaml")
+INFERENCE = str(BUNDLE / "configs" / "inference.yaml")
+TOOLS = str(BUNDLE / "configs" / "tools.yaml")
+
+# a coarse grid and a narrow network: a training takes seconds, and still learns
+WORKING_GRID = {"spacing": [5.0, 3.5, 3.5], "patch_size": [12, 48, 64]}
+NETWORK = {"network_def::channels": [16, 24, 32, 48, 64]}
+SMALL = {"bundle_root": str(BUNDLE), "num_workers": 0, **WORKING_GRID, **NETWORK}
+NO_AUGMENTATION = {"rotate": 0.0, "scale": 0.0, "flip_prob": 0.0, "intensity_prob": 0.0, "invert_prob": 0.0, "neg": 0.0}
+
+
+def run_bundle(config_file: str | list[str], run_id: str = "run", **overrides) -> None:
+    """`python -m monai.bundle run`, in this process."""
+    monai.bundle.run(run_id=run_id, config_file=config_file, **{**SMALL, **overrides})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _settings():
+    os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
+    torch.manual_seed(0)
+    keep_freed_memory()
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory) -> Path:
+    """Folder with two training, two validation and two testing phantoms of one contrast and about 60 x 160 x 240 mm."""
+    folder = tmp_path_factory.mktemp("cohort")
+    write_cohort(folder, training=2, validation=2, testing=2, seed=3, contrast="T2w", view="L3", shape=(12, 64, 96), spacing_mm=(2.5, 5.0))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(cohort, tmp_path_factory) -> Path:
+    """output_dir of a short training without augmentation."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = {"epochs": 90, "val_interval": 45, "learning_rate": 4e-3, "tensorboard_cases": 1, **NO_AUGMENTATION}
+    run_bundle(TRAIN, dataset_dir=str(cohort), output_dir=str(folder), **options)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def evaluated(cohort, trained, tmp_path_factory) -> Path:
+    """output_dir of an evaluation of the trained network on its own training scans."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    weights = str(trained / "model.pt")
+    run_bundle([TRAIN, EVALUATE], dataset_dir=str(cohort), output_dir=str(folder), ckpt_path=weights, split="training")
+    return folder

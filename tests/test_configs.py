@@ -1,0 +1,153 @@
+"""The bundle contract: properties, overlays, metadata, export, and no key without a use."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import BUNDLE, EVALUATE, INFERENCE, SMALL, TOOLS, TRAIN, run_bundle
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, load, verify_metadata, verify_net_in_out
+from monai.bundle.utils import load_bundle_config
+
+from scripts.errors import UserError
+from scripts.labels import label_table
+
+CONFIGS = BUNDLE / "configs"
+MULTI_GPU = str(CONFIGS / "multi_gpu_train.yaml")
+SCHEMA = BUNDLE.parent / "shared" / "tools" / "meta_schema_20240725.json"
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"), [([TRAIN], "train"), ([TRAIN, EVALUATE], "train"), ([INFERENCE], "infer")], ids=["train", "evaluate", "inference"]
+)
+def test_properties_from_a_foreign_folder(files, kind, cohort, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workflow = ConfigWorkflow(files, workflow_type=kind, **SMALL, dataset_dir=str(cohort), output_dir=str(tmp_path))
+    workflow.initialize()
+    assert not workflow.check_properties()
+
+
+def test_multi_gpu_overlay_parses_from_a_foreign_folder(cohort, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workflow = ConfigWorkflow([TRAIN, MULTI_GPU], workflow_type="train", **SMALL, dataset_dir=str(cohort), output_dir=str(tmp_path))
+    assert workflow.parser.get_parsed_content("device") == torch.device("cpu")
+    assert workflow.parser["train::sampler"]["even_divisible"] is True
+
+
+def test_network_is_one_and_the_same():
+    train, inference = (ConfigParser.load_config_file(f)["network_def"] for f in (TRAIN, INFERENCE))
+    assert train == inference
+    assert train["out_channels"] == len(label_table())
+
+
+def test_network_has_the_weights_of_the_original():
+    network = load_bundle_config(str(BUNDLE), "inference.yaml").get_parsed_content("network_def")
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(4.8e6, rel=0.02)
+
+
+def test_another_network_is_one_override_away(cohort, tmp_path):
+    network = {"_target_": "BasicUNet", "spatial_dims": 3, "out_channels": len(label_table()), "features": [8, 8, 16, 16, 16, 8]}
+    overrides = {"spacing": [5.0, 5.0, 5.0], "patch_size": [16, 32, 48]}
+    options = {k: v for k, v in SMALL.items() if not k.startswith("network")} | overrides
+    ConfigWorkflow(
+        [TRAIN], workflow_type="train", **options, dataset_dir=str(cohort), output_dir=str(tmp_path), epochs=1, network_def=network
+    ).run()
+    assert any(k.startswith("conv_0") for k in torch.load(tmp_path / "last.pt", weights_only=True)["model"])
+
+
+# ids that MONAI or its clients read, and ids that are commands of their own
+INTERFACE = {"imports", "handlers", "initialize", "run", "finalize", "evaluator", "train", "validate", "show_batch"}
+COMMANDS = {"check", "phantoms", "prepare", "explore", "summary", "visualize", "record"}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [[INFERENCE], [TRAIN], [TRAIN, EVALUATE], [TRAIN, MULTI_GPU], [TOOLS]],
+    ids=["inference", "train", "evaluate", "multi_gpu", "tools"],
+)
+def test_no_key_is_dead(files):
+    text = "\n".join(Path(f).read_text() for f in files)
+    keys = {k.split("::")[0] for f in files for k in ConfigParser.load_config_file(f)}
+    dead = {k for k in keys - INTERFACE - COMMANDS if not re.search(rf"@{k}\b", text)}
+    assert not dead
+
+
+@pytest.mark.parametrize("name", ["inference", "train", "evaluate", "tools"])
+def test_every_knob_has_a_comment(name):
+    """A knob is a top-level key with a plain value."""
+    config = ConfigParser.load_config_file(CONFIGS / f"{name}.yaml")
+    lines = {line.split(":")[0]: line for line in (CONFIGS / f"{name}.yaml").read_text().splitlines()}
+    plain = {k: v for k, v in config.items() if "::" not in k and k not in INTERFACE and not isinstance(v, dict)}
+    knobs = [k for k, v in plain.items() if not str(v).startswith("$")]
+    assert len(knobs) > 2
+    assert not [lines[k] for k in knobs if "  # " not in lines[k] and k != "bundle_root"]
+
+
+@pytest.mark.skipif(not SCHEMA.exists(), reason="needs ../shared/tools/meta_schema_20240725.json: MONAI would download it")
+def test_metadata_fits_the_schema(tmp_path):
+    schema = shutil.copy(SCHEMA, tmp_path / "schema.json")
+    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=str(schema))
+
+
+def test_version_is_in_the_changelog():
+    metadata = ConfigParser.load_config_file(CONFIGS / "metadata.json")
+    assert metadata["version"] in metadata["changelog"]
+
+
+def test_metadata_pins_are_those_of_the_requirements():
+    metadata = ConfigParser.load_config_file(CONFIGS / "metadata.json")
+    pins = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"], "numpy": metadata["numpy_version"]}
+    lines = (BUNDLE / "requirements.txt").read_text().splitlines()
+    for name, version in {**pins, **metadata["required_packages_version"]}.items():
+        assert any(re.match(rf"{re.escape(name)}=={re.escape(version)}(\s|;|$)", line) for line in lines), name
+
+
+def test_network_fits_the_metadata():
+    verify_net_in_out(net_id="network_def", meta_file=str(CONFIGS / "metadata.json"), config_file=INFERENCE)
+
+
+def test_torchscript_export_gives_the_same_logits(tmp_path):
+    network = load_bundle_config(str(BUNDLE), "inference.yaml").get_parsed_content("network_def").eval()
+    weights = tmp_path / "model.pt"
+    torch.save(network.state_dict(), weights)
+    export = {"filepath": str(tmp_path / "model.ts"), "ckpt_file": str(weights), "meta_file": str(CONFIGS / "metadata.json")}
+    ckpt_export(net_id="network_def", config_file=INFERENCE, **export)
+    image = torch.rand(1, 1, 16, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(export["filepath"])(image), network(image))
+
+
+@pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").exists(), reason="no weights are shipped")
+def test_shipped_weights_load(tmp_path):
+    network = load_bundle_config(str(BUNDLE), "inference.yaml").get_parsed_content("network_def")
+    linked = tmp_path / "spine_mri_segmentation"
+    linked.symlink_to(BUNDLE)
+    loaded = load("spine_mri_segmentation", model=network, bundle_dir=str(tmp_path), source="monaihosting")
+    state = torch.load(BUNDLE / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(v, state[k]) for k, v in loaded.state_dict().items())
+    assert (BUNDLE / "models" / "model.pt").stat().st_size < 25e6
+
+
+def test_two_processes_train_and_resume(cohort, tmp_path):
+    options = [f"--{k}={v}" for k, v in {**SMALL, "dataset_dir": cohort, "output_dir": tmp_path, "epochs": 1, "val_interval": 1}.items()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29577", "-m", "monai.bundle", "run"]
+    command += ["--config_file", f"['{TRAIN}','{MULTI_GPU}']"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BUNDLE)}
+    for extra in ([], [f"--resume={tmp_path}", "--epochs=2"]):
+        done = subprocess.run([*command, *options, *extra], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert last["trainer"]["iteration"] == 2
+    assert not any(k.startswith("module.") for k in last["model"])
+    assert not any(k.startswith("module.") for k in torch.load(tmp_path / "model.pt", weights_only=True))
+
+
+def test_wrong_bundle_root_is_one_line(cohort, tmp_path):
+    with pytest.raises(UserError, match=r"no configs/inference.yaml there. Set --bundle_root to the bundle's folder."):
+        run_bundle(TRAIN, dataset_dir=str(cohort), output_dir=str(tmp_path), bundle_root=str(tmp_path))

@@ -1,0 +1,365 @@
+"""Finding scans and labels by name, and datalists that are read, refused and written."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import chain
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts.datalist import (
+    case_name,
+    find_images,
+    find_label,
+    inference_entries,
+    is_dicom_folder,
+    prepare,
+    read_datalist,
+    split_entries,
+    write_datalist,
+)
+from scripts.errors import UserError
+
+DICOM = bytes(128) + b"DICM" + bytes(20)
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(DICOM if path.suffix in (".dcm", "") else b"x")
+    return root
+
+
+def found(root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in find_images(root)]
+
+
+def fails(message: str):
+    return pytest.raises(UserError, match=f"^{re.escape(message)}$")
+
+
+# names
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/b.nii.gz", "b"),
+        ("b.nii", "b"),
+        ("b.mha", "b"),
+        ("b.nrrd", "b"),
+        ("a/b.v2_T2w.nii.gz", "b.v2_T2w"),
+        ("a/b.nii.nii.gz", "b.nii"),
+        ("a/series.12", "series.12"),
+        (Path("a/Wirbelsäule 1.mha"), "Wirbelsäule 1"),
+    ],
+)
+def test_case_name(path, name):
+    assert case_name(path) == name
+
+
+@pytest.mark.parametrize(("path", "name"), [("A.NII.GZ", "A"), ("A.Nii", "A"), ("A.MHA", "A")])
+def test_case_name_of_capital_suffixes(path, name):
+    assert case_name(path) == name
+
+
+def test_find_images(tmp_path):
+    touch(tmp_path, "b.nii.gz", "a.nii", "x/c.mha", "x/y/d.nrrd", "x/E.NII.GZ", "f.v2_T2w.nii.gz")
+    touch(tmp_path, "b_seg.nii.gz", "x/c_seg.mha", "notes.txt", "a.json", ".hidden.nii", ".git/g.nii.gz", "x/._c.mha")
+    assert found(tmp_path) == ["a.nii", "b.nii.gz", "f.v2_T2w.nii.gz", "x/E.NII.GZ", "x/c.mha", "x/y/d.nrrd"]
+
+
+def test_find_images_takes_dicom_series_by_their_bytes(tmp_path):
+    touch(tmp_path, "sub/series.1/IM0001", "sub/series.1/IM0002", "sub/series.2/1.dcm", "scan.nii.gz")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "readme").write_text("no DICOM")
+    (tmp_path / "empty").mkdir()
+    assert found(tmp_path) == ["scan.nii.gz", "sub/series.1", "sub/series.2"]
+    assert find_images(tmp_path / "sub" / "series.1") == [tmp_path / "sub" / "series.1"]  # the data set is one series
+    assert is_dicom_folder(tmp_path / "sub" / "series.2")
+    assert not is_dicom_folder(tmp_path / "text")
+    assert not is_dicom_folder(tmp_path / "sub")
+    assert not is_dicom_folder(tmp_path / "empty")
+
+
+def test_a_hidden_file_does_not_hide_a_dicom_series(tmp_path):
+    touch(tmp_path, "series/IM0001")
+    (tmp_path / "series" / ".DS_Store").write_bytes(b"Bud1")
+    assert is_dicom_folder(tmp_path / "series")
+
+
+def test_find_images_errors(tmp_path):
+    with fails(f"{tmp_path / 'no'}: no such folder. Set --dataset_dir to the folder that holds the scans."):
+        find_images(tmp_path / "no")
+    touch(tmp_path, "a_seg.nii.gz", ".b.nii")
+    with fails(f"{tmp_path}: no scans found. Expected .nii.gz, .nii, .mha, .nrrd files or folders with a DICOM series."):
+        find_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("sub-01_T2w.nii.gz", "sub-01_T2w_seg.nii.gz"),
+        ("sub-01_T2w.nii.gz", "sub-01_seg.nii.gz"),
+        ("sub-01_T2w.nii.gz", "sub-01_T2w_seg.mha"),
+        ("a.v2.mha", "a.v2_seg.mha"),
+        ("images/1_t2.mha", "masks/1_t2.mha"),
+        ("images/1_t2.mha", "labels/1_t2.nii.gz"),
+        ("imagesTr/1_t2.nii", "labelsTr/1_t2.nii"),
+        ("sub-01/series.3", "sub-01/series.3_seg.nii.gz"),
+    ],
+)
+def test_find_label(tmp_path, image, label):
+    touch(tmp_path, image, label)
+    assert find_label(tmp_path / image) == tmp_path / label
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("sub-01_T2w.nii.gz", "sub-01_T1w_seg.nii.gz"),
+        ("sub-01.nii.gz", "sub_seg.nii.gz"),
+        ("sub-01_ses-1_T2w.nii.gz", "sub-01_seg.nii.gz"),  # one part of the name may be missing, not two
+        ("pictures/1.mha", "masks/1.mha"),
+        ("images/1.mha", "labelsTr/1.mha"),
+        ("a.nii.gz", "x/a_seg.nii.gz"),
+    ],
+)
+def test_find_label_takes_no_other(tmp_path, image, label):
+    touch(tmp_path, image, label)
+    assert find_label(tmp_path / image) is None
+
+
+def test_find_label_prefers_the_nearest_name(tmp_path):
+    touch(tmp_path, "images/a_T2w.nii.gz", "images/a_seg.nii.gz", "labels/a_T2w.nii.gz", "images/a_T2w_seg.nii.gz")
+    assert find_label(tmp_path / "images/a_T2w.nii.gz") == tmp_path / "images/a_T2w_seg.nii.gz"
+    (tmp_path / "images/a_T2w_seg.nii.gz").unlink()
+    assert find_label(tmp_path / "images/a_T2w.nii.gz") == tmp_path / "images/a_seg.nii.gz"
+    (tmp_path / "images/a_seg.nii.gz").unlink()
+    assert find_label(tmp_path / "images/a_T2w.nii.gz") == tmp_path / "labels/a_T2w.nii.gz"
+
+
+# reading
+
+
+def write(path: Path, content: object) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_read_datalist(tmp_path):
+    data = touch(tmp_path / "data", "a.nii", "a_seg.nii", "x/b.mha")
+    entry = {"image": "a.nii", "label": "a_seg.nii", "source": "spider", "labelled": [20, 120], "patient": "a"}
+    datalist = write(tmp_path / "list.json", {"name": "x", "training": [entry], "validation": [{"image": "x/b.mha"}], "testing": []})
+    expected = {**entry, "image": str(data / "a.nii"), "label": str(data / "a_seg.nii")}
+    assert read_datalist(datalist, data) == {"training": [expected], "validation": [{"image": str(data / "x/b.mha")}], "testing": []}
+
+
+def test_read_datalist_resolves_a_relative_dataset_dir(tmp_path, monkeypatch):
+    touch(tmp_path / "data", "a.nii")
+    write(tmp_path / "list.json", {"training": [{"image": "a.nii"}]})
+    monkeypatch.chdir(tmp_path)
+    assert read_datalist("list.json", "data") == {"training": [{"image": str(tmp_path / "data" / "a.nii")}]}
+
+
+def test_read_datalist_errors(tmp_path):
+    touch(tmp_path, "a.nii")
+    path = tmp_path / "list.json"
+    with fails(f"{path}: no such datalist. Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml"):
+        read_datalist(path, tmp_path)
+    with fails(f"{path}: not a JSON file (Expecting ',' delimiter: line 1 column 16 (char 15))"):
+        read_datalist(write(path, '{"training": []'), tmp_path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: not a JSON file \('utf-8' codec"):
+        read_datalist(path, tmp_path)
+    for content in ({}, {"training": []}, {"training": {"image": "a.nii"}}, [{"image": "a.nii"}], 3):
+        with fails(f"{path}: holds no list of scans. Expected one of the keys training, validation, testing."):
+            read_datalist(write(path, content), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("a.nii", "{list}: every entry needs an 'image' path, got 'a.nii'"),
+        ({"label": "a.nii"}, "{list}: every entry needs an 'image' path, got {{'label': 'a.nii'}}"),
+        ({"image": 3}, "{list}: every entry needs an 'image' path, got {{'image': 3}}"),
+        ({"image": "b.nii"}, "{list}: image {root}/b.nii does not exist. Is dataset_dir ({root}) the folder its paths start from?"),
+        (
+            {"image": "a.nii", "label": "b.nii"},
+            "{list}: label {root}/b.nii does not exist. Is dataset_dir ({root}) the folder its paths start from?",
+        ),
+    ],
+)
+def test_bad_entries(tmp_path, entry, message):
+    datalist = write(touch(tmp_path, "a.nii") / "list.json", {"training": [{"image": "a.nii"}, entry]})
+    with fails(message.format(list=datalist, root=tmp_path)):
+        read_datalist(datalist, tmp_path)
+
+
+def test_bad_labelled(tmp_path):
+    datalist = write(touch(tmp_path, "a.nii") / "list.json", {"training": [{"image": "a.nii", "labelled": [20, 99]}]})
+    with pytest.raises(UserError, match=rf"list.json: 'labelled' of {tmp_path}/a.nii: unknown label values \[99\]\. The label scheme"):
+        read_datalist(datalist, tmp_path)
+
+
+def test_labelled_may_be_null(tmp_path):
+    datalist = write(touch(tmp_path, "a.nii") / "list.json", {"training": [{"image": "a.nii", "labelled": None}]})
+    assert len(read_datalist(datalist, tmp_path)["training"]) == 1
+
+
+def test_split_entries(tmp_path):
+    touch(tmp_path, "a.nii", "a_seg.nii", "b.nii")
+    labelled = {"image": "a.nii", "label": "a_seg.nii"}
+    datalist = write(tmp_path / "list.json", {"training": [labelled], "validation": [labelled, {"image": "b.nii"}], "testing": []})
+    assert split_entries(datalist, tmp_path, "training") == [{"image": f"{tmp_path}/a.nii", "label": f"{tmp_path}/a_seg.nii"}]
+    with fails(f"{datalist}: {tmp_path}/b.nii under 'validation' has no label"):
+        split_entries(datalist, tmp_path, "validation")
+    for split in ("testing", "test"):
+        with fails(f"{datalist}: no scans under '{split}'; it has training, validation, testing"):
+            split_entries(datalist, tmp_path, split)
+
+
+# what to segment
+
+
+def test_inference_entries_take_image_before_datalist_before_folder(tmp_path, monkeypatch):
+    data = touch(tmp_path / "data", "a.nii", "a_seg.nii", "b.nii", "c.nii")
+    one = touch(tmp_path, "other.mha") / "other.mha"
+    datalist = write(
+        tmp_path / "list.json", {"training": [{"image": "a.nii", "label": "a_seg.nii", "labelled": [20]}], "testing": [{"image": "b.nii"}]}
+    )
+    assert inference_entries(data, datalist, one) == [{"image": str(one)}]
+    assert inference_entries(data, datalist) == [{"image": f"{data}/a.nii"}, {"image": f"{data}/b.nii"}]  # no label, no list of labels
+    assert inference_entries(data, datalist, split="testing") == [{"image": f"{data}/b.nii"}]
+    assert inference_entries(data) == [{"image": f"{data}/{name}.nii"} for name in "abc"]
+    monkeypatch.chdir(tmp_path)
+    assert inference_entries("data") == inference_entries(data)  # absolute
+    assert inference_entries("nowhere", image="other.mha") == [{"image": str(one)}]
+
+
+def test_inference_entries_take_a_dicom_folder(tmp_path):
+    touch(tmp_path, "series.1/IM1")
+    assert inference_entries("nowhere", image=tmp_path / "series.1") == [{"image": f"{tmp_path}/series.1"}]
+    assert inference_entries(tmp_path / "series.1") == [{"image": f"{tmp_path}/series.1"}]
+
+
+def test_inference_entries_errors(tmp_path):
+    touch(tmp_path, "a.nii")
+    datalist = write(tmp_path / "list.json", {"training": [{"image": "a.nii"}], "validation": []})
+    with fails(f"{tmp_path}/b.nii: no such file. --image takes one scan or a folder with a DICOM series."):
+        inference_entries(tmp_path, datalist, tmp_path / "b.nii")
+    with fails(f"{datalist}: no split 'test'; it has training, validation"):
+        inference_entries(tmp_path, datalist, split="test")
+    with pytest.raises(UserError, match="no such datalist"):
+        inference_entries(tmp_path, tmp_path / "no.json")
+
+
+def test_inference_entries_of_an_empty_split(tmp_path):
+    datalist = write(touch(tmp_path, "a.nii") / "list.json", {"training": [{"image": "a.nii"}], "validation": []})
+    with pytest.raises(UserError, match="validation"):
+        inference_entries(tmp_path, datalist, split="validation")
+
+
+# prepare
+
+
+def site(root: Path, patients: int = 8) -> Path:
+    """Two labelled scans per patient, one scan without a label."""
+    for patient in range(patients):
+        for contrast in ("T1w", "T2w"):
+            values = np.zeros((2, 2, 3), np.uint8)
+            values[0, 0] = (20, 120, 26 if contrast == "T2w" else 0)
+            for postfix, data in (("", values.astype(np.float32)), ("_seg", values)):
+                path = root / "site" / f"sub-{patient:02}_ses-{contrast}_{contrast}{postfix}.nii"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                nib.save(nib.Nifti1Image(data, np.diag([4, 1, 1, 1])), path)
+    touch(root, "site/unlabelled_T2w.nii")
+    return root
+
+
+def patients_of(datalist: Path) -> dict[str, list[str]]:
+    return {split: sorted({e["patient"] for e in entries}) for split, entries in json.loads(datalist.read_text()).items()}
+
+
+def test_prepare(tmp_path, capsys):
+    root, datalist = site(tmp_path / "data"), tmp_path / "new folder" / "list.json"
+    assert prepare(root, datalist, validation_fraction=0.25, testing_fraction=0.1) == datalist
+    assert capsys.readouterr().out == f"{datalist}: training 5 patients, validation 2 patients, testing 1 patients\n"
+    splits = patients_of(datalist)
+    assert list(splits) == ["training", "validation", "testing"]
+    assert sorted(chain(*splits.values())) == [f"sub-{i:02}" for i in range(8)]  # every patient in one split only
+    content = json.loads(datalist.read_text())
+    assert sum(map(len, content.values())) == 16
+    for entry in chain(*content.values()):
+        stem = entry["image"].removesuffix(".nii")
+        assert entry == {
+            "image": f"site/{entry['patient']}_ses-{stem[-3:]}_{stem[-3:]}.nii",
+            "label": stem + "_seg.nii",
+            "source": "site",
+            "labelled": [20, 26, 120] if stem.endswith("T2w") else [20, 120],
+            "patient": entry["patient"],
+        }
+    assert len(split_entries(datalist, root, "validation")) == 4
+    assert [p.name for p in datalist.parent.iterdir()] == ["list.json"]
+
+
+def test_prepare_repeats_itself_for_the_same_seed(tmp_path):
+    root = site(tmp_path / "data")
+    lists = [prepare(root, tmp_path / f"{i}.json", 0.3, 0.3, seed=seed) for i, seed in enumerate((0, 0, 1, 2, 3))]
+    splits = [json.dumps(patients_of(path)) for path in lists]
+    assert lists[0].read_bytes() == lists[1].read_bytes()
+    assert len(set(splits)) > 2
+
+
+def test_prepare_without_a_test_split(tmp_path):
+    datalist = prepare(site(tmp_path / "data", 2), tmp_path / "list.json", 0.1, 0)
+    assert {split: len(names) for split, names in patients_of(datalist).items()} == {"training": 1, "validation": 1, "testing": 0}
+
+
+def test_prepare_reads_label_folders_once(tmp_path):
+    for i in range(3):
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4)), tmp_path / folder / f"{i}_t2.nii")
+    datalist = prepare(tmp_path, tmp_path / "list.json")
+    entries = chain(*json.loads(datalist.read_text()).values())
+    assert sorted((e["image"], e["label"], e["patient"]) for e in entries) == [
+        (f"images/{i}_t2.nii", f"masks/{i}_t2.nii", str(i)) for i in range(3)
+    ]
+
+
+def test_prepare_takes_another_pattern(tmp_path):
+    datalist = prepare(site(tmp_path / "data", 3), tmp_path / "list.json", patient_pattern=r"sub-(\d+)_")
+    assert sorted(chain(*patients_of(datalist).values())) == ["00", "01", "02"]
+
+
+def test_prepare_errors(tmp_path):
+    root = site(tmp_path / "data", 2)
+    with fails(f"{root}: 2 patients with labels; at least 3 are needed for the splits asked for"):
+        prepare(root, tmp_path / "list.json")
+    with fails(f"{root}/site/sub-00_ses-T1w_T1w.nii: patient_pattern 'case(.)' does not match its name"):
+        prepare(root, tmp_path / "list.json", patient_pattern="case(.)")
+    nib.save(nib.Nifti1Image(np.full((2, 2, 2), 77, np.uint8), np.eye(4)), root / "site" / "sub-00_ses-T1w_T1w_seg.nii")
+    with pytest.raises(UserError, match=rf"^{root}/site/sub-00_ses-T1w_T1w_seg.nii: unknown label values \[77\]"):
+        prepare(root, tmp_path / "list.json")
+    touch(tmp_path / "bare", "a.nii", "b.nii")
+    with fails(f"{tmp_path}/bare: 0 patients with labels; at least 3 are needed for the splits asked for"):
+        prepare(tmp_path / "bare", tmp_path / "list.json")
+    assert not (tmp_path / "list.json").exists()
+
+
+def test_prepare_explains_a_pattern_without_a_group(tmp_path):
+    with pytest.raises(UserError, match="patient_pattern"):
+        prepare(site(tmp_path / "data", 3), tmp_path / "list.json", patient_pattern=r"sub-\d+")
+
+
+def test_write_datalist_keeps_order_and_umlauts(tmp_path):
+    splits = {"training": [{"image": "Müller 1.nii", "labelled": [20]}], "testing": []}
+    write_datalist(splits, tmp_path / "x" / "list.json")
+    assert json.loads((tmp_path / "x" / "list.json").read_text(encoding="utf-8")) == splits
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["list.json"]

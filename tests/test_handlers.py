@@ -1,0 +1,235 @@
+"""What the handlers write, to the letter, when they hang on a bare Ignite engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+
+from scripts import figures
+from scripts.errors import UserError
+from scripts.handlers import CaseFigures, StructureReport, format_table
+from scripts.labels import structure
+
+L1, L2, DISC = (structure(name).channel for name in ("L1", "L2", "L1/L2"))
+AFFINE = np.array([[0, 0, 3.0, -10], [-0.8, 0, 0, 5], [0, -1.2, 0, 40], [0, 0, 0, 1]])  # PIR, 0.8 x 1.2 x 3 mm
+
+
+def boxes(*rows: tuple[int, slice]) -> np.ndarray:
+    label = np.zeros((12, 30, 6), np.uint8)
+    for channel, y in rows:
+        label[3:9, y, 1:5] = channel
+    return label
+
+
+def meta_tensor(data: np.ndarray, path: str) -> MetaTensor:
+    return MetaTensor(torch.from_numpy(data)[None], affine=torch.from_numpy(AFFINE), meta={"filename_or_obj": path})
+
+
+def step(path: str, predicted: np.ndarray, reference: np.ndarray | None = None, **extra: str) -> tuple[list[dict], list[dict]]:
+    """Batch and output of one iteration, as MONAI's evaluators hold them after `decollate`."""
+    batch = {"image": meta_tensor(np.zeros((2, 2, 2), np.float32), path), **extra}
+    output = {"pred": meta_tensor(predicted, path)}
+    if reference is not None:
+        output["label"] = meta_tensor(reference, path)
+    return [batch], [output]
+
+
+def run(handler, steps: list[tuple[list[dict], list[dict]]], epochs: int = 1) -> Engine:
+    outputs = iter([output for _ in range(epochs) for _, output in steps])
+    engine = Engine(lambda engine, batch: next(outputs))
+    handler.attach(engine)
+    engine.run([batch for batch, _ in steps], max_epochs=epochs)
+    return engine
+
+
+# format_table
+
+
+def test_format_table():
+    rows = [
+        {"structure": "L1", "scans": 3, "dice": 0.91234, "asd_mm": 0.456, "missed": 0},
+        {"structure": "L1/L2", "scans": 12, "dice": 1.0, "asd_mm": None, "missed": 2},
+        {"structure": "all", "scans": 12, "dice": 0.5, "asd_mm": 10.0, "missed": 2},
+    ]
+    assert format_table(rows) == (
+        "structure  scans   dice  asd_mm  missed\n"
+        "L1             3  0.912    0.46       0\n"
+        "L1/L2         12  1.000       -       2\n"
+        "all           12  0.500   10.00       2"
+    )
+
+
+def test_format_table_with_words_last_and_a_missing_number_first():
+    rows = [{"asd_mm": None, "source": "a"}, {"asd_mm": 12.375, "source": "spider"}]
+    assert format_table(rows) == "asd_mm  source\n     -  a\n 12.38  spider"
+
+
+# StructureReport
+
+PERFECT = boxes((L1, slice(2, 10)), (DISC, slice(10, 13)))
+HEADER = "case,source,structure,group,dice,level_dice,asd_mm,hd95_mm,identified\r\n"
+
+
+def test_report(tmp_path, capsys):
+    steps = [
+        step("/data/a/sub-01.v2_T2w.nii.gz", PERFECT, PERFECT, source="spider"),
+        step("/data/b/sub-02.mha", boxes((L2, slice(2, 10))), PERFECT),  # wrong level, no disc; no source
+    ]
+    run(StructureReport(str(tmp_path / "out")), steps)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["metrics.csv", "metrics.json"]
+    assert (tmp_path / "out" / "metrics.csv").read_bytes().decode() == HEADER + (
+        "sub-01.v2_T2w,spider,L1,body,1.0,1.0,0.0,0.0,1.0\r\n"
+        "sub-01.v2_T2w,spider,L1/L2,disc,1.0,1.0,0.0,0.0,1.0\r\n"
+        "sub-02,,L1,body,1.0,0.0,0.0,0.0,0.0\r\n"
+        "sub-02,,L1/L2,disc,0.0,0.0,inf,inf,0.0\r\n"
+    )
+    summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(summary) == ["by_structure", "by_source"]
+    everything = {
+        "scans": 2,
+        "n": 4,
+        "dice": 0.75,
+        "dice_sd": pytest.approx(np.sqrt(3) / 4),
+        "level_dice": 0.5,
+        "asd_mm": 0.0,
+        "hd95_mm": 0.0,
+        "missed": 1,
+        "identified": 0.5,
+        "all_levels": 0.5,
+    }
+    assert summary["by_structure"][-1] == {"structure": "all", **everything}
+    assert summary["by_source"][-1] == {"source": "all", "group": "all", **everything}
+    assert [s["structure"] for s in summary["by_structure"]] == ["L1", "L1/L2", "all"]
+    keys = [(s["source"], s["group"]) for s in summary["by_source"]]
+    assert keys == [("", "body"), ("", "disc"), ("spider", "body"), ("spider", "disc"), ("all", "all")]
+    assert summary["by_source"][1]["asd_mm"] is None
+    assert capsys.readouterr().out == (
+        "\n"
+        "structure  scans  n   dice  dice_sd  level_dice  asd_mm  hd95_mm  missed  identified  all_levels\n"
+        "L1             2  2  1.000    0.000       0.500    0.00     0.00       0       0.500       0.500\n"
+        "L1/L2          2  2  0.500    0.500       0.500    0.00     0.00       1       0.500       0.500\n"
+        "all            2  4  0.750    0.433       0.500    0.00     0.00       1       0.500       0.500\n"
+        "\n"
+        "source  group  scans  n   dice  dice_sd  level_dice  asd_mm  hd95_mm  missed  identified  all_levels\n"
+        "        body       1  1  1.000    0.000       0.000    0.00     0.00       0       0.000       0.000\n"
+        "        disc       1  1  0.000    0.000       0.000       -        -       1       0.000       0.000\n"
+        "spider  body       1  1  1.000    0.000       1.000    0.00     0.00       0       1.000       1.000\n"
+        "spider  disc       1  1  1.000    0.000       1.000    0.00     0.00       0       1.000       1.000\n"
+        "all     all        2  4  0.750    0.433       0.500    0.00     0.00       1       0.500       0.500\n"
+        "\n"
+        f"{tmp_path / 'out' / 'metrics.csv'}\n"
+    )
+
+
+def test_report_measures_in_mm_of_the_label(tmp_path):
+    run(StructureReport(str(tmp_path)), [step("a.nii", boxes((L1, slice(4, 12))), boxes((L1, slice(2, 10))))])
+    values = (tmp_path / "metrics.csv").read_text().splitlines()[1].split(",")
+    assert float(values[4]) == pytest.approx(0.75)
+    assert float(values[7]) == pytest.approx(2 * 1.2)  # hd95: two voxels along the axis of 1.2 mm
+
+
+def test_report_starts_anew_with_every_run(tmp_path):
+    report = StructureReport(str(tmp_path))
+    run(report, [step("a.nii", PERFECT, PERFECT)])
+    run(report, [step("b.nii", PERFECT, PERFECT)])
+    assert [line.split(",")[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()] == ["case", "b", "b"]
+
+
+def test_report_of_a_batch_of_two(tmp_path):
+    (first, one), (second, two) = step("a.nii", PERFECT, PERFECT), step("b.nii", PERFECT, PERFECT)
+    run(StructureReport(str(tmp_path)), [(first + second, one + two)])
+    assert [line.split(",")[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()] == ["case", "a", "a", "b", "b"]
+
+
+def test_report_leaves_out_what_the_reference_lacks(tmp_path):
+    run(StructureReport(str(tmp_path)), [step("a.nii", PERFECT, boxes((DISC, slice(10, 13)))), step("b.nii", PERFECT, boxes())])
+    assert (tmp_path / "metrics.csv").read_text() == HEADER.replace("\r\n", "\n") + "a,,L1/L2,disc,1.0,1.0,0.0,0.0,1.0\n"
+
+
+def test_report_of_empty_references(tmp_path):
+    with pytest.raises(UserError, match=r"^nothing to score: no label of this split holds a structure$"):
+        run(StructureReport(str(tmp_path)), [step("a.nii", PERFECT, boxes())])
+    assert list(tmp_path.iterdir()) == []
+
+
+# CaseFigures
+
+
+class Writer:
+    """Stands in for TensorBoard's SummaryWriter."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def add_image(self, tag, image, step, dataformats):
+        self.calls.append((tag, image, step, dataformats))
+
+
+@pytest.fixture
+def scans(tmp_path) -> list[str]:
+    image = np.random.default_rng(0).uniform(0, 100, (12, 30, 6)).astype(np.float32)
+    paths = [tmp_path / "in" / "site 1" / "sub-01.v2_T2w.nii.gz", tmp_path / "in" / "site 2" / "sub-01.v2_T2w.nii.gz"]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(image, AFFINE), path)
+    return [str(path) for path in paths]
+
+
+def test_figures_stand_beside_the_masks(tmp_path, scans):
+    from matplotlib.image import imread
+
+    run(CaseFigures(str(tmp_path / "out"), str(tmp_path / "in")), [step(scans[0], PERFECT), step(scans[1], PERFECT, PERFECT)])
+    written = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert written == ["site 1/sub-01.v2_T2w_seg.png", "site 2/sub-01.v2_T2w_seg.png"]
+    pictures = [imread(tmp_path / "out" / name) for name in written]
+    assert all(p.ndim == 3 and p.shape[1] >= 6 * figures.DPI for p in pictures)
+    assert pictures[0].shape != pictures[1].shape or not np.array_equal(*pictures)  # the second shows the reference too
+
+
+def test_figures_get_the_scan_the_map_and_the_reference(tmp_path, scans, monkeypatch):
+    calls = []
+    monkeypatch.setattr(figures, "case_figure", lambda *a, **k: calls.append((a, k)))
+    handler = CaseFigures()
+    run(handler, [step(scans[0], PERFECT), step(scans[1], PERFECT, boxes((L2, slice(2, 10))))])
+    (image, prediction, affine), keywords = calls[0]
+    np.testing.assert_array_equal(image, np.asarray(nib.load(scans[0]).dataobj))  # from the file, not from the batch
+    np.testing.assert_array_equal(prediction, PERFECT)
+    np.testing.assert_allclose(affine, AFFINE, atol=1e-5)
+    assert keywords == {"reference": None, "title": "sub-01.v2_T2w"}
+    np.testing.assert_array_equal(calls[1][1]["reference"], boxes((L2, slice(2, 10))))
+    assert not (tmp_path / "out").exists()  # without an output_dir nothing is written
+    assert sorted(p.name for p in Path(tmp_path).iterdir()) == ["in"]
+
+
+def test_summary_writer_gets_pixels_at_the_epoch(scans):
+    writer = Writer()
+    run(CaseFigures(summary_writer=writer, max_cases=1), [step(path, PERFECT, PERFECT) for path in scans])
+    ((tag, image, epoch, dataformats),) = writer.calls
+    assert (tag, epoch, dataformats) == ("sub-01.v2_T2w", 1, "HWC")
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.shape[2] == 3
+    assert image.shape[1] >= 6 * figures.DPI
+    assert image.max() > 200
+    assert image.min() < 30
+
+
+def test_max_cases_counts_per_run(scans, monkeypatch):
+    monkeypatch.setattr(figures, "case_figure", lambda *a, **k: None)
+    monkeypatch.setattr(figures, "figure_to_array", lambda figure: None)
+    writer = Writer()
+    handler = CaseFigures(summary_writer=writer, max_cases=2)
+    (first, one), (second, two) = step(scans[0], PERFECT), step(scans[1], PERFECT)
+    run(handler, [(first + second, one + two), (first, one)])
+    assert len(writer.calls) == 2
+    run(handler, [(first, one)])
+    assert len(writer.calls) == 3
+    run(CaseFigures(summary_writer=writer, max_cases=0), [(first, one)])
+    assert len(writer.calls) == 3

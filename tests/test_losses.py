@@ -1,0 +1,234 @@
+"""The marginal Dice + cross-entropy loss against hand-computed values, and what missing labels may and may not change."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from monai.losses import DiceCELoss
+
+from scripts.losses import MarginalDiceCELoss, PreparePartialLabels, marginal_log_softmax
+
+SHAPE = (2, 2, 2)
+ALL, WITHOUT_2 = [True, True, True], [True, True, False]  # of background and two structures
+LABEL = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2]).view(1, 1, *SHAPE)  # 4 voxels of background, 3 of class 1, 1 of class 2
+
+
+def target(label: torch.Tensor, *labelled: list[bool]) -> dict[str, torch.Tensor]:
+    return {"label": label, "labelled": torch.tensor(labelled)}
+
+
+def log_of(*probabilities: tuple[float, ...]) -> torch.Tensor:
+    """Logits, shape 1CXYZ, whose softmax is the given probabilities (a tuple of C per voxel)."""
+    return torch.tensor(probabilities).log().T.reshape(1, -1, *SHAPE)
+
+
+def reference(logits: torch.Tensor, label: torch.Tensor, labelled: list[list[bool]], smooth: float = 1.0) -> float:
+    """The loss written out in NumPy: merged probabilities, one-hot target, sums over the batch."""
+    exp = np.exp(logits.double().numpy())
+    p = exp / exp.sum(1, keepdims=True)
+    for scan, row in zip(p, labelled):
+        missing = [c for c in range(1, len(row)) if not row[c]]
+        scan[0] += scan[missing].sum(0)
+        scan[missing] = 0
+    truth = np.moveaxis(np.eye(p.shape[1])[label[:, 0].numpy()], -1, 1)
+    axes = (0, 2, 3, 4)
+    dice = (2 * (p * truth).sum(axes) + smooth) / (p.sum(axes) + truth.sum(axes) + smooth)
+    present = [c for c in range(1, p.shape[1]) if truth[:, c].any()]
+    return (1 - dice[present].mean() if present else 0) - np.log(p[truth > 0]).mean()
+
+
+def test_value_by_hand():
+    # p = 1/3 everywhere: CE = ln 3; Dice of class 1 = (2 * 3/3 + 1) / (3 + 8/3 + 1) = 9/20, of class 2 = (2/3 + 1) / (1 + 8/3 + 1) = 5/14
+    loss = MarginalDiceCELoss()(torch.zeros(1, 3, *SHAPE), target(LABEL, ALL))
+    assert loss.item() == pytest.approx(1 - (9 / 20 + 5 / 14) / 2 + math.log(3), abs=1e-6)
+
+
+def test_partial_value_by_hand():
+    # class 2 is not labelled: the background has p = 2/3, class 1 has 1/3; 5 voxels are background, 3 are class 1
+    loss = MarginalDiceCELoss()(torch.zeros(1, 3, *SHAPE), target(LABEL.clamp(max=1) * (LABEL < 2), WITHOUT_2))
+    assert loss.item() == pytest.approx(1 - 9 / 20 - (5 * math.log(2 / 3) + 3 * math.log(1 / 3)) / 8, abs=1e-6)
+
+
+def test_all_labelled_is_the_usual_dice_ce():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 3, 4, 5, generator=generator)
+    label = torch.randint(0, 3, (2, 1, 3, 4, 5), generator=generator)
+    usual = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1, smooth_dr=1)
+    loss = MarginalDiceCELoss()(logits, target(label, ALL, ALL))
+    assert loss.item() == pytest.approx(usual(logits, label).item(), abs=1e-6)
+    assert loss.item() == pytest.approx(reference(logits, label, [ALL, ALL]), abs=1e-6)
+
+
+@pytest.mark.parametrize("labelled", [[ALL, WITHOUT_2], [WITHOUT_2, ALL], [WITHOUT_2, WITHOUT_2]])
+def test_mixed_batch(labelled):
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 3, 3, 4, 5, generator=generator)
+    label = torch.randint(0, 3, (2, 1, 3, 4, 5), generator=generator)
+    for scan, row in zip(label, labelled):
+        scan[scan == 2] *= row[2]
+    loss = MarginalDiceCELoss()(logits, target(label, *labelled))
+    assert loss.item() == pytest.approx(reference(logits, label, labelled), abs=1e-6)
+
+
+def test_weights_of_the_terms():
+    logits = torch.zeros(1, 3, *SHAPE)
+    dice, cross_entropy = (MarginalDiceCELoss(d, c)(logits, target(LABEL, ALL)).item() for d, c in ((1, 0), (0, 1)))
+    assert dice == pytest.approx(1 - (9 / 20 + 5 / 14) / 2, abs=1e-6)
+    assert cross_entropy == pytest.approx(math.log(3), abs=1e-6)
+    assert MarginalDiceCELoss(0.5, 2)(logits, target(LABEL, ALL)).item() == pytest.approx(0.5 * dice + 2 * cross_entropy, abs=1e-6)
+
+
+def test_smooth_by_hand():
+    # smooth = 0: Dice of class 1 = 2 / (3 + 8/3), of class 2 = (2/3) / (1 + 8/3)
+    loss = MarginalDiceCELoss(lambda_ce=0, smooth=0)(torch.zeros(1, 3, *SHAPE), target(LABEL, ALL))
+    assert loss.item() == pytest.approx(1 - (6 / 17 + 2 / 11) / 2, abs=1e-6)
+
+
+def test_unlabelled_class_is_free_in_the_background():
+    background, body = (0.7, 0.2, 0.1), (0.1, 0.8, 0.1)
+    moved = (0.1, 0.2, 0.7)  # the network finds class 2 where the label has background
+    label = torch.tensor([0] * 5 + [1] * 3).view(1, 1, *SHAPE)
+    before, after = log_of(*[background] * 5, *[body] * 3), log_of(*[moved] * 5, *[body] * 3)
+    loss = MarginalDiceCELoss()
+    assert loss(after, target(label, WITHOUT_2)).item() == pytest.approx(loss(before, target(label, WITHOUT_2)).item(), abs=1e-6)
+    # by hand: background 0.8, class 1 0.2 in five voxels and 0.8 in three
+    dice, cross_entropy = (2 * 2.4 + 1) / (3 + 3.4 + 1), -math.log(0.8)
+    assert loss(after, target(label, WITHOUT_2)).item() == pytest.approx(1 - dice + cross_entropy, abs=1e-6)
+    assert loss(after, target(label, ALL)).item() > loss(before, target(label, ALL)).item() + 1  # 5/8 ln 7 more, were it labelled
+
+
+def test_unlabelled_class_costs_inside_a_labelled_structure():
+    label = torch.ones(1, 1, *SHAPE, dtype=torch.long)
+    right, wrong = log_of(*[(0.1, 0.8, 0.1)] * 8), log_of(*[(0.1, 0.1, 0.8)] * 8)
+    loss = MarginalDiceCELoss(lambda_dice=0)
+    assert loss(wrong, target(label, WITHOUT_2)).item() - loss(right, target(label, WITHOUT_2)).item() == pytest.approx(
+        math.log(8), abs=1e-5
+    )
+
+
+def test_dice_skips_structures_that_the_target_lacks():
+    label = torch.ones(1, 1, *SHAPE, dtype=torch.long)
+    loss = MarginalDiceCELoss(lambda_ce=0)(torch.zeros(1, 3, *SHAPE), target(label, ALL))
+    assert loss.item() == pytest.approx(1 - (2 * 8 / 3 + 1) / (8 + 8 / 3 + 1), abs=1e-6)
+
+
+def test_empty_label_leaves_the_cross_entropy():
+    logits = torch.zeros(1, 3, *SHAPE, requires_grad=True)
+    loss = MarginalDiceCELoss()(logits, target(torch.zeros_like(LABEL), WITHOUT_2))
+    assert loss.item() == pytest.approx(math.log(3 / 2), abs=1e-6)
+    loss.backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_merged_log_softmax():
+    logits = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]]).view(2, 4, 1, 1, 1)
+    labelled = torch.tensor([[True, False, True, False], [True, True, True, True]])
+    log_p = marginal_log_softmax(logits, labelled)[..., 0, 0, 0]
+    e = np.exp([1, 2, 3, 4])
+    expected = np.array([[e[0] + e[1] + e[3], 0, e[2], 0], e]) / e.sum()
+    np.testing.assert_allclose(log_p.exp().numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(log_p.exp().sum(1).numpy(), 1, atol=1e-6)
+    assert torch.isneginf(log_p).tolist() == [[False, True, False, True], [False] * 4]
+
+
+def test_background_counts_as_labelled_even_where_the_list_omits_it():
+    logits = torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    for rest in ([True, True], [True, False]):
+        with_it, without = (marginal_log_softmax(logits, torch.tensor([[first, *rest]])) for first in (True, False))
+        assert torch.equal(with_it, without)
+
+
+def test_merged_log_softmax_of_large_logits():
+    logits = torch.tensor([1e4, -1e4, 1e4]).view(1, 3, 1, 1, 1)
+    log_p = marginal_log_softmax(logits, torch.tensor([WITHOUT_2]))[0, :, 0, 0, 0]
+    assert log_p[0].item() == 0
+    assert log_p[1].item() == pytest.approx(-2e4 - math.log(2), abs=0.01)  # against two merged classes
+
+
+def test_gradients_with_partial_labels():
+    logits = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    label = torch.cat([LABEL, LABEL * (LABEL < 2)])
+    MarginalDiceCELoss()(logits, target(label, ALL, WITHOUT_2)).backward()
+    gradient = logits.grad
+    assert torch.isfinite(gradient).all()
+    np.testing.assert_allclose(gradient.sum(1).numpy(), 0, atol=1e-6)  # a constant added to all logits changes nothing
+    # the merged classes share the background's gradient in proportion to their probabilities
+    p = logits.detach().softmax(1)
+    np.testing.assert_allclose((gradient[1, 2] / p[1, 2]).numpy(), (gradient[1, 0] / p[1, 0]).numpy(), rtol=1e-3, atol=1e-6)
+    background = label[1, 0] == 0
+    assert (gradient[1, 0][background] < 0).all()
+    assert (gradient[1, 2][background] < 0).all()  # not pushed down where it may be
+
+
+def test_gradient_of_the_cross_entropy_by_hand():
+    logits = torch.zeros(1, 3, *SHAPE, requires_grad=True)
+    label = LABEL * (LABEL < 2)
+    MarginalDiceCELoss(lambda_dice=0)(logits, target(label, WITHOUT_2)).backward()
+    # background: p - p / (p0 + p2) = 1/3 - 1/2 for classes 0 and 2; class 1: p - 1 for itself, p for the others; mean over 8 voxels
+    for voxel, expected in (((0, 0, 0), (-1 / 6, 1 / 3, -1 / 6)), ((1, 0, 0), (1 / 3, -2 / 3, 1 / 3))):
+        np.testing.assert_allclose(logits.grad[(0, slice(None), *voxel)].numpy() * 8, expected, atol=1e-6)
+
+
+def test_gradients_without_smooth():
+    logits = torch.zeros(1, 3, *SHAPE, requires_grad=True)
+    loss = MarginalDiceCELoss(smooth=0)(logits, target(LABEL * (LABEL < 2), WITHOUT_2))
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_half_precision_logits_are_computed_in_float32():
+    logits = torch.zeros(1, 3, *SHAPE, dtype=torch.bfloat16)
+    loss = MarginalDiceCELoss()(logits, target(LABEL.to(torch.uint8), ALL))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(1 - (9 / 20 + 5 / 14) / 2 + math.log(3), abs=1e-6)
+
+
+def test_inputs_are_not_changed():
+    logits, labelled, label = torch.randn(1, 3, *SHAPE), torch.tensor([[False, True, False]]), (LABEL * (LABEL < 2)).to(torch.uint8)
+    copies = logits.clone(), label.clone(), labelled.clone()
+    MarginalDiceCELoss()(logits, {"label": label, "labelled": labelled})
+    assert all(torch.equal(a, b) for a, b in zip((logits, label, labelled), copies))
+    assert label.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("label_shape", "labelled_shape"),
+    [((1, 2, 2, 2), (1, 3)), ((1, 1, 2, 2, 3), (1, 3)), ((2, 1, 2, 2, 2), (1, 3)), ((1, 3, 2, 2, 2), (1, 3)), ((1, 1, 2, 2, 2), (3,))],
+)
+def test_wrong_shapes(label_shape, labelled_shape):
+    message = f"logits (1, 3, 2, 2, 2) need a label B1[XYZ] and labelled BC, got {label_shape}, {labelled_shape}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        MarginalDiceCELoss()(torch.zeros(1, 3, *SHAPE), {"label": torch.zeros(label_shape), "labelled": torch.ones(labelled_shape)})
+
+
+@pytest.mark.parametrize("lambda_ce", [1.0, 0.0])
+def test_class_in_the_label_that_is_not_labelled(lambda_ce):
+    with pytest.raises(ValueError, match=r"^a class occurs in the label that 'labelled' does not list$"):
+        MarginalDiceCELoss(lambda_ce=lambda_ce)(torch.zeros(1, 3, *SHAPE), target(LABEL, WITHOUT_2))
+
+
+def test_diverged_logits_are_not_blamed_on_the_label():
+    assert torch.isnan(MarginalDiceCELoss()(torch.full((1, 3, *SHAPE), torch.nan), target(LABEL, ALL)))
+
+
+@pytest.mark.parametrize("arguments", [(-1, 1, 1), (1, -0.5, 1), (1, 1, -1)])
+def test_negative_arguments(arguments):
+    message = "weights and smooth must not be negative, got {}, {}, {}".format(*arguments)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        MarginalDiceCELoss(*arguments)
+
+
+def test_prepare_partial_labels():
+    batch = {"image": torch.ones(1, 1, *SHAPE), "label": LABEL, "labelled": torch.tensor([ALL]), "source": ["a"]}
+    image, prepared = PreparePartialLabels()(batch, torch.device("cpu"), non_blocking=True)
+    assert torch.equal(image, batch["image"])
+    assert list(prepared) == ["label", "labelled"]
+    assert torch.equal(prepared["label"], LABEL)
+    assert torch.equal(prepared["labelled"], torch.tensor([ALL]))
+    assert torch.isfinite(MarginalDiceCELoss()(torch.zeros(1, 3, *SHAPE), prepared))
+    assert list(batch) == ["image", "label", "labelled", "source"]

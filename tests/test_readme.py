@@ -1,0 +1,124 @@
+"""The README's commands run as they stand there, its table agrees with the label table, and the model card with the results."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from conftest import BUNDLE, SMALL
+
+from scripts.errors import UserError
+from scripts.labels import label_table
+from scripts.model_card import END, START, record, results_table
+
+README = (BUNDLE / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"`((?:python|torchrun)[^`]*monai\.bundle run[^`]*)`", README)
+TRAINING = {k: v for k, v in SMALL.items() if k != "bundle_root"}
+
+
+def test_readme_is_short_and_names_every_command():
+    assert len(README.splitlines()) < 150
+    tools = (BUNDLE / "configs" / "tools.yaml").read_text()
+    for command in re.findall(r"monai\.bundle run (\w+) ", tools):
+        assert f"run {command} --config_file configs/tools.yaml" in README
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if not c.startswith("torchrun")], ids=lambda c: c.split("--dataset_dir")[0][-40:].strip()
+)
+def test_command_runs(command, cohort, trained, evaluated, tmp_path):
+    """In a process of its own, on the small cohort; `torchrun` is run by test_configs."""
+    scan = next((cohort / "training").glob("*w.nii.gz"))
+    name = f"{scan.name.removesuffix('.nii.gz')}_seg.nii.gz"
+    words = {"DIR": str(cohort), "NAME": "test", "output/phantoms": str(tmp_path / "phantoms")}
+    files = {"--image": scan, "--prediction": evaluated / "training" / name, "--metrics": evaluated / "metrics.json"}
+    arguments = shlex.split(command)[1:]
+    arguments = [str(files[a]) if word == "FILE" else words.get(word, word) for a, word in zip(["", *arguments], arguments)]
+    extra = {"output_dir": tmp_path / "out"}
+    if "phantoms" in arguments:
+        extra = {"training": 1, "validation": 1, "testing": 0, "workers": 1}
+    elif "prepare" in arguments:
+        extra = {"datalist": tmp_path / "datalist.json"}
+    elif "summary" in arguments or "check" in arguments:
+        extra = {}
+    elif "record" in arguments:
+        (tmp_path / "docs").mkdir()
+        (tmp_path / "docs" / "README.md").write_text(f"{START}\n{END}\n")
+        (tmp_path / "configs").symlink_to(BUNDLE / "configs")
+        extra = {"bundle_root": tmp_path}
+    elif "configs/inference.yaml" in arguments:
+        extra |= {**TRAINING, "ckpt_path": trained / "model.pt", "split": "testing", "datalist": cohort / "datalist.json"}
+    elif "configs/tools.yaml" not in arguments:
+        extra |= {**TRAINING, "epochs": 1, "val_interval": 1}
+        if "evaluate" in command:
+            extra["ckpt_path"] = trained / "model.pt"
+            del extra["epochs"]
+    options = [f"--{k}={v}" for k, v in extra.items()]
+    environment = {**os.environ, "MONAI_FAIL_ON_DUPLICATE_CONFIG": "1"}
+    done = subprocess.run([sys.executable, *arguments, *options], cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = {
+        "phantoms": "phantoms/datalist.json", "prepare": "datalist.json", "explore": "out/explore.png", "show_batch": "out/batch.png",
+        "visualize": f"out/{scan.name.removesuffix('.nii.gz')}.png", "record": "docs/results.json", "evaluate": "out/metrics.csv",
+        "train.yaml": "out/last.pt", "inference": "out/testing",
+    }  # fmt: skip
+    written = next((path for key, path in expected.items() if key in " ".join(arguments[:6])), None)
+    if written:
+        assert (tmp_path / written).exists()
+    else:
+        assert ("ok" if "check" in arguments else "weights") in done.stdout
+
+
+def test_wrong_call_is_one_line_and_exit_code_1(tmp_path):
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml", "--dataset_dir", str(tmp_path)]
+    weights = BUNDLE / "requirements.txt"  # exists, and is never read: the folder is looked at first
+    done = subprocess.run([*command, "--ckpt_path", str(weights)], cwd=BUNDLE, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(f"{tmp_path}: no scans found. Expected .nii.gz, .nii, .mha, .nrrd files")
+
+
+def test_label_numbers():
+    numbers = {s.name: (s.verse, s.channel, s.spider, s.totalspineseg) for s in label_table()}
+    rows = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:6]] for line in README.splitlines() if line.startswith("|")}
+    for row, names in {"T8 ... T12": ["T8", "T12"], "L1 ... L5, L6": ["L1", "L5"], "S1": ["S1"]}.items():
+        for cell, values in zip(rows[row], zip(*(numbers[n] for n in names))):
+            expected = " ... ".join("none" if v is None else str(v) for v in values)
+            assert cell.startswith(expected)
+    discs = [s for s in label_table() if s.is_disc]
+    assert rows["disc below a vertebra v"][1] == f"{discs[0].channel} ... {discs[-1].channel}"
+
+
+def test_model_card_shows_the_results():
+    docs = BUNDLE / "docs"
+    results = json.loads((docs / "results.json").read_text(encoding="utf-8"))
+    card = (docs / "README.md").read_text(encoding="utf-8")
+    assert card.split(START)[1].split(END)[0].strip() == results_table(results)
+
+
+def test_record_replaces_one_evaluation(tmp_path):
+    row = {"source": "a", "group": "body", "scans": 1, "n": 2, "dice": 0.5, "dice_sd": 0.25, "level_dice": 0.5, "asd_mm": None}
+    row |= {"hd95_mm": None, "missed": 2, "identified": 0.0, "all_levels": 0.0}
+    metrics = tmp_path / "metrics.json"
+    (tmp_path / "README.md").write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    for dice in (0.4, 0.5):
+        metrics.write_text(json.dumps({"by_structure": [], "by_source": [{**row, "dice": dice}]}))
+        record(metrics, "x", tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(f"before\n{START}\n| evaluation | source |")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "| x | a | body | 1 | 2 | 0.500 | 0.250 | 0.500 | - | - | 2 | 0.000 | 0.000 |" in text
+    assert "0.400" not in text
+    with pytest.raises(UserError, match="record needs --name and --metrics"):
+        record(metrics, "", tmp_path)
+
+
+def test_missing_results_keep_the_card(tmp_path):
+    with pytest.raises(UserError, match=r"none.json"):
+        record(tmp_path / "none.json", "x", tmp_path)
+    assert not list(tmp_path.iterdir())

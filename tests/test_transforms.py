@@ -1,0 +1,304 @@
+"""The dictionary transforms on files with oblique, anisotropic grids: values, grids, names and formats of what they write."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
+
+from scripts import transforms
+from scripts.errors import UserError
+from scripts.labels import decode, label_table, structure
+from scripts.postprocess import clean_label_map
+from scripts.transforms import CleanLabelMapd, EncodeLabelsd, MaskLayout, RandInvertIntensityd, RestoreGridd, SaveImageLabelsd
+
+CHANNELS = len(label_table())
+L1, L5, S1, DISC = (structure(name).channel for name in ("L1", "L5", "S1", "L1/L2"))
+
+
+def pir_affine(spacing_mm: tuple[float, float, float] = (0.8, 0.9, 4.0), degrees: float = 13.0) -> np.ndarray:
+    """Stored posterior x inferior x right, as sagittal scans often are, and turned about two axes."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn = np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]) @ np.diag(spacing_mm)
+    affine[:3, 3] = (-21.5, 33.25, 60.125)
+    assert "".join(nib.aff2axcodes(affine)) == "PIR"
+    return affine
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return str(path)
+
+
+def label_tensor(values: np.ndarray, name: str = "case_seg.nii.gz") -> MetaTensor:
+    return MetaTensor(torch.from_numpy(values)[None], affine=torch.from_numpy(pir_affine()), meta={"filename_or_obj": name})
+
+
+# EncodeLabelsd
+
+
+def test_encode_reads_values_and_the_list_of_labelled_structures(tmp_path):
+    values = np.zeros((4, 3, 2), np.int16)
+    values[0, 0], values[1, 1, 1], values[3, 2, 0] = 20, 120, 26
+    path = save(tmp_path / "a_seg.nii.gz", values, pir_affine())
+    loaded = LoadImaged("label", ensure_channel_first=True)({"label": path, "labelled": [19, 20, 26, 120]})
+    copy = loaded["label"].clone()
+    encoded = EncodeLabelsd()(loaded)
+    assert encoded["label"].dtype == torch.uint8
+    expected = np.zeros((1, 4, 3, 2), np.uint8)
+    expected[0, 0, 0], expected[0, 1, 1, 1], expected[0, 3, 2, 0] = L1, DISC, S1
+    np.testing.assert_array_equal(encoded["label"].numpy(), expected)
+    np.testing.assert_allclose(encoded["label"].affine.numpy(), pir_affine(), atol=1e-5)
+    assert encoded["labelled"].dtype == torch.bool
+    assert encoded["labelled"].nonzero().flatten().tolist() == [0, structure("T12").channel, L1, S1, DISC]
+    assert torch.equal(loaded["label"], copy)
+    assert loaded["labelled"] == [19, 20, 26, 120]
+
+
+@pytest.mark.parametrize("labelled", [{}, {"labelled": None}, {"labelled": []}])
+def test_encode_without_the_list_takes_what_is_there(labelled):
+    encoded = EncodeLabelsd()({"label": label_tensor(np.array([[[0, 24, 24, 120]]], np.uint8)), **labelled})
+    assert encoded["label"].flatten().tolist() == [0, L5, L5, DISC]
+    assert encoded["labelled"].shape == (CHANNELS,)
+    assert encoded["labelled"].nonzero().flatten().tolist() == [0, L5, DISC]
+
+
+def test_encode_adds_structures_that_the_list_forgot():
+    encoded = EncodeLabelsd()({"label": label_tensor(np.array([[[0, 24]]], np.uint8)), "labelled": [20]})
+    assert encoded["labelled"].nonzero().flatten().tolist() == [0, L1, L5]
+
+
+def test_encode_of_an_empty_label():
+    encoded = EncodeLabelsd()({"label": label_tensor(np.zeros((2, 2, 2), np.float32)), "labelled": [20, 26]})
+    assert not encoded["label"].any()
+    assert encoded["labelled"].nonzero().flatten().tolist() == [0, L1, S1]
+
+
+def test_encode_names_the_file_of_an_unknown_value(tmp_path):
+    path = save(tmp_path / "bad_seg.nii.gz", np.full((2, 2, 2), 99, np.uint8), np.eye(4))
+    loaded = LoadImaged("label", ensure_channel_first=True)({"label": path})
+    with pytest.raises(UserError, match=rf"^{re.escape(path)}: unknown label values \[99\]\. The label scheme 'verse' has 15 = T8"):
+        EncodeLabelsd()(loaded)
+    with pytest.raises(UserError, match=r"^case_seg.nii.gz: unknown label values \[7, 99\]"):
+        EncodeLabelsd()({"label": label_tensor(np.zeros((1, 1, 1), np.uint8)), "labelled": [99, 20, 7]})
+
+
+# RestoreGridd
+
+
+@pytest.mark.parametrize("shape", [(48, 52, 12), (48, 52, 1)])
+def test_restore_puts_a_blob_back(tmp_path, shape):
+    affine = pir_affine()
+    centre = (20.0, 31.0, (shape[2] - 1) // 2)
+    voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    distance_mm = np.linalg.norm((voxels - centre) * (0.8, 0.9, 4.0), axis=-1)
+    blob = distance_mm < 11
+    soft = np.clip((11.5 - distance_mm), 0, 1).astype(np.float32)
+    path = save(tmp_path / "scan.nii.gz", soft * 1000, affine)
+    preprocessing = Compose(
+        [
+            LoadImaged("image", ensure_channel_first=True),
+            Orientationd("image", axcodes="RAS", labels=None),
+            Spacingd("image", pixdim=(4.0, 2.0, 2.0), mode="bilinear"),
+            ScaleIntensityRanged("image", 0, 1000, 0, 1, clip=True),
+        ]
+    )
+    data = preprocessing({"image": path})
+    assert data["image"].shape[1:] != shape
+    assert "".join(nib.aff2axcodes(data["image"].affine.numpy())) == "RAS"
+    logits = torch.full((CHANNELS, *data["image"].shape[1:]), -1.0)
+    logits[0], logits[L5] = 0.5 - data["image"][0], data["image"][0] - 0.5
+    copy, image_affine = logits.clone(), data["image"].affine.clone()
+    restored = RestoreGridd()({**data, "pred": logits})
+    pred = restored["pred"]
+    assert pred.shape == (1, *shape)
+    assert pred.dtype == torch.uint8
+    np.testing.assert_allclose(pred.affine.numpy(), affine, atol=1e-4)
+    assert pred.meta["filename_or_obj"] == path
+    np.testing.assert_allclose(pred.pixdim.numpy(), (0.8, 0.9, 4.0), atol=1e-5)
+    assert set(pred.unique().tolist()) == {0, L5}
+    found = pred[0].numpy() == L5
+    shift = np.argwhere(found).mean(0) - np.argwhere(blob).mean(0)
+    assert np.abs(shift).max() < 0.5
+    assert 2 * (found & blob).sum() / (found.sum() + blob.sum()) > 0.93
+    assert torch.equal(logits, copy)
+    assert torch.equal(data["image"].affine, image_affine)
+
+
+# CleanLabelMapd
+
+
+def test_clean_uses_the_spacing_of_the_oblique_grid():
+    values = np.zeros((12, 12, 10), np.uint8)
+    values[:8, :8, :4] = L1  # 256 voxels of 2.88 mm3
+    values[0, 0, 9] = L1  # 2.88 mm3
+    values[2:4, 2:4, 4:6] = S1  # 8 voxels on it
+    data = {"pred": label_tensor(values)}
+    cleaned = CleanLabelMapd()(data)["pred"]
+    np.testing.assert_array_equal(cleaned[0].numpy(), clean_label_map(values, (0.8, 0.9, 4.0)))
+    expected = np.zeros_like(values)
+    expected[:8, :8, :4] = expected[2:4, 2:4, 4:6] = L1  # 23.04 mm3 are more than a speck
+    np.testing.assert_array_equal(cleaned[0].numpy(), expected)
+    np.testing.assert_allclose(cleaned.affine.numpy(), pir_affine())
+    assert cleaned.meta["filename_or_obj"] == "case_seg.nii.gz"
+    np.testing.assert_array_equal(data["pred"][0].numpy(), values)
+    expected[2:4, 2:4, 4:6] = 0
+    np.testing.assert_array_equal(CleanLabelMapd(min_speck_mm3=23.1)(data)["pred"][0].numpy(), expected)
+    assert not CleanLabelMapd(min_instance_mm3=740)(data)["pred"].any()  # 256 x 2.88 = 737.28 mm3
+
+
+# MaskLayout
+
+
+@pytest.mark.parametrize(
+    ("root", "subject", "expected"),
+    [
+        ("/data", "/data/a.nii.gz", "a_seg.nii.gz"),
+        ("/data", "/data/site1/sub-01/a.nii.gz", "site1/sub-01/a_seg.nii.gz"),
+        ("/data", "/data/site2/sub-01/a.mha", "site2/sub-01/a_seg.nii.gz"),  # the same stem in another folder
+        ("/data", "/elsewhere/x/a.nrrd", "a_seg.nii.gz"),
+        ("/data", "/data2/a.nii", "a_seg.nii.gz"),  # not below /data
+        ("/data", "/data/x.1/b.v2_T2w.nii.gz", "x.1/b.v2_T2w_seg.nii.gz"),
+        ("/data", "/data/sub-01/series.12", "sub-01/series.12_seg.nii.gz"),  # a DICOM folder
+        ("/data", "/data/site1/../site2/a.nii.gz", "site2/a_seg.nii.gz"),
+    ],
+)
+def test_mask_layout(root, subject, expected):
+    assert MaskLayout("/out", root).filename(subject) == Path("/out") / expected
+
+
+def test_mask_layout_of_relative_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert MaskLayout("out", "scans").filename("scans/a/b.nii.gz") == Path("out/a/b_seg.nii.gz")
+    assert MaskLayout("out", "scans").filename(str(tmp_path / "scans/a/b.nii.gz")) == Path("out/a/b_seg.nii.gz")
+    assert MaskLayout("out", "./scans/").filename("./scans/a/b.nii.gz") == Path("out/a/b_seg.nii.gz")
+    assert MaskLayout("out").filename("a/b.nii.gz") == Path("out/a/b_seg.nii.gz")  # no root: the working directory
+
+
+def test_mask_layout_of_a_dicom_folder_that_is_the_root():
+    assert MaskLayout("/out", "/data/series.12").filename("/data/series.12") == Path("/out/series.12_seg.nii.gz")
+
+
+def test_mask_layout_of_a_root_above_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "bundle").mkdir()
+    monkeypatch.chdir(tmp_path / "bundle")
+    scan = str(Path("../scans/a/b.nii.gz").absolute())  # as inference_entries writes it
+    assert MaskLayout("/out", "../scans").filename(scan) == Path("/out/a/b_seg.nii.gz")
+
+
+# SaveImageLabelsd
+
+
+def five_levels(shape: tuple[int, int, int] = (10, 12, 6)) -> np.ndarray:
+    label = np.zeros(shape, np.uint8)
+    for i, name in enumerate(("L4", "L4/L5", "L5", "L5/S1", "S1")):
+        label[2:5, 2 * i : 2 * i + 2] = structure(name).channel
+    return label
+
+
+@pytest.mark.parametrize(
+    ("scheme", "numbers"),
+    [
+        ("verse", [23, 123, 24, 124, 26]),
+        ("channel", [9, 21, 10, 22, 12]),
+        ("spider", [2, 202, 1, 201, 0]),
+        ("totalspineseg", [44, 95, 45, 100, 50]),
+    ],
+)
+def test_saved_mask(tmp_path, scheme, numbers):
+    affine, label = pir_affine(), five_levels()
+    scan = save(tmp_path / "in" / "sub" / "case.v2_T2w.nii.gz", label.astype(np.float32), affine)
+    loaded = LoadImaged("image", ensure_channel_first=True)({"image": scan})["image"]
+    data = {"pred": MetaTensor(torch.from_numpy(label)[None], meta=loaded.meta)}
+    returned = SaveImageLabelsd("pred", str(tmp_path / "out"), str(tmp_path / "in"), scheme)(data)
+    np.testing.assert_array_equal(returned["pred"][0].numpy(), label)  # channel indices
+    path = tmp_path / "out" / "sub" / "case.v2_T2w_seg.nii.gz"
+    assert returned["pred"].meta["saved_to"] == str(path)
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [path]  # and no partial file
+    written = nib.load(path)
+    assert written.get_data_dtype() == np.uint8
+    assert written.shape == label.shape
+    values = np.asarray(written.dataobj)
+    assert [int(values[3, 2 * i, 0]) for i in range(5)] == numbers
+    np.testing.assert_array_equal(values, decode(label, scheme))
+    assert (written.header["scl_slope"], written.header["scl_inter"]) in ((1, 0), (0, 0)) or np.isnan(written.header["scl_slope"])
+    source = nib.load(scan)
+    np.testing.assert_allclose(written.affine, source.affine, atol=1e-4)
+    np.testing.assert_allclose(written.get_sform(), source.affine, atol=1e-4)
+    np.testing.assert_allclose(written.get_qform(), source.affine, atol=1e-4)
+    assert (int(written.header["sform_code"]), int(written.header["qform_code"])) == (1, 1)
+    np.testing.assert_allclose(written.header.get_zooms(), (0.8, 0.9, 4.0), atol=1e-5)
+    assert written.header.get_xyzt_units()[0] == "mm"
+
+
+@pytest.mark.parametrize("shape", [(10, 12, 1), (1, 12, 6), (10, 1, 6)])
+def test_saved_mask_of_a_single_slice_is_three_dimensional(tmp_path, shape):
+    label = five_levels(shape)
+    data = {"pred": MetaTensor(torch.from_numpy(label)[None], affine=torch.from_numpy(pir_affine()), meta={"filename_or_obj": "a.nii"})}
+    SaveImageLabelsd("pred", str(tmp_path))(data)
+    written = nib.load(next(tmp_path.rglob("*_seg.nii.gz")))
+    assert written.shape == shape
+    np.testing.assert_array_equal(np.asarray(written.dataobj), decode(label, "verse"))
+    np.testing.assert_allclose(written.affine, pir_affine(), atol=1e-4)
+
+
+def test_saved_mask_with_a_path_of_spaces_and_umlauts(tmp_path):
+    folder = tmp_path / "Wirbelsäule 腰椎"
+    scan = save(folder / "in put" / "Müller (2).nii.gz", five_levels().astype(np.float32), pir_affine())
+    loaded = LoadImaged("image", ensure_channel_first=True)({"image": scan})["image"]
+    data = {"pred": MetaTensor(torch.from_numpy(five_levels())[None], meta=loaded.meta)}
+    SaveImageLabelsd("pred", str(folder / "out put"), str(folder))(data)
+    written = nib.load(folder / "out put" / "in put" / "Müller (2)_seg.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), decode(five_levels(), "verse"))
+
+
+def test_a_failed_write_leaves_the_old_mask(tmp_path, monkeypatch):
+    scan = str(tmp_path / "a.nii.gz")
+    save_mask = SaveImageLabelsd("pred", str(tmp_path), str(tmp_path))
+    save_mask({"pred": label_tensor(five_levels(), scan)})
+
+    def disk_full(image, path):
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(transforms.nib, "save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        save_mask({"pred": label_tensor(np.zeros_like(five_levels()), scan)})
+    assert [p.name for p in tmp_path.iterdir()] == ["a_seg.nii.gz"]
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "a_seg.nii.gz").dataobj), decode(five_levels(), "verse"))
+
+
+def test_save_refuses_an_unknown_scheme_before_the_first_scan(tmp_path):
+    with pytest.raises(UserError, match=r"^label_scheme 'bids' does not exist; choose one of verse, channel, spider, totalspineseg$"):
+        SaveImageLabelsd("pred", str(tmp_path), label_scheme="bids")
+
+
+# RandInvertIntensityd
+
+
+def test_rand_invert():
+    image = MetaTensor(torch.tensor([[0.0, 0.25], [0.75, 1.0]])[None], affine=torch.from_numpy(pir_affine()))
+    copy = image.clone()
+    inverted = RandInvertIntensityd(prob=1.0)({"image": image, "label": image})
+    assert inverted["image"].tolist() == [[[1.0, 0.75], [0.25, 0.0]]]
+    np.testing.assert_allclose(inverted["image"].affine.numpy(), pir_affine())
+    assert inverted["label"] is image
+    assert RandInvertIntensityd(prob=0.0)({"image": image})["image"] is image
+    assert torch.equal(image, copy)
+
+
+def test_rand_invert_follows_its_seed_and_probability():
+    invert = RandInvertIntensityd(prob=0.25).set_random_state(0)
+    flips = [invert({"image": torch.zeros(1)})["image"].item() for _ in range(400)]
+    assert 0.18 < np.mean(flips) < 0.32
+    again = RandInvertIntensityd(prob=0.25).set_random_state(0)
+    assert flips == [again({"image": torch.zeros(1)})["image"].item() for _ in range(400)]

@@ -1,0 +1,220 @@
+"""The configs at work: training learns, evaluation scores what inference writes, and masks lie on the scans' own grids."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLE, INFERENCE, NO_AUGMENTATION, TRAIN, run_bundle
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scripts.datalist import case_name, split_entries
+from scripts.errors import UserError
+from scripts.labels import encode
+from scripts.metrics import score_structures
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def infer(trained: Path, output_dir: Path, **options) -> None:
+    run_bundle(INFERENCE, ckpt_path=str(trained / "model.pt"), output_dir=str(output_dir), **options)
+
+
+@pytest.fixture(scope="module")
+def masks(cohort, trained, tmp_path_factory) -> Path:
+    """output_dir of an inference on the whole cohort."""
+    folder = tmp_path_factory.mktemp("masks")
+    infer(trained, folder, dataset_dir=str(cohort))
+    return folder
+
+
+def test_training_learns_the_phantom(evaluated):
+    groups = {row["group"]: row for row in json.loads((evaluated / "metrics.json").read_text())["by_source"]}
+    assert groups["body"]["dice"] > 0.6
+    assert groups["body"]["identified"] > 0.6
+    assert groups["disc"]["dice"] > 0.3
+
+
+def test_training_writes_what_it_promises(trained):
+    state = torch.load(trained / "model.pt", weights_only=True)
+    assert all(isinstance(v, torch.Tensor) and v.device.type == "cpu" for v in state.values())
+    last = torch.load(trained / "last.pt", weights_only=True)
+    assert last["trainer"]["iteration"] == 90  # epochs of one batch
+    assert last["best"]  # the best score so far
+    events = EventAccumulator(str(trained / "tensorboard")).Reload()
+    loss = [e.value for e in events.Scalars("loss")]
+    assert len(loss) == 90
+    assert np.mean(loss[-10:]) < 0.6 * np.mean(loss[:10])
+    assert [e.step for e in events.Scalars("val_mean_dice")] == [45, 90]
+    assert len(events.Tags()["images"]) == 1  # tensorboard_cases
+
+
+def test_resume_goes_on_where_it_stopped(cohort, tmp_path):
+    options = {"dataset_dir": str(cohort), "epochs": 2, "val_interval": 2}
+    run_bundle(TRAIN, output_dir=str(tmp_path), **options)
+    run_bundle(TRAIN, resume=str(tmp_path), **{**options, "epochs": 3})
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["iteration"] == 3
+    with pytest.raises(UserError, match=r"last.pt: its run has done 3 epochs already; set --epochs above that"):
+        run_bundle(TRAIN, resume=str(tmp_path), **{**options, "epochs": 3})
+
+
+def test_early_stop(cohort, tmp_path):
+    run_bundle(TRAIN, dataset_dir=str(cohort), output_dir=str(tmp_path), epochs=9, val_interval=1, patience=2, learning_rate=0.0)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["iteration"] == 3  # validations 2 and 3 are no better
+
+
+def test_fine_tuning_starts_from_the_weights(cohort, trained, tmp_path):
+    weights = str(trained / "model.pt")
+    run_bundle(TRAIN, dataset_dir=str(cohort), output_dir=str(tmp_path), epochs=1, val_interval=1, pretrained=weights, learning_rate=0.0)
+    before, after = (torch.load(folder / "model.pt", weights_only=True) for folder in (trained, tmp_path))
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_two_trainings_are_equal(cohort, tmp_path):
+    for name in "ab":
+        run_bundle(TRAIN, dataset_dir=str(cohort), output_dir=str(tmp_path / name), epochs=1, val_interval=1)
+    a, b = (torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_evaluation_equals_scoring_the_masks_of_inference(cohort, evaluated, masks):
+    with (evaluated / "metrics.csv").open() as handle:
+        reported = {(r["case"], r["structure"]): r for r in csv.DictReader(handle)}
+    scored = 0
+    for entry in split_entries(cohort / "datalist.json", cohort, "training"):
+        label, mask = nib.load(entry["label"]), nib.load(masks / "training" / f"{case_name(entry['image'])}_seg.nii.gz")
+        same = evaluated / "training" / f"{case_name(entry['image'])}_seg.nii.gz"
+        np.testing.assert_array_equal(mask.dataobj, nib.load(same).dataobj)
+        rows = score_structures(encode(np.asarray(label.dataobj)), encode(np.asarray(mask.dataobj)), label.header.get_zooms())
+        for row in rows:
+            saved = reported[case_name(entry["image"]), row["structure"]]
+            assert float(saved["dice"]) == pytest.approx(row["dice"], abs=1e-6)
+            assert float(saved["level_dice"]) == pytest.approx(row["level_dice"], abs=1e-6)
+            assert float(saved["asd_mm"]) == pytest.approx(row["asd_mm"], abs=1e-3)
+            scored += 1
+    assert scored == len(reported)
+
+
+def test_masks_lie_on_the_scans_grids(cohort, masks):
+    scans = list(cohort.rglob("*w.nii.gz"))
+    assert len(scans) == 6
+    orders = set()
+    for path in scans:
+        scan, mask = nib.load(path), nib.load(masks / path.parent.name / f"{case_name(path)}_seg.nii.gz")
+        assert mask.shape == scan.shape
+        np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-4)
+        np.testing.assert_allclose(mask.header.get_qform(), scan.affine, atol=1e-4)
+        assert mask.get_data_dtype() == np.uint8
+        assert np.abs(scan.affine[:3, :3]).min() > 1e-3  # oblique
+        orders.add(nib.aff2axcodes(scan.affine))
+    assert len(orders) > 1
+    assert len(list(masks.rglob("*.png"))) == 6
+    assert not list(masks.rglob("*partial*"))
+
+
+def test_inference_leaves_its_input_alone(cohort, trained, tmp_path):
+    before = digests(cohort)
+    infer(trained, tmp_path, dataset_dir=str(cohort), datalist=str(cohort / "datalist.json"), split="testing", figures=False)
+    assert digests(cohort) == before
+    assert len(list(tmp_path.rglob("*_seg.nii.gz"))) == 2
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_output_beside_the_input_is_not_taken_for_input(cohort, trained, tmp_path):
+    scan = next((cohort / "testing").glob("*w.nii.gz"))
+    (tmp_path / scan.name).write_bytes(scan.read_bytes())
+    for _ in range(2):
+        infer(trained, tmp_path, dataset_dir=str(tmp_path), figures=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [scan.name, f"{case_name(scan)}_seg.nii.gz"]
+
+
+@pytest.mark.parametrize("scheme", ["channel", "spider", "totalspineseg"])
+def test_label_scheme_changes_the_numbers_only(cohort, trained, masks, tmp_path, scheme):
+    scan = next((cohort / "testing").glob("*w.nii.gz"))
+    infer(trained, tmp_path, image=str(scan), dataset_dir=str(scan.parent), label_scheme=scheme, figures=False)
+    name = f"{case_name(scan)}_seg.nii.gz"
+    verse, other = (np.asarray(nib.load(f / name).dataobj) for f in (masks / "testing", tmp_path))
+    if scheme == "channel":
+        np.testing.assert_array_equal(other, encode(verse))
+    elif scheme == "totalspineseg":
+        assert {(20, 41), (23, 44)} <= set(zip(verse[verse > 0].tolist(), other[verse > 0].tolist()))
+    else:
+        assert len(set(other[verse == 23].tolist())) == 1
+        assert set(other[verse == 26].tolist()) <= {0}
+
+
+def write_as(folder: Path, kind: str, scan: nib.Nifti1Image) -> Path:
+    """The scan as MetaImage, NRRD or DICOM series, written by ITK (world LPS)."""
+    image = itk.image_from_array(np.ascontiguousarray(np.asarray(scan.dataobj).T.astype(np.int16)))
+    lps = np.diag([-1, -1, 1]) @ scan.affine[:3]
+    spacing = np.linalg.norm(lps[:, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:, 3].tolist())
+    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(lps[:, :3] / spacing)))
+    if kind != "dicom":
+        path = folder / f"scan{kind}"
+        itk.imwrite(image, str(path))
+        return path
+    series = folder / "series"
+    series.mkdir()
+    writer = itk.ImageSeriesWriter[type(image), itk.Image[itk.SS, 2]].New(image)
+    writer.SetImageIO(itk.GDCMImageIO.New())
+    writer.SetFileNames([str(series / f"{i:03}.dcm") for i in range(image.GetLargestPossibleRegion().GetSize()[2])])
+    slices = []
+    for i in range(image.GetLargestPossibleRegion().GetSize()[2]):
+        tags = itk.MetaDataDictionary()
+        position = np.array(image.TransformIndexToPhysicalPoint([0, 0, i]))
+        direction = itk.array_from_matrix(image.GetDirection())
+        tags["0020|0032"] = "\\".join(f"{v:.6f}" for v in position)
+        tags["0020|0037"] = "\\".join(f"{v:.8f}" for v in [*direction[:, 0], *direction[:, 1]])
+        tags["0020|0013"] = str(i + 1)
+        tags["0008|0060"] = "MR"
+        slices.append(tags)
+    writer.SetMetaDataDictionaryArray(slices)
+    writer.Update()
+    return series
+
+
+@pytest.mark.parametrize("kind", [".mha", ".nrrd", "dicom"])
+def test_every_format_gives_the_same_mask(cohort, trained, masks, tmp_path, kind):
+    source = next(p for p in sorted((cohort / "testing").glob("*w.nii.gz")))
+    scan = nib.load(source)
+    path = write_as(tmp_path, kind, scan)
+    infer(trained, tmp_path / "out", dataset_dir=str(tmp_path), figures=False)
+    mask = nib.load(tmp_path / "out" / f"{case_name(path)}_seg.nii.gz")
+    expected = nib.load(masks / "testing" / f"{case_name(source)}_seg.nii.gz")
+    assert mask.shape == scan.shape
+    np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-3)
+    assert np.mean(np.asarray(mask.dataobj) == np.asarray(expected.dataobj)) > 0.999
+
+
+def test_missing_weights_are_named(cohort, tmp_path):
+    with pytest.raises(
+        UserError, match=r"none.pt: no weights there. Train some with configs/train.yaml, or set --ckpt_path to a model.pt."
+    ):
+        run_bundle(INFERENCE, dataset_dir=str(cohort), ckpt_path=str(tmp_path / "none.pt"), output_dir=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+REAL = BUNDLE.parent / "shared" / "data"
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/data")
+def test_partly_labelled_real_scans_train(tmp_path):
+    datalist = json.loads((REAL / "datalist.json").read_text())
+    first = {e["source"]: e for e in datalist["training"]}
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": list(first.values()), "validation": datalist["validation"][:1]}))
+    options = {"datalist": str(tmp_path / "datalist.json"), "epochs": 6, "val_interval": 6, **NO_AUGMENTATION}
+    run_bundle(TRAIN, dataset_dir=str(REAL), output_dir=str(tmp_path / "out"), **options)
+    loss = [e.value for e in EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload().Scalars("loss")]
+    assert np.isfinite(loss).all()
+    assert np.mean(loss[-2:]) < np.mean(loss[:2])
