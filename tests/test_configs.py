@@ -138,7 +138,7 @@ def test_two_processes_train_and_resume(cohort, tmp_path):
     options = [f"--{k}={v}" for k, v in {**SMALL, "dataset_dir": cohort, "output_dir": tmp_path, "epochs": 1, "val_interval": 1}.items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29577", "-m", "monai.bundle", "run"]
     command += ["--config_file", f"['{TRAIN}','{MULTI_GPU}']"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BUNDLE)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the bundle is found from a foreign folder without PYTHONPATH
     for extra in ([], [f"--resume={tmp_path}", "--epochs=2"]):
         done = subprocess.run([*command, *options, *extra], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]

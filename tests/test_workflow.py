@@ -166,21 +166,20 @@ def write_as(folder: Path, kind: str, scan: nib.Nifti1Image) -> Path:
         return path
     series = folder / "series"
     series.mkdir()
-    writer = itk.ImageSeriesWriter[type(image), itk.Image[itk.SS, 2]].New(image)
-    writer.SetImageIO(itk.GDCMImageIO.New())
-    writer.SetFileNames([str(series / f"{i:03}.dcm") for i in range(image.GetLargestPossibleRegion().GetSize()[2])])
-    slices = []
-    for i in range(image.GetLargestPossibleRegion().GetSize()[2]):
-        tags = itk.MetaDataDictionary()
-        position = np.array(image.TransformIndexToPhysicalPoint([0, 0, i]))
-        direction = itk.array_from_matrix(image.GetDirection())
-        tags["0020|0032"] = "\\".join(f"{v:.6f}" for v in position)
-        tags["0020|0037"] = "\\".join(f"{v:.8f}" for v in [*direction[:, 0], *direction[:, 1]])
-        tags["0020|0013"] = str(i + 1)
+    for i in range(scan.shape[2]):
+        slice_2d = itk.image_from_array(np.ascontiguousarray(np.asarray(scan.dataobj)[:, :, i].T.astype(np.int16)))
+        slice_2d.SetSpacing(spacing[:2].tolist())
+        tags = slice_2d.GetMetaDataDictionary()
+        tags["0008|0016"] = "1.2.840.10008.5.1.4.1.1.4"  # MR image storage
         tags["0008|0060"] = "MR"
-        slices.append(tags)
-    writer.SetMetaDataDictionaryArray(slices)
-    writer.Update()
+        tags["0020|000e"] = "1.2.826.0.1.3680043.2.1125.1"  # series
+        tags["0020|000d"] = "1.2.826.0.1.3680043.2.1125.2"  # study
+        tags["0020|0013"] = str(i + 1)
+        tags["0018|0050"] = f"{spacing[2]:.6f}"
+        tags["0020|0032"] = "\\".join(f"{v:.6f}" for v in lps[:, 3] + i * lps[:, 2])
+        tags["0020|0037"] = "\\".join(f"{v:.8f}" for v in (lps[:, :2] / spacing[:2]).T.ravel())
+        dicom = itk.GDCMImageIO.New(KeepOriginalUID=True)
+        itk.ImageFileWriter.New(slice_2d, FileName=str(series / f"{i:03}.dcm"), ImageIO=dicom, UseInputMetaDataDictionary=True).Update()
     return series
 
 
