@@ -24,6 +24,8 @@ from scripts.labels import channels_from_verse, encode, label_table
 SPLITS = ("training", "validation", "testing")
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
 LABEL_POSTFIX = "_seg"
+# `sub-01` of BIDS names, else the name without the contrast at its end: 1_t1 and 1_T2_SPACE are one patient
+PATIENT_PATTERN = r"(sub-[^_]+(?=_|$)|.+?(?=(?:_(?i:t[12](?:w|_space)?|stir|tirm|pdw?|mr|dixon|water|fat))*$))"
 LABEL_FOLDERS = {"images": ("labels", "masks"), "imagesTr": ("labelsTr",)}  # SPIDER and nnU-Net keep labels in a folder of their own
 
 
@@ -159,7 +161,7 @@ def prepare(
     datalist: str | Path,
     validation_fraction: float = 0.15,
     testing_fraction: float = 0.15,
-    patient_pattern: str = r"(sub-[^_]+|[^_]+)",
+    patient_pattern: str = "",
     seed: int = 0,
 ) -> Path:
     """Write a datalist for a folder of scans with labels: paired by name, split by patient, the same for the same seed.
@@ -169,6 +171,7 @@ def prepare(
         datalist: the file to write.
         validation_fraction, testing_fraction: share of patients; each split that is asked for gets at least one.
         patient_pattern: regular expression; its first group, matched at the start of the scan's name, is the patient.
+            Empty: `PATIENT_PATTERN`.
         seed: of the shuffle.
 
     Raises:
@@ -176,6 +179,7 @@ def prepare(
     """
     from monai.transforms import LoadImage  # here: MONAI takes seconds to import, and everything else in this module does without
 
+    patient_pattern = patient_pattern or PATIENT_PATTERN
     if not re.compile(patient_pattern).groups:
         raise UserError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
     root = Path(dataset_dir)

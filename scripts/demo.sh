@@ -1,44 +1,47 @@
 #!/usr/bin/env bash
 # The whole job in one call: data, training, evaluation, inference on unseen scans, figures, a table of accuracies.
 #   bash scripts/demo.sh                                  on phantoms that it draws itself
-#   bash scripts/demo.sh --dataset_dir DIR [--epochs 50]  on your labelled scans; further options go to the training
+#   bash scripts/demo.sh --dataset_dir DIR [--epochs 50]  on your labelled scans
+# --output_dir is where everything goes (output/demo); any other option goes to the training.
 set -euo pipefail
 dataset_dir=""
+out=""
 options=()
 while (($#)); do
     case "$1" in
         --dataset_dir) dataset_dir=$(cd "$2" && pwd); shift 2 ;;
+        --output_dir) mkdir -p "$2"; out=$(cd "$2" && pwd); shift 2 ;;
         *) options+=("$1"); shift ;;
     esac
 done
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-out=output/demo
+out=${out:-output/demo}
 run() { echo; echo "== $1"; shift; python -m monai.bundle run "$@"; }
 
 run "Check the installation" check --config_file configs/tools.yaml
 if [[ -z "$dataset_dir" ]]; then
-    dataset_dir=$out/phantoms
+    dataset_dir="$out/phantoms"
     run "Draw phantoms" phantoms --config_file configs/tools.yaml --dataset_dir "$dataset_dir" --training 16 --validation 4 --testing 4
 fi
 datalist=$dataset_dir/datalist.json
 if [[ ! -f "$datalist" ]]; then
-    datalist=$out/datalist.json
+    datalist="$out/datalist.json"
     run "Pair scans with labels and split them by patient" prepare --config_file configs/tools.yaml --dataset_dir "$dataset_dir" --datalist "$datalist"
 fi
 split=$(python -c "import json, sys; print('testing' if json.load(open(sys.argv[1])).get('testing') else 'validation')" "$datalist")
 data=(--dataset_dir "$dataset_dir" --datalist "$datalist")
 evaluate=(--config_file "['configs/train.yaml','configs/evaluate.yaml']" "${data[@]}" --split "$split")
 
-run "Explore the data" explore --config_file configs/tools.yaml "${data[@]}" --output_dir $out/explore
-run "Score the shipped weights" "${evaluate[@]}" --output_dir $out/before --figures false
-run "Fine-tune them" --config_file configs/train.yaml "${data[@]}" --pretrained models/model.pt --output_dir $out/train \
+run "Explore the data" explore --config_file configs/tools.yaml "${data[@]}" --output_dir "$out/explore"
+run "Score the shipped weights" "${evaluate[@]}" --output_dir "$out/before" --figures false
+run "Fine-tune them" --config_file configs/train.yaml "${data[@]}" --pretrained models/model.pt --output_dir "$out/train" \
     --epochs 12 --val_interval 4 --learning_rate 1.0e-3 "${options[@]+"${options[@]}"}"
-run "Segment unseen scans" --config_file configs/inference.yaml "${data[@]}" --split "$split" --ckpt_path $out/train/model.pt --output_dir $out/masks
-run "Score the fine-tuned weights" "${evaluate[@]}" --ckpt_path $out/train/model.pt --output_dir $out/after
+run "Segment unseen scans" --config_file configs/inference.yaml "${data[@]}" --split "$split" --ckpt_path "$out/train/model.pt" --output_dir "$out/masks"
+run "Score the fine-tuned weights" "${evaluate[@]}" --ckpt_path "$out/train/model.pt" --output_dir "$out/after"
 
 echo
-echo "== Written to $PWD/$out"
+echo "== Written to $out"
 echo "explore/     the data: explore.csv, explore.png"
 echo "before/      metrics.csv of the shipped weights"
 echo "train/       model.pt (best), last.pt, tensorboard/"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from scripts.datalist import (
+    PATIENT_PATTERN,
     case_name,
     find_images,
     find_label,
@@ -331,6 +332,21 @@ def test_prepare_reads_label_folders_once(tmp_path):
     assert sorted((e["image"], e["label"], e["patient"]) for e in entries) == [
         (f"images/{i}_t2.nii", f"masks/{i}_t2.nii", str(i)) for i in range(3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("phantom_0001_T2w", "phantom_0001"),
+        ("1_t1", "1"),
+        ("1_t2_SPACE", "1"),
+        ("sub-01_ses-2_acq-x_T2w", "sub-01"),
+        ("a_STIR", "a"),
+        ("L1_scan", "L1_scan"),
+    ],
+)
+def test_patient_of_a_name(name, patient):
+    assert re.match(PATIENT_PATTERN, name).group(1) == patient
 
 
 def test_prepare_takes_another_pattern(tmp_path):

@@ -74,6 +74,19 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
         assert ("ok" if "check" in arguments else "weights") in done.stdout
 
 
+@pytest.mark.skipif(not (BUNDLE / ".venv").exists(), reason="needs the environment that scripts/test.sh makes")
+def test_demo_on_own_scans(cohort, tmp_path):
+    options = ["--dataset_dir", cohort.name, "--output_dir", "out", "--epochs", "1", "--val_interval", "1"]
+    command = ["bash", str(BUNDLE / "scripts" / "demo.sh"), *options]
+    done = subprocess.run(command, cwd=cohort.parent, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("identified") == 4  # a table by structure and one by source, before and after
+    out = cohort.parent / "out"
+    written = ["explore/explore.png", "before/metrics.csv", "train/model.pt", "masks/testing", "after/metrics.csv"]
+    assert all((out / path).exists() for path in written)
+    assert len(list((out / "after").rglob("*_seg.png"))) == 2
+
+
 def test_wrong_call_is_one_line_and_exit_code_1(tmp_path):
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml", "--dataset_dir", str(tmp_path)]
     weights = BUNDLE / "requirements.txt"  # exists, and is never read: the folder is looked at first
