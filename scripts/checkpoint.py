@@ -14,6 +14,19 @@ from scripts.errors import UserError
 from scripts.files import write_whole
 
 
+class OnCpu:
+    """A network as it is to be saved: tensors on the CPU, so that the file loads anywhere, and names without `module.` of DDP."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = getattr(module, "module", module)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.cpu() for name, tensor in self.module.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.module.load_state_dict(state)
+
+
 class ResumableCheckpoint:
     """Write `last.pt` after every epoch; with `resume`, start from it.
 

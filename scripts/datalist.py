@@ -12,6 +12,7 @@ import os
 import random
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.labels import channels_from_verse, encode, label_table
+from scripts.preflight import is_true
 
 SPLITS = ("training", "validation", "testing")
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -37,10 +39,11 @@ def case_name(path: str | Path) -> str:
 
 def is_dicom_folder(folder: str | Path) -> bool:
     """True if a file directly in `folder` is a DICOM file (`DICM` after the 128-byte preamble)."""
-    for path in sorted(Path(folder).iterdir()):
-        if path.is_file() and not path.name.startswith("."):
+    for path in sorted(Path(folder).iterdir())[:20]:  # exports do not mix, but a note or an index may lie beside the slices
+        if path.is_file() and path.name.upper() != "DICOMDIR":
             with path.open("rb") as handle:
-                return handle.read(132)[128:] == b"DICM"  # one look is enough: exports do not mix
+                if handle.read(132)[128:] == b"DICM":
+                    return True
     return False
 
 
@@ -85,8 +88,13 @@ def is_in_label_folder(path: Path) -> bool:
     return any(path.parent.name in labels and (path.parent.parent / images).is_dir() for images, labels in LABEL_FOLDERS.items())
 
 
-def read_datalist(datalist: str | Path, dataset_dir: str | Path) -> dict[str, list[dict]]:
+def read_datalist(datalist: str | Path, dataset_dir: str | Path, must_exist: bool = True) -> dict[str, list[dict]]:
     """Splits of a datalist, with absolute paths.
+
+    Args:
+        datalist: JSON file.
+        dataset_dir: the folder that its paths start from.
+        must_exist: whether a listed file that does not exist is an error.
 
     Raises:
         UserError: if the file is missing, is not JSON, has no list of entries, or names a file that does not exist.
@@ -103,17 +111,17 @@ def read_datalist(datalist: str | Path, dataset_dir: str | Path) -> dict[str, li
     splits = {k: v for k, v in content.items() if isinstance(v, list)} if isinstance(content, dict) else {}
     if not any(splits.values()):
         raise UserError(f"{datalist}: holds no list of scans. Expected one of the keys {', '.join(SPLITS)}.")
-    return {split: [_resolve(entry, root, datalist) for entry in entries] for split, entries in splits.items()}
+    return {split: [_resolve(entry, root, datalist, must_exist) for entry in entries] for split, entries in splits.items()}
 
 
-def _resolve(entry: dict, root: Path, datalist: Path) -> dict:
+def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool) -> dict:
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
         raise UserError(f"{datalist}: every entry needs an 'image' path, got {entry!r}")
     entry = dict(entry)
     for key in ("image", "label"):
         if entry.get(key):
             path = root / entry[key]
-            if not path.exists():
+            if must_exist and not path.exists():
                 raise UserError(f"{datalist}: {key} {path} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
             entry[key] = str(path)
     channels_from_verse(entry.get("labelled") or [], f"{datalist}: 'labelled' of {entry['image']}")
@@ -141,6 +149,8 @@ def inference_entries(dataset_dir: str | Path, datalist: str | Path = "", image:
     Raises:
         UserError: if nothing is there to be segmented.
     """
+    if split and not datalist:
+        raise UserError(f"--split {split} picks a part of a datalist: set --datalist too")
     if image:
         if not Path(image).exists():
             raise UserError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.")
@@ -162,7 +172,9 @@ def prepare(
     validation_fraction: float = 0.15,
     testing_fraction: float = 0.15,
     patient_pattern: str = "",
+    labelled: Sequence[int] = (),
     seed: int = 0,
+    overwrite: bool | str = False,
 ) -> Path:
     """Write a datalist for a folder of scans with labels: paired by name, split by patient, the same for the same seed.
 
@@ -172,13 +184,17 @@ def prepare(
         validation_fraction, testing_fraction: share of patients; each split that is asked for gets at least one.
         patient_pattern: regular expression; its first group, matched at the start of the scan's name, is the patient.
             Empty: `PATIENT_PATTERN`.
+        labelled: VerSe numbers annotated in every scan; empty: in each scan those that its label holds.
         seed: of the shuffle.
+        overwrite: replace an existing datalist.
 
     Raises:
-        UserError: without labelled scans, with too few patients, or for a name that the pattern does not match.
+        UserError: if the datalist exists, without labelled scans, with too few patients, or for a name that the pattern does not match.
     """
     from monai.transforms import LoadImage  # here: MONAI takes seconds to import, and everything else in this module does without
 
+    if Path(datalist).exists() and not is_true(overwrite):
+        raise UserError(f"{datalist}: exists already; set --overwrite True to replace it")
     patient_pattern = patient_pattern or PATIENT_PATTERN
     if not re.compile(patient_pattern).groups:
         raise UserError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
@@ -199,15 +215,14 @@ def prepare(
                 "image": image.relative_to(root).as_posix(),
                 "label": label.relative_to(root).as_posix(),
                 "source": image.parent.name if image.parent != root else root.absolute().name,
-                "labelled": values,
+                "labelled": sorted({*values, *labelled}),
                 "patient": match.group(1),
             }
         )
     counts = {s: max(1, round(f * len(patients))) if f > 0 else 0 for s, f in zip(SPLITS[1:], (validation_fraction, testing_fraction))}
     if len(patients) <= sum(counts.values()):
-        raise UserError(
-            f"{root}: {len(patients)} patients with labels; at least {sum(counts.values()) + 1} are needed for the splits asked for"
-        )
+        needed = sum(counts.values()) + 1
+        raise UserError(f"{root}: {len(patients)} patients with labels, {needed} are needed for these splits. Is --patient_pattern right?")
     names = sorted(patients)
     random.Random(seed).shuffle(names)
     splits = {}

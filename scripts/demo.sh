@@ -9,6 +9,7 @@ out=""
 options=()
 while (($#)); do
     case "$1" in
+        --dataset_dir=* | --output_dir=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
         --dataset_dir) dataset_dir=$(cd "$2" && pwd); shift 2 ;;
         --output_dir) mkdir -p "$2"; out=$(cd "$2" && pwd); shift 2 ;;
         *) options+=("$1"); shift ;;
@@ -34,7 +35,8 @@ data=(--dataset_dir "$dataset_dir" --datalist "$datalist")
 evaluate=(--config_file "['configs/train.yaml','configs/evaluate.yaml']" "${data[@]}" --split "$split")
 
 run "Explore the data" explore --config_file configs/tools.yaml "${data[@]}" --output_dir "$out/explore"
-run "Score the shipped weights" "${evaluate[@]}" --output_dir "$out/before" --figures false
+rm -rf "$out"/{before,train,masks,after}
+run "Score the shipped weights" "${evaluate[@]}" --output_dir "$out/before" --figures False
 run "Fine-tune them" --config_file configs/train.yaml "${data[@]}" --pretrained models/model.pt --output_dir "$out/train" \
     --epochs 12 --val_interval 4 --learning_rate 1.0e-3 "${options[@]+"${options[@]}"}"
 run "Segment unseen scans" --config_file configs/inference.yaml "${data[@]}" --split "$split" --ckpt_path "$out/train/model.pt" --output_dir "$out/masks"

@@ -58,7 +58,8 @@ def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Pat
     Args:
         dataset_dir: folder of the scans.
         output_dir: created if missing.
-        datalist: JSON file with the splits; without one, all scans in `dataset_dir` and below, paired with labels by name.
+        datalist: JSON file with the splits; empty: `datalist.json` in `dataset_dir`, or, without one, all scans there and below, paired
+            with labels by name.
 
     Returns:
         The number of problems.
@@ -97,8 +98,10 @@ def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = 
 
 def list_entries(dataset_dir: str | Path, datalist: str | Path) -> list[dict]:
     """Entries of all splits, each with its `split`. Without a datalist the split is "-" and the source is the scan's folder."""
-    if datalist:
-        return [{"split": split, **entry} for split, entries in read_datalist(datalist, dataset_dir).items() for entry in entries]
+    default = Path(dataset_dir) / "datalist.json"
+    if datalist or default.is_file():
+        splits = read_datalist(datalist or default, dataset_dir, must_exist=False)
+        return [{"split": split, **entry} for split, entries in splits.items() for entry in entries]
     found = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
     return [{"split": "-", "source": path.parent.name, "image": str(path), "label": find_label(path)} for path in found]
 

@@ -301,6 +301,8 @@ def visualize(
     Raises:
         UserError: for unreadable files, different grids or unknown label values.
     """
+    if not image or not prediction:
+        raise UserError("visualize needs --image, a scan, and --prediction, its mask")
     scan = read_volume(image)
     labels = []
     for path, scheme in ((prediction, label_scheme), (reference, "verse")):

@@ -9,11 +9,13 @@ from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
+from monai.engines import Evaluator
 
 from scripts.datalist import case_name
 from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.metrics import score_structures, summarise
+from scripts.preflight import is_true
 from scripts.transforms import MaskLayout
 from scripts.volumes import read_volume
 
@@ -73,6 +75,26 @@ def format_table(rows: list[dict]) -> str:
     return "\n".join("  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, aligns, widths)).rstrip() for line in cells)
 
 
+class FinalValidation:
+    """Validate after the last epoch of a training where the interval of `ValidationHandler` does not.
+
+    Args:
+        validator: the evaluator, with the saver of the best model among its handlers.
+        interval: epochs between validations.
+    """
+
+    def __init__(self, validator: Evaluator, interval: int) -> None:
+        self.validator = validator
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self.validate)
+
+    def validate(self, engine: Engine) -> None:
+        if engine.state.epoch % self.interval:
+            self.validator.run(engine.state.epoch)
+
+
 class CaseFigures:
     """Draw every scan (or the first few) with the outlines of prediction and, where there is one, reference.
 
@@ -83,13 +105,16 @@ class CaseFigures:
         data_root_dir: see `MaskLayout`.
         summary_writer: TensorBoard writer that gets the figures at the evaluator's epoch.
         max_cases: draw that many scans per run.
+        enabled: False draws nothing.
     """
 
-    def __init__(self, output_dir: str = "", data_root_dir: str = "", summary_writer: Any = None, max_cases: int = 10**9) -> None:
+    def __init__(
+        self, output_dir: str = "", data_root_dir: str = "", summary_writer: Any = None, max_cases: int = 10**9, enabled: bool | str = True
+    ) -> None:
         self.output_dir = output_dir
         self.layout = MaskLayout(output_dir, data_root_dir)
         self.summary_writer = summary_writer
-        self.max_cases = max_cases
+        self.max_cases = max_cases if is_true(enabled) else 0
         self.drawn = 0
 
     def attach(self, engine: Engine) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from monai.inferers import Inferer
 
+from scripts.preflight import is_true
+
 
 class AutocastInferer(Inferer):
     """Run another inferer in bfloat16 where the hardware has it, and return float32.
@@ -23,7 +25,7 @@ class AutocastInferer(Inferer):
     def __init__(self, inferer: Inferer, amp: bool = True) -> None:
         super().__init__()
         self.inferer = inferer
-        self.amp = amp
+        self.amp = is_true(amp)
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Logits of `inputs` (B1XYZ), float32."""

@@ -21,7 +21,7 @@ class StructureDice(CumulativeIterationMetric):
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs) -> torch.Tensor:
         channels = len(label_table())
         scores = []
-        for predicted, truth in zip(y_pred.flatten(1).long(), y.flatten(1).long()):
+        for predicted, truth in zip(y_pred.flatten(1).long().cpu(), y.flatten(1).long().cpu()):
             n_truth = torch.bincount(truth, minlength=channels).float()
             n_predicted = torch.bincount(predicted, minlength=channels)
             n_both = torch.bincount(truth[truth == predicted], minlength=channels)

@@ -149,6 +149,7 @@ def write_cohort(
     seed: int = 0,
     anomalies: float = 0.0,
     workers: int = 1,
+    phantom_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Path:
     """Write phantoms as `<split>/phantom_0001_T2w.nii.gz`, `..._seg.nii.gz` and `..._truth.json`, and their datalist.
@@ -159,12 +160,13 @@ def write_cohort(
         seed: the same arguments give the same arrays.
         anomalies: share of phantoms with 4 or 6 lumbar vertebrae, a wedge or a slip.
         workers: number of processes.
-        options: passed on to `draw_phantom` for every phantom, e.g. `shape`.
+        phantom_options, options: passed on to `draw_phantom` for every phantom, e.g. `shape`.
 
     Returns:
         Path of `datalist.json`.
     """
     output_dir = Path(output_dir)
+    options = {**options, **(phantom_options or {})}
     splits = ["training"] * training + ["validation"] * validation + ["testing"] * testing
     cases = [(f"{split}/phantom_{i + 1:04d}", seed * 100_000 + i) for i, split in enumerate(splits)]
     for split in dict.fromkeys(splits):

@@ -1,10 +1,10 @@
 # Sourced by demo.sh and test.sh: enters the bundle and its virtual environment, which is made on the first call.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! cmp --silent requirements.txt .venv/requirements.txt; then
-    echo "== Installing the pinned packages into .venv (once)"
+    echo "== Installing the pinned packages into .venv (once, some minutes)"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed, found $(python3 --version)" >&2; exit 1; }
     python3 -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+    .venv/bin/python -m pip install --disable-pip-version-check --requirement requirements.txt
     cp requirements.txt .venv/
 fi
 export PATH="$PWD/.venv/bin:$PATH"

@@ -15,19 +15,23 @@ from scripts.figures import draw_batch
 
 
 def show_batch(
-    data: Sequence[dict], deterministic: Sequence[Callable], random: Sequence[Callable], count: int, output_dir: str | Path
+    data: Sequence[dict],
+    deterministic_transforms: Sequence[Callable],
+    random_transforms: Sequence[Callable],
+    count: int,
+    output_dir: str | Path,
 ) -> Path:
     """Draw the first `count` entries of `data` to `<output_dir>/batch.png`; prints and returns the path.
 
     Args:
         data: entries of a datalist.
-        deterministic: transforms up to the cached scan on the working grid.
-        random: crop and augmentation, applied to the former's result.
+        deterministic_transforms: up to the cached scan on the working grid.
+        random_transforms: crop and augmentation, applied to the former's result.
     """
     before, after = [], []
     for entry in islice(data, count):
-        scan = Compose(deterministic)(entry)
-        sample = Compose(random)(scan)
+        scan = Compose(deterministic_transforms)(entry)
+        sample = Compose(random_transforms)(scan)
         sample = sample[0] if isinstance(sample, list) else sample  # random crops return a list
         name, spacing_mm = case_name(entry["image"]), scan["image"].pixdim.numpy()
         before.append((*_volumes(scan), spacing_mm, name))

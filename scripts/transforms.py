@@ -15,10 +15,12 @@ from monai.data.folder_layout import FolderLayoutBase
 from monai.transforms import MapTransform, RandomizableTransform, SaveImaged
 
 from scripts.datalist import LABEL_POSTFIX, case_name
+from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
 from scripts.postprocess import clean_label_map
 from scripts.restore import restore_label_map
+from scripts.volumes import grid_mismatch
 
 
 class EncodeLabelsd(MapTransform):
@@ -28,14 +30,16 @@ class EncodeLabelsd(MapTransform):
 
     Args:
         keys: the label map, shape 1XYZ.
+        ref_key: the scan, if it is there: the label file must be on its grid.
         labelled_key: item with the VerSe numbers that are annotated in this scan; becomes a boolean tensor, shape C.
 
     Raises:
-        UserError: for values that the label table does not hold; the message names the file.
+        UserError: for values that the label table does not hold or another grid; the message names the file.
     """
 
-    def __init__(self, keys: KeysCollection = "label", labelled_key: str = "labelled") -> None:
+    def __init__(self, keys: KeysCollection = "label", ref_key: str = "image", labelled_key: str = "labelled") -> None:
         super().__init__(keys)
+        self.ref_key = ref_key
         self.labelled_key = labelled_key
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
@@ -43,6 +47,9 @@ class EncodeLabelsd(MapTransform):
         listed = d.get(self.labelled_key) or []
         for key in self.key_iterator(d):
             where = str(d[key].meta.get("filename_or_obj", key))
+            mismatch = self.ref_key in d and _grid_mismatch(d[self.ref_key], d[key])
+            if mismatch:
+                raise UserError(f"{where}: not on its scan's grid ({mismatch}). Resample it to the scan by nearest neighbour.")
             channels = encode(d[key].numpy(), where)
             labelled = np.zeros(len(label_table()), bool)
             labelled[[0, *np.unique(channels), *channels_from_verse(listed, where)]] = True
@@ -66,13 +73,25 @@ class RestoreGridd(MapTransform):
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
         d = dict(data)
         image = d[self.ref_key]
-        target_affine = np.asarray(image.meta["original_affine"], np.float64)
-        shape = tuple(int(n) for n in image.meta["spatial_shape"])
+        target_affine, shape = _original_grid(image)
         for key in self.key_iterator(d):
             label = restore_label_map(torch.as_tensor(d[key]), np.asarray(image.affine, np.float64), target_affine, shape)
             meta = {**image.meta, "affine": torch.as_tensor(target_affine)}
             d[key] = MetaTensor(label[None], meta=meta)
         return d
+
+
+def _original_grid(image: MetaTensor) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Affine and shape that the scan had before the first transform; MONAI Deploy, which loads scans itself, notes neither."""
+    first = image.applied_operations[0] if image.applied_operations else {}
+    affine = image.meta.get("original_affine", first.get("extra_info", {}).get("original_affine"))
+    shape = image.meta.get("spatial_shape", first.get("orig_size"))
+    return np.asarray(affine, np.float64), tuple(int(n) for n in shape)
+
+
+def _grid_mismatch(a: MetaTensor, b: MetaTensor) -> str:
+    (affine_a, shape_a), (affine_b, shape_b) = _original_grid(a), _original_grid(b)
+    return grid_mismatch(shape_a, affine_a, shape_b, affine_b)
 
 
 class CleanLabelMapd(MapTransform):

@@ -41,7 +41,7 @@ def _settings():
 def cohort(tmp_path_factory) -> Path:
     """Folder with two training, two validation and two testing phantoms of one contrast and about 60 x 160 x 240 mm."""
     folder = tmp_path_factory.mktemp("cohort")
-    write_cohort(folder, training=2, validation=2, testing=2, seed=3, contrast="T2w", view="L3", shape=(12, 64, 96), spacing_mm=(2.5, 5.0))
+    write_cohort(folder, training=2, validation=2, testing=2, seed=3, contrast="T2w", view="L3", shape=(12, 64, 96), spacing_mm=(2.5, 4.9))
     return folder
 
 

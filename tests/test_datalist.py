@@ -334,6 +334,21 @@ def test_prepare_reads_label_folders_once(tmp_path):
     ]
 
 
+def test_prepare_keeps_an_existing_datalist(tmp_path):
+    datalist = tmp_path / "list.json"
+    datalist.write_text("mine")
+    with fails(f"{datalist}: exists already; set --overwrite True to replace it"):
+        prepare(site(tmp_path / "data", 3), datalist)
+    assert datalist.read_text() == "mine"
+    prepare(tmp_path / "data", datalist, overwrite="True", labelled=[25])
+    assert all(25 in e["labelled"] for e in json.loads(datalist.read_text())["training"])
+
+
+def test_a_split_needs_a_datalist(tmp_path):
+    with fails("--split testing picks a part of a datalist: set --datalist too"):
+        inference_entries(tmp_path, split="testing")
+
+
 @pytest.mark.parametrize(
     ("name", "patient"),
     [
@@ -356,7 +371,7 @@ def test_prepare_takes_another_pattern(tmp_path):
 
 def test_prepare_errors(tmp_path):
     root = site(tmp_path / "data", 2)
-    with fails(f"{root}: 2 patients with labels; at least 3 are needed for the splits asked for"):
+    with fails(f"{root}: 2 patients with labels, 3 are needed for these splits. Is --patient_pattern right?"):
         prepare(root, tmp_path / "list.json")
     with fails(f"{root}/site/sub-00_ses-T1w_T1w.nii: patient_pattern 'case(.)' does not match its name"):
         prepare(root, tmp_path / "list.json", patient_pattern="case(.)")
@@ -364,7 +379,7 @@ def test_prepare_errors(tmp_path):
     with pytest.raises(UserError, match=rf"^{root}/site/sub-00_ses-T1w_T1w_seg.nii: unknown label values \[77\]"):
         prepare(root, tmp_path / "list.json")
     touch(tmp_path / "bare", "a.nii", "b.nii")
-    with fails(f"{tmp_path}/bare: 0 patients with labels; at least 3 are needed for the splits asked for"):
+    with fails(f"{tmp_path}/bare: 0 patients with labels, 3 are needed for these splits. Is --patient_pattern right?"):
         prepare(tmp_path / "bare", tmp_path / "list.json")
     assert not (tmp_path / "list.json").exists()
 

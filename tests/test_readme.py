@@ -36,7 +36,8 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     scan = next((cohort / "training").glob("*w.nii.gz"))
     name = f"{scan.name.removesuffix('.nii.gz')}_seg.nii.gz"
     words = {"DIR": str(cohort), "NAME": "test", "output/phantoms": str(tmp_path / "phantoms")}
-    files = {"--image": scan, "--prediction": evaluated / "training" / name, "--metrics": evaluated / "metrics.json"}
+    mask = evaluated / "training" / name
+    files = {"--image": scan, "--prediction": mask, "--reference": mask, "--metrics": evaluated / "metrics.json"}
     arguments = shlex.split(command)[1:]
     arguments = [str(files[a]) if word == "FILE" else words.get(word, word) for a, word in zip(["", *arguments], arguments)]
     extra = {"output_dir": tmp_path / "out"}
@@ -63,7 +64,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     done = subprocess.run([sys.executable, *arguments, *options], cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     expected = {
-        "phantoms": "phantoms/datalist.json", "prepare": "datalist.json", "explore": "out/explore.png", "show_batch": "out/batch.png",
+        "phantoms": "phantoms/datalist.json", "prepare": "datalist.json", "explore": "out/explore.png",
         "visualize": f"out/{scan.name.removesuffix('.nii.gz')}.png", "record": "docs/results.json", "evaluate": "out/metrics.csv",
         "train.yaml": "out/last.pt", "inference": "out/testing",
     }  # fmt: skip
@@ -71,7 +72,8 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     if written:
         assert (tmp_path / written).exists()
     else:
-        assert ("ok" if "check" in arguments else "weights") in done.stdout
+        word = {"check": "ok", "summary": "weights", "show_batch": "output/figures/batch.png"}[arguments[3]]
+        assert word in done.stdout
 
 
 @pytest.mark.skipif(not (BUNDLE / ".venv").exists(), reason="needs the environment that scripts/test.sh makes")

@@ -19,7 +19,7 @@ from scripts import inferers, memory, show_batch
 from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.inferers import AutocastInferer, has_bfloat16
-from scripts.preflight import check_weights
+from scripts.preflight import check_weights, is_true
 from scripts.shared import inference_config
 
 BUNDLE = Path(__file__).resolve().parents[1]
@@ -90,9 +90,19 @@ def test_check_weights(tmp_path):
     path = tmp_path / "model.pt"
     for missing in (path, tmp_path):  # nothing there, and a folder
         with fails(f"{missing}: no weights there. Train some with configs/train.yaml, or set --ckpt_path to a model.pt."):
-            check_weights(str(missing))
+            check_weights(str(missing), "ckpt_path")
     path.write_bytes(b"x")
-    check_weights(str(path))
+    check_weights(str(path), "ckpt_path")
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, True), (False, False), ("false", False), ("True", True)])
+def test_is_true_reads_yaml_and_the_command_line(value, expected):
+    assert is_true(value) is expected
+
+
+def test_is_true_refuses_anything_else():
+    with fails("'no' is neither True nor False"):
+        is_true("no")
 
 
 def test_inference_config_replaces_values():
@@ -103,7 +113,7 @@ def test_inference_config_replaces_values():
     assert inference_config(str(BUNDLE))["label_scheme"] == "verse"  # no override leaks
     assert inference_config(str(BUNDLE))["keys"] == ["image"]
     parser = inference_config(str(BUNDLE), keys=["image", "label"], modes=["bilinear", "nearest"], spacing=[3.0, 1.5, 1.5])
-    spacing = parser.get_parsed_content("preprocessing").transforms[2]
+    spacing = parser.get_parsed_content("preprocessing").transforms[3]
     assert spacing.keys == ("image", "label")
     assert spacing.spacing_transform.pixdim.tolist() == [3.0, 1.5, 1.5]
     assert parser.get_parsed_content("inferer").inferer.roi_size == parser["patch_size"]

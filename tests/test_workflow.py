@@ -12,13 +12,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, INFERENCE, NO_AUGMENTATION, TRAIN, run_bundle
+from conftest import BUNDLE, INFERENCE, NO_AUGMENTATION, TRAIN, WORKING_GRID, run_bundle
+from monai.data import MetaTensor
+from monai.transforms import Compose
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts.datalist import case_name, split_entries
 from scripts.errors import UserError
 from scripts.labels import encode
 from scripts.metrics import score_structures
+from scripts.shared import inference_config
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -61,10 +64,73 @@ def test_training_writes_what_it_promises(trained):
 def test_resume_goes_on_where_it_stopped(cohort, tmp_path):
     options = {"dataset_dir": str(cohort), "epochs": 2, "val_interval": 2}
     run_bundle(TRAIN, output_dir=str(tmp_path), **options)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["lr_scheduler"]["_last_lr"] == [0.0]
     run_bundle(TRAIN, resume=str(tmp_path), **{**options, "epochs": 3})
+    rates = [g["lr"] for g in torch.load(tmp_path / "last.pt", weights_only=True)["optimizer"]["param_groups"]]
+    assert rates == [0.0]  # after the last epoch
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert len(events.Scalars("val_mean_dice")) == 2  # after epoch 2 and, though the interval is 2, after the last one
     assert torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["iteration"] == 3
     with pytest.raises(UserError, match=r"last.pt: its run has done 3 epochs already; set --epochs above that"):
         run_bundle(TRAIN, resume=str(tmp_path), **{**options, "epochs": 3})
+
+
+def test_a_resumed_run_with_more_epochs_still_learns(cohort, tmp_path):
+    options = {"dataset_dir": str(cohort), "val_interval": 1}
+    run_bundle(TRAIN, output_dir=str(tmp_path), epochs=1, **options)
+    before = torch.load(tmp_path / "last.pt", weights_only=True)["model"]
+    run_bundle(TRAIN, resume=str(tmp_path), epochs=3, **options)
+    after = torch.load(tmp_path / "last.pt", weights_only=True)["model"]
+    assert not torch.equal(before["model.0.conv.unit0.conv.weight"], after["model.0.conv.unit0.conv.weight"])
+
+
+def with_unknown_value(label: nib.Nifti1Image) -> nib.Nifti1Image:
+    values = np.asarray(label.dataobj)
+    return nib.Nifti1Image(np.where(values == 22, 99, values).astype(np.uint8), label.affine)
+
+
+def with_fractions(label: nib.Nifti1Image) -> nib.Nifti1Image:
+    return nib.Nifti1Image(np.asarray(label.dataobj) * np.float32(0.5), label.affine)
+
+
+def on_another_grid(label: nib.Nifti1Image) -> nib.Nifti1Image:
+    return nib.Nifti1Image(np.asarray(label.dataobj), label.affine @ np.diag([1, 1, 1.1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_unknown_value, r"bad_seg.nii.gz: unknown label values \[99\]"),
+        (with_fractions, r"bad_seg.nii.gz: fractional label values"),
+        (on_another_grid, r"bad_seg.nii.gz: not on its scan's grid"),
+    ],
+)
+def test_bad_labels_end_the_training_before_it_begins(cohort, tmp_path, change, message):
+    entries = json.loads((cohort / "datalist.json").read_text())
+    label = nib.load(cohort / entries["training"][1]["label"])
+    nib.save(change(label), tmp_path / "bad_seg.nii.gz")
+    entries["training"][1]["label"] = str(tmp_path / "bad_seg.nii.gz")
+    (tmp_path / "list.json").write_text(json.dumps(entries))
+    with pytest.raises(UserError, match=message):
+        run_bundle(TRAIN, dataset_dir=str(cohort), datalist=str(tmp_path / "list.json"), output_dir=str(tmp_path / "out"), epochs=1)
+
+
+def test_postprocessing_without_a_loader(cohort):
+    """MONAI Deploy drops LoadImage and SaveImage steps and passes an array with its affine alone."""
+    parser = inference_config(str(BUNDLE), **WORKING_GRID)
+    scan = nib.load(next((cohort / "testing").glob("*w.nii.gz")))
+    keep = [
+        [t for t in parser.get_parsed_content(key).transforms if type(t).__name__[:9] not in ("LoadImage", "SaveImage")]
+        for key in ("preprocessing", "postprocessing")
+    ]
+    image = MetaTensor(np.asarray(scan.dataobj).astype(np.float32), affine=scan.affine)
+    data = Compose(keep[0])({"image": image})
+    pred = torch.zeros(24, *data["image"].shape[1:])
+    pred[8, 4:8, 10:30, 20:40] = 1
+    label = Compose(keep[1])({**data, "pred": pred})["pred"]
+    assert label.shape == (1, *scan.shape)
+    np.testing.assert_allclose(label.affine, scan.affine, atol=1e-4)
+    assert np.unique(label).tolist() == [0, 8]
 
 
 def test_early_stop(cohort, tmp_path):

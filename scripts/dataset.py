@@ -1,0 +1,30 @@
+"""The cached dataset of training and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from monai.data import CacheDataset
+
+from scripts.errors import UserError
+
+
+class _CarriedError(Exception):
+    """Takes a UserError out of a thread."""
+
+
+class CachedScans(CacheDataset):
+    """`CacheDataset` that passes on what is wrong with a scan: its pool waits forever for a thread that ends in SystemExit."""
+
+    def _load_cache_item(self, idx: int) -> Any:
+        try:
+            return super()._load_cache_item(idx)
+        except UserError as error:
+            raise _CarriedError(error) from None
+
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list:
+        try:
+            return super()._fill_cache(indices)
+        except _CarriedError as carried:
+            raise carried.args[0] from None
