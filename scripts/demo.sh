@@ -23,7 +23,7 @@ run() { echo; echo "== $1"; shift; python -m monai.bundle run "$@"; }
 run "Check the installation" check --config_file configs/tools.yaml
 if [[ -z "$dataset_dir" ]]; then
     dataset_dir="$out/phantoms"
-    run "Draw phantoms" phantoms --config_file configs/tools.yaml --dataset_dir "$dataset_dir" --training 16 --validation 4 --testing 4
+    run "Draw phantoms" phantoms --config_file configs/tools.yaml --dataset_dir "$dataset_dir" --training 20 --validation 4 --testing 4
 fi
 datalist=$dataset_dir/datalist.json
 if [[ ! -f "$datalist" ]]; then
@@ -38,7 +38,7 @@ run "Explore the data" explore --config_file configs/tools.yaml "${data[@]}" --o
 rm -rf "$out"/{before,train,masks,after}
 run "Score the shipped weights" "${evaluate[@]}" --output_dir "$out/before" --figures False
 run "Fine-tune them" --config_file configs/train.yaml "${data[@]}" --pretrained models/model.pt --output_dir "$out/train" \
-    --epochs 12 --val_interval 4 --learning_rate 1.0e-3 "${options[@]+"${options[@]}"}"
+    --epochs 30 --val_interval 10 --learning_rate 1.0e-3 "${options[@]+"${options[@]}"}"
 run "Segment unseen scans" --config_file configs/inference.yaml "${data[@]}" --split "$split" --ckpt_path "$out/train/model.pt" --output_dir "$out/masks"
 run "Score the fine-tuned weights" "${evaluate[@]}" --ckpt_path "$out/train/model.pt" --output_dir "$out/after"
 

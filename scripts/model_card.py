@@ -29,7 +29,7 @@ def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
         UserError: without the evaluation, a name, or the markers in the model card.
     """
     metrics_file, docs_dir = Path(metrics_file), Path(docs_dir)
-    if not name or not metrics_file.is_file():
+    if not isinstance(name, str) or not name or not metrics_file.is_file():  # the command line reads `a, b` as a list
         raise UserError(f"record needs --name and --metrics, the metrics.json of an evaluation; got '{name}' and '{metrics_file}'")
     results_file, card_file = docs_dir / "results.json", docs_dir / "README.md"
     results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.is_file() else {}
