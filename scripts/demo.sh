@@ -38,7 +38,7 @@ run "Explore the data" explore --config_file configs/tools.yaml "${data[@]}" --o
 rm -rf "$out"/{before,train,masks,after}
 run "Score the shipped weights" "${evaluate[@]}" --output_dir "$out/before" --figures False
 run "Fine-tune them" --config_file configs/train.yaml "${data[@]}" --pretrained models/model.pt --output_dir "$out/train" \
-    --epochs 30 --val_interval 10 --learning_rate 1.0e-3 "${options[@]+"${options[@]}"}"
+    --epochs 16 --val_interval 8 --learning_rate 5.0e-4 --intensity_prob 0.1 --invert_prob 0.0 "${options[@]+"${options[@]}"}"
 run "Segment unseen scans" --config_file configs/inference.yaml "${data[@]}" --split "$split" --ckpt_path "$out/train/model.pt" --output_dir "$out/masks"
 run "Score the fine-tuned weights" "${evaluate[@]}" --ckpt_path "$out/train/model.pt" --output_dir "$out/after"
 
