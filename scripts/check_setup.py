@@ -15,6 +15,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from scripts.errors import UserError
 from scripts.labels import label_table
+from scripts.tables import aligned
 
 MIN_PYTHON = (3, 10)
 MIN_MEMORY_GIB = 4.0  # inference of a large scan, with the scores of all classes
@@ -54,8 +55,7 @@ def check_setup(requirements_file: str | Path, network_def: torch.nn.Module | No
     if network_def is not None:
         checks += guarded("network", lambda: [check_network(network_def, torch.device(device))])
     rows = [("    ", "check", "found", "expected"), *(("ok" if c.ok else "FAIL", c.name, c.found, c.expected) for c in checks)]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    print("\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows))
+    print(aligned(rows, left=range(len(rows[0]))))
     failed = [c.name for c in checks if not c.ok]
     if failed:
         raise UserError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")

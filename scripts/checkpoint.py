@@ -56,7 +56,7 @@ class ResumableCheckpoint:
         objects = {"trainer": engine, **self.save_dict}
         if self.best_saver is not None:
             objects["best"] = self.best_saver._key_metric_checkpoint
-        return {name: getattr(o, "module", o) if isinstance(o, torch.nn.Module) else o for name, o in objects.items()}
+        return {name: OnCpu(o) if isinstance(o, torch.nn.Module) else o for name, o in objects.items()}
 
     def save(self, engine: Engine) -> None:
         if idist.get_rank() == 0:

@@ -19,6 +19,7 @@ from scripts.datalist import case_name, find_images, find_label, is_in_label_fol
 from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.labels import channels_from_verse, encode, label_table
+from scripts.tables import aligned
 from scripts.volumes import Volume, grid_mismatch, read_volume
 
 if TYPE_CHECKING:
@@ -212,14 +213,6 @@ def write_csv(scans: Iterable[Scan], path: Path) -> None:
             writer.writerow([s.case, s.split, s.source, s.image, s.label or "", *geometry, *numbers, *volumes, "; ".join(s.problems)])
 
 
-def aligned(rows: list[list[str]], left: int = 1) -> str:
-    """Rows of text as aligned columns; the first `left` columns are flush left, the others right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip() for row in rows
-    )
-
-
 def scan_table(scans: Iterable[Scan]) -> str:
     """A line per scan: geometry, intensities and the labelled range."""
     rows = [["case", "split", "source", "labels", "shape", "spacing_mm", "axes", "dtype", *PERCENTILES, "label_ml", "problems"]]
@@ -230,7 +223,7 @@ def scan_table(scans: Iterable[Scan]) -> str:
         geometry = ["x".join(map(str, s.shape)), "x".join(f"{v:.3g}" for v in s.spacing_mm), s.axes, s.dtype]
         total = f"{sum(s.volume_ml.values()):.1f}" if s.volume_ml else ""
         rows.append([s.case, s.split, s.source, labels, *geometry, *numbers, total, str(len(s.problems) or "")])
-    return aligned(rows, left=4)
+    return aligned(rows, left=range(4))
 
 
 def totals(scans: list[Scan]) -> str:

@@ -16,6 +16,7 @@ from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.metrics import score_structures, summarise
 from scripts.preflight import is_true
+from scripts.tables import aligned
 from scripts.transforms import MaskLayout
 from scripts.volumes import read_volume
 
@@ -70,9 +71,7 @@ class StructureReport:
 def format_table(rows: list[dict]) -> str:
     """Aligned text of `summarise`: a line per row; words to the left, numbers to the right."""
     cells = [list(rows[0])] + [["-" if v is None else format(v, FORMATS.get(k, "")) for k, v in row.items()] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    aligns = ["<" if isinstance(v, str) else ">" for v in rows[0].values()]
-    return "\n".join("  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, aligns, widths)).rstrip() for line in cells)
+    return aligned(cells, left=[i for i, v in enumerate(rows[0].values()) if isinstance(v, str)])
 
 
 class FinalValidation:
