@@ -12,7 +12,7 @@ import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +126,34 @@ def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool) -> dict:
             entry[key] = str(path)
     channels_from_verse(entry.get("labelled") or [], f"{datalist}: 'labelled' of {entry['image']}")
     return entry
+
+
+def training_entries(
+    datalist: str | Path, dataset_dir: str | Path, also: Sequence[str | Path] = (), repeat: Mapping[str, int] | None = None
+) -> list[dict]:
+    """Labelled entries to train on.
+
+    Args:
+        datalist: the first datalist.
+        dataset_dir: the folder that its paths start from.
+        also: more folders, each with a `datalist.json`, whose training scans are added.
+        repeat: how often the scans of a `source` occur in an epoch; 1 for a source that is not named, 0 leaves it out.
+
+    Raises:
+        UserError: as `split_entries`, and for a source that no scan has.
+    """
+    entries = split_entries(datalist, dataset_dir, "training")
+    for folder in also:
+        entries += split_entries(Path(folder) / "datalist.json", folder, "training")
+    repeat = repeat or {}
+    sources = {e["source"] for e in entries if e.get("source")}
+    if any(not isinstance(n, int) or n < 0 for n in repeat.values()):
+        raise UserError(f"repeat: whole numbers are needed, got {repeat}")
+    if set(repeat) - sources:
+        raise UserError(
+            f"repeat: no training scan has the source {', '.join(sorted(set(repeat) - sources))}; there is {', '.join(sorted(sources))}"
+        )
+    return [entry for entry in entries for _ in range(repeat.get(entry.get("source", ""), 1))]
 
 
 def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str) -> list[dict]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from monai.data import CacheDataset
+from monai.transforms import Compose
 
 from scripts.errors import UserError
 
@@ -16,6 +17,10 @@ class _CarriedError(Exception):
 
 class CachedScans(CacheDataset):
     """`CacheDataset` that passes on what is wrong with a scan: its pool waits forever for a thread that ends in SystemExit."""
+
+    def __init__(self, data: Sequence[Any], transform: Compose, **kwargs: Any) -> None:
+        # flat, because CacheDataset takes a Compose within a Compose for random and caches nothing from there on
+        super().__init__(data, transform.flatten(), hash_as_key=True, **kwargs)  # a repeated scan is kept once
 
     def _load_cache_item(self, idx: int) -> Any:
         try:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
 from scripts.datalist import case_name
 from scripts.errors import UserError
 from scripts.files import write_whole
+from scripts.labels import label_table, structure
 from scripts.metrics import score_structures, summarise
 from scripts.preflight import is_true
 from scripts.tables import aligned
@@ -139,3 +142,35 @@ class CaseFigures:
                 save_figure(figure, mask.with_name(case_name(mask) + ".png"))
             if self.summary_writer is not None:
                 self.summary_writer.add_image(case_name(source), figure_to_array(figure), engine.state.epoch, dataformats="HWC")
+
+
+class CaseReports:
+    """`<stem>_seg.json` beside every mask: how sure the level names are, and volume and uncertainty of every structure.
+
+    Attach it to an evaluator whose output holds label maps on the scan's own grid with a `report` in their metadata (`NameLevelsd`).
+
+    Args:
+        output_dir, data_root_dir: see `MaskLayout`.
+    """
+
+    def __init__(self, output_dir: str, data_root_dir: str = "") -> None:
+        self.layout = MaskLayout(output_dir, data_root_dir)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
+
+    def write(self, engine: Engine) -> None:
+        for batch, output in zip(engine.state.batch, engine.state.output):
+            source, pred = batch["image"].meta["filename_or_obj"], output["pred"]
+            report = {"scan": case_name(source), **pred.meta["report"]}
+            volumes = np.bincount(pred.numpy().ravel(), minlength=len(label_table())) * float(np.prod(pred.pixdim.tolist()))
+            report["structures"] = [
+                {**row, "volume_mm3": round(volumes[structure(row["name"]).channel], 1)} for row in report["structures"]
+            ]
+            if report["uncertain"]:
+                print(
+                    f"{source}: the levels are uncertain (probability {report['sequence_probability']:.2f}), see the .json beside the mask"
+                )
+            mask = self.layout.filename(source)
+            text = json.dumps(report, indent=1) + "\n"
+            write_whole(mask.with_name(case_name(mask) + ".json"), partial(Path.write_text, data=text, encoding="utf-8"))

@@ -9,15 +9,50 @@ from monai.engines.utils import PrepareBatch
 from torch.nn.functional import nll_loss
 from torch.nn.modules.loss import _Loss
 
+from scripts.complete_labels import BEYOND, UNKNOWN
+from scripts.labels import label_table
+from scripts.network import KINDS
 
-class PreparePartialLabels(PrepareBatch):
-    """Batch -> `(image, {"label": ..., "labelled": ...})` on the device, the target that `MarginalDiceCELoss` takes."""
+
+class PrepareSamples(PrepareBatch):
+    """Batch of `RandSpineSamplesd` -> `(image, target, (), {"view": view})`, what `SpineNet` and `SpineLoss` take, on the device.
+
+    The target holds the views' `levels` (channel indices) with `labelled`, and the patches' `kinds` (see `network.KINDS`). Voxels that
+    tell nothing are `UNKNOWN` in both; beyond the last labelled level the kind is unknown too, while the level is not: none of those
+    that are labelled.
+    """
+
+    def __init__(self) -> None:
+        kinds = torch.full((256,), UNKNOWN, dtype=torch.uint8)
+        kinds[: len(label_table())] = torch.tensor([KINDS.index(s.group) for s in label_table()], dtype=torch.uint8)
+        self.kind_of_value = kinds
 
     def __call__(self, batchdata: Mapping, device=None, non_blocking: bool = False, **kwargs):
-        image, label, labelled = (
-            batchdata[k].to(device=device, non_blocking=non_blocking, **kwargs) for k in ("image", "label", "labelled")
+        keys = ("image", "label", "view", "view_label", "labelled")
+        image, label, view, levels, labelled = (batchdata[k].to(device=device, non_blocking=non_blocking, **kwargs) for k in keys)
+        kinds = self.kind_of_value.to(label.device)[label.long()]
+        levels = torch.where(levels == BEYOND, torch.zeros_like(levels), levels)
+        return image, {"kinds": kinds, "levels": levels, "labelled": labelled}, (), {"view": view}
+
+
+class SpineLoss(_Loss):
+    """Sum of the loss of the views' levels and that of the patches' kinds.
+
+    Args:
+        levels, kinds: losses of logits and a target as `MarginalDiceCELoss` takes it.
+    """
+
+    def __init__(self, levels: _Loss, kinds: _Loss) -> None:
+        super().__init__()
+        self.levels = levels
+        self.kinds = kinds
+
+    def forward(self, input: tuple[torch.Tensor, torch.Tensor], target: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        levels, kinds = input
+        every_kind = torch.ones(kinds.shape[:2], dtype=torch.bool, device=kinds.device)
+        return self.levels(levels, {"label": target["levels"], "labelled": target["labelled"]}) + self.kinds(
+            kinds, {"label": target["kinds"], "labelled": every_kind}
         )
-        return image, {"label": label, "labelled": labelled}
 
 
 class MarginalDiceCELoss(_Loss):
@@ -26,6 +61,8 @@ class MarginalDiceCELoss(_Loss):
     A structure that is visible but not labelled lies in the label's background. There the network may answer either: the
     probabilities of all classes not labelled in that scan are added to that of the background (marginal loss, Fang & Yan 2020,
     IEEE TMI 39:3619; Shi et al. 2021, Med Image Anal 70:101979). With every class labelled it is the usual DiceCE.
+
+    Voxels whose label is `UNKNOWN` (255) count for nothing.
 
     Dice is taken over the batch (sums over all its voxels) and averaged over the foreground classes that occur in the target;
     cross-entropy alone punishes a class that occurs nowhere.
@@ -59,10 +96,11 @@ class MarginalDiceCELoss(_Loss):
                 f"logits {tuple(input.shape)} need a label B1[XYZ] and labelled BC, got {tuple(label.shape)}, {tuple(labelled.shape)}"
             )
         log_p = marginal_log_softmax(input.float(), labelled)
-        cross_entropy = nll_loss(log_p, label[:, 0])
+        known = label != UNKNOWN
+        cross_entropy = nll_loss(log_p, label[:, 0], ignore_index=UNKNOWN, reduction="sum") / known.sum().clamp(min=1)
         if not torch.isfinite(cross_entropy) and torch.isfinite(input).all():
             raise ValueError("a class occurs in the label that 'labelled' does not list")
-        return self.lambda_dice * self._dice_loss(log_p.exp(), label) + self.lambda_ce * cross_entropy
+        return self.lambda_dice * self._dice_loss(log_p.exp() * known, label * known) + self.lambda_ce * cross_entropy
 
     def _dice_loss(self, p: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         channels = p.shape[1]

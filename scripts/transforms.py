@@ -12,12 +12,15 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.folder_layout import FolderLayoutBase
-from monai.transforms import MapTransform, RandomizableTransform, SaveImaged
+from monai.transforms import MapTransform, SaveImaged
+from monai.utils import convert_to_tensor
 
+from scripts.complete_labels import complete_labels
 from scripts.datalist import LABEL_POSTFIX, case_name
 from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
+from scripts.name_levels import cut_faces, largest, name_levels
 from scripts.postprocess import clean_label_map
 from scripts.restore import restore_label_map
 from scripts.volumes import grid_mismatch
@@ -58,11 +61,56 @@ class EncodeLabelsd(MapTransform):
         return d
 
 
-class RestoreGridd(MapTransform):
-    """Class logits on the working grid -> label map (channel indices, 1XYZ, uint8) on the grid that `ref_key` was read from.
+class CompleteLabelsd(MapTransform):
+    """`complete_labels` of label maps with channel indices, shape 1XYZ; `labelled_key` (boolean, shape C) is completed too."""
+
+    def __init__(self, keys: KeysCollection = "label", labelled_key: str = "labelled") -> None:
+        super().__init__(keys)
+        self.labelled_key = labelled_key
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            label, labelled = complete_labels(d[key][0].numpy(), d[self.labelled_key].numpy(), tuple(d[key].pixdim.tolist()))
+            d[key] = MetaTensor(torch.from_numpy(label)[None], meta=d[key].meta)
+            d[self.labelled_key] = torch.from_numpy(labelled)
+        return d
+
+
+class NameLevelsd(MapTransform):
+    """`name_levels` of level logits, shape CXYZ; its report goes into their metadata as `report`, with the faces of the scan that cut
+    a structure (`cut_by_view`).
 
     Args:
-        keys: logits, shape CXYZ.
+        keys: level logits on the working grid or, with an affine of their own, on a box of it.
+        ref_key: the preprocessed image.
+        min_instance_mm3: smaller pieces have no vote and become background.
+    """
+
+    def __init__(self, keys: KeysCollection = "pred", ref_key: str = "image", min_instance_mm3: float = 300.0) -> None:
+        super().__init__(keys)
+        self.ref_key = ref_key
+        self.min_instance_mm3 = min_instance_mm3
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
+        d = dict(data)
+        image = d[self.ref_key]
+        for key in self.key_iterator(d):
+            affine = _affine_of(d[key], image)
+            named, report = name_levels(convert_to_tensor(d[key]).cpu(), nib.affines.voxel_sizes(affine), self.min_instance_mm3)
+            offset = np.rint(np.linalg.solve(np.asarray(image.affine, np.float64), affine)[:3, 3]).astype(int)
+            cut = cut_faces(image.shape[1:], offset, largest(named))
+            for row in report["structures"]:
+                row["cut_by_view"] = cut.get(row["name"], [])
+            d[key] = MetaTensor(named, affine=torch.from_numpy(affine), meta={"report": report})
+        return d
+
+
+class RestoreGridd(MapTransform):
+    """Class logits -> label map (channel indices, 1XYZ, uint8) on the grid that `ref_key` was read from.
+
+    Args:
+        keys: logits, shape CXYZ, on the working grid or, with an affine of their own, on a box of it.
         ref_key: the preprocessed image; its metadata hold the working grid, the original grid and the file name.
     """
 
@@ -75,8 +123,8 @@ class RestoreGridd(MapTransform):
         image = d[self.ref_key]
         target_affine, shape = _original_grid(image)
         for key in self.key_iterator(d):
-            label = restore_label_map(torch.as_tensor(d[key]), np.asarray(image.affine, np.float64), target_affine, shape)
-            meta = {**image.meta, "affine": torch.as_tensor(target_affine)}
+            label = restore_label_map(torch.as_tensor(d[key]), _affine_of(d[key], image), target_affine, shape)
+            meta = {**image.meta, "affine": torch.as_tensor(target_affine), "report": getattr(d[key], "meta", {}).get("report")}
             d[key] = MetaTensor(label[None], meta=meta)
         return d
 
@@ -87,6 +135,11 @@ def _original_grid(image: MetaTensor) -> tuple[np.ndarray, tuple[int, ...]]:
     affine = image.meta.get("original_affine", first.get("extra_info", {}).get("original_affine"))
     shape = image.meta.get("spatial_shape", first.get("orig_size"))
     return np.asarray(affine, np.float64), tuple(int(n) for n in shape)
+
+
+def _affine_of(logits: torch.Tensor, image: MetaTensor) -> np.ndarray:
+    """Affine of the logits: their own, as of a box of the image, or that of the image."""
+    return np.asarray(logits.affine if isinstance(logits, MetaTensor) else image.affine, np.float64)
 
 
 def _grid_mismatch(a: MetaTensor, b: MetaTensor) -> str:
@@ -159,19 +212,3 @@ def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
     image.set_qform(affine, code=1)  # some readers look at the qform only
     image.header.set_xyzt_units("mm")
     write_whole(path, lambda partial: nib.save(image, partial))
-
-
-class RandInvertIntensityd(RandomizableTransform, MapTransform):
-    """1 - image with probability `prob`, for images scaled to [0, 1]: dark CSF becomes bright, as between T1 and T2."""
-
-    def __init__(self, keys: KeysCollection = "image", prob: float = 0.1) -> None:
-        MapTransform.__init__(self, keys)
-        RandomizableTransform.__init__(self, prob)
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
-        d = dict(data)
-        self.randomize(None)
-        if self._do_transform:
-            for key in self.key_iterator(d):
-                d[key] = 1 - d[key]
-        return d

@@ -19,15 +19,17 @@ INFERENCE = str(BUNDLE / "configs" / "inference.yaml")
 TOOLS = str(BUNDLE / "configs" / "tools.yaml")
 
 # a coarse grid and a narrow network: a training takes seconds, and still learns
-WORKING_GRID = {"spacing": [5.0, 3.5, 3.5], "patch_size": [12, 48, 64]}
-NETWORK = {"network_def::channels": [16, 24, 32, 48, 64]}
+WORKING_GRID = {"spacing": [5.0, 3.5, 3.5], "coarse_voxel": [1, 1, 1], "patch_size": [16, 48, 64], "margin": 4}
+NETWORK = {"network_def::coarse::channels": [16, 24, 32, 48, 64], "network_def::fine::channels": [16, 24, 32, 48, 64]}
 SMALL = {"bundle_root": str(BUNDLE), "num_workers": 0, **WORKING_GRID, **NETWORK}
-NO_AUGMENTATION = {"rotate": 0.0, "scale": 0.0, "flip_prob": 0.0, "intensity_prob": 0.0, "invert_prob": 0.0, "neg": 0.0}
+VIEW = {"view_size": [16, 48, 64]}  # of a training
+NO_AUGMENTATION = dict.fromkeys(("rotate", "scale", "flip_prob", "intensity_prob", "contrast_prob", "invert_prob", "thick_prob"), 0.0)
 
 
 def run_bundle(config_file: str | list[str], run_id: str = "run", **overrides) -> None:
     """`python -m monai.bundle run`, in this process."""
-    monai.bundle.run(run_id=run_id, config_file=config_file, **{**SMALL, **overrides})
+    view = VIEW if TRAIN in config_file else {}
+    monai.bundle.run(run_id=run_id, config_file=config_file, **{**SMALL, **view, **overrides})
 
 
 @pytest.fixture(scope="session", autouse=True)

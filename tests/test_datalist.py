@@ -21,6 +21,7 @@ from scripts.datalist import (
     prepare,
     read_datalist,
     split_entries,
+    training_entries,
     write_datalist,
 )
 from scripts.errors import UserError
@@ -223,6 +224,34 @@ def test_split_entries(tmp_path):
     for split in ("testing", "test"):
         with fails(f"{datalist}: no scans under '{split}'; it has training, validation, testing"):
             split_entries(datalist, tmp_path, split)
+
+
+def test_training_entries(tmp_path):
+    def cohort(name: str, sources: dict[str, str]) -> Path:
+        entries = [{"image": f"{case}.nii", "label": f"{case}_seg.nii", **({"source": s} if s else {})} for case, s in sources.items()]
+        touch(tmp_path / name, *[e[k] for e in entries for k in ("image", "label")])
+        write(tmp_path / name / "datalist.json", {"training": entries, "validation": entries[:1]})
+        return tmp_path / name
+
+    def cases(**options) -> list[str]:
+        entries = training_entries(first / "datalist.json", first, **options)
+        return [f"{Path(e['image']).parent.name}/{case_name(e['label'])[:1]}" for e in entries]
+
+    first, second, third = cohort("x", {"a": "site", "b": ""}), cohort("y", {"c": "phantom"}), cohort("z", {"a": "site"})
+    assert cases() == ["x/a", "x/b"]
+    assert cases(also=[second, str(third)]) == ["x/a", "x/b", "y/c", "z/a"]
+    assert cases(also=[second, third], repeat={"site": 3, "phantom": 2}) == ["x/a"] * 3 + ["x/b"] + ["y/c"] * 2 + ["z/a"] * 3
+    assert cases(also=[second], repeat={"site": 0}) == ["x/b", "y/c"]
+    assert cases(repeat=None) == cases(repeat={})
+    with fails("repeat: whole numbers are needed, got {'site': 0.5}"):
+        cases(repeat={"site": 0.5})
+    with fails("repeat: no training scan has the source else, other; there is phantom, site"):
+        training_entries(second / "datalist.json", second, [third], {"site": 2, "other": 2, "else": 2})
+    with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path / 'datalist.json'))}: no such datalist"):
+        cases(also=[tmp_path])
+    write(third / "datalist.json", {"validation": [{"image": "a.nii", "label": "a_seg.nii"}]})
+    with fails(f"{third / 'datalist.json'}: no scans under 'training'; it has validation"):
+        cases(also=[third])
 
 
 # what to segment

@@ -10,7 +10,9 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from scripts.losses import MarginalDiceCELoss, PreparePartialLabels, marginal_log_softmax
+from scripts.complete_labels import BEYOND, UNKNOWN
+from scripts.labels import label_table
+from scripts.losses import MarginalDiceCELoss, PrepareSamples, SpineLoss, marginal_log_softmax
 
 SHAPE = (2, 2, 2)
 ALL, WITHOUT_2 = [True, True, True], [True, True, False]  # of background and two structures
@@ -223,12 +225,105 @@ def test_negative_arguments(arguments):
         MarginalDiceCELoss(*arguments)
 
 
-def test_prepare_partial_labels():
-    batch = {"image": torch.ones(1, 1, *SHAPE), "label": LABEL, "labelled": torch.tensor([ALL]), "source": ["a"]}
-    image, prepared = PreparePartialLabels()(batch, torch.device("cpu"), non_blocking=True)
-    assert torch.equal(image, batch["image"])
-    assert list(prepared) == ["label", "labelled"]
-    assert torch.equal(prepared["label"], LABEL)
-    assert torch.equal(prepared["labelled"], torch.tensor([ALL]))
-    assert torch.isfinite(MarginalDiceCELoss()(torch.zeros(1, 3, *SHAPE), prepared))
-    assert list(batch) == ["image", "label", "labelled", "source"]
+# voxels that are unknown
+
+
+def test_value_with_unknown_voxels_by_hand():
+    # 2 voxels of background, 2 of class 1 and 1 of class 2 remain, p = 1/3: Dice (4/3 + 1) / (2 + 5/3 + 1) and (2/3 + 1) / (1 + 5/3 + 1)
+    label = torch.tensor([0, UNKNOWN, UNKNOWN, 0, 1, UNKNOWN, 1, 2]).view(1, 1, *SHAPE)
+    loss = MarginalDiceCELoss()(torch.zeros(1, 3, *SHAPE), target(label, ALL))
+    assert loss.item() == pytest.approx(1 - (1 / 2 + 5 / 11) / 2 + math.log(3), abs=1e-6)
+
+
+@pytest.mark.parametrize("labelled", [ALL, WITHOUT_2])
+@pytest.mark.parametrize("arguments", [(1, 1, 1), (1, 0, 0.5), (0, 1, 1)])
+def test_unknown_voxels_count_as_removed(labelled, arguments):
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(2, 3, 40, 1, 1, generator=generator)
+    label = torch.randint(0, sum(labelled), (2, 1, 40, 1, 1), generator=generator)
+    removed = torch.arange(40) % 3 == 1
+    hidden = torch.where(removed.view(1, 1, -1, 1, 1), UNKNOWN, label)
+    loss = MarginalDiceCELoss(*arguments)
+    with_them, without = (
+        loss(logits, target(hidden, labelled, labelled)),
+        loss(logits[:, :, ~removed], target(label[:, :, ~removed], labelled, labelled)),
+    )
+    assert with_them.item() == pytest.approx(without.item(), abs=1e-6)
+    assert loss(logits, target(hidden.to(torch.uint8), labelled, labelled)).item() == with_them.item()
+
+
+def test_no_gradient_at_unknown_voxels():
+    logits = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(6)).requires_grad_()
+    label = torch.cat([LABEL, LABEL * (LABEL < 2)])
+    label[:, 0, 0, 1], label[1, 0, 1, 0, 0] = UNKNOWN, UNKNOWN
+    MarginalDiceCELoss()(logits, target(label, ALL, WITHOUT_2)).backward()
+    unknown = (label == UNKNOWN).expand_as(logits)
+    assert unknown.sum() == 3 * 5
+    assert (logits.grad[unknown] == 0).all()
+    assert (logits.grad[~unknown] != 0).all()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_nothing_known_costs_nothing():
+    logits = torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(7)).requires_grad_()
+    loss = MarginalDiceCELoss()(logits, target(torch.full_like(LABEL, UNKNOWN), WITHOUT_2))
+    assert loss.item() == 0
+    loss.backward()
+    assert (logits.grad == 0).all()
+
+
+# both networks
+
+
+def samples(**replaced: torch.Tensor) -> dict:
+    """A batch of one scan, as `RandSpineSamplesd` gives it: labels are floats."""
+    values = torch.tensor([0, 1, 12, 13, 23, BEYOND, UNKNOWN, 6], dtype=torch.float32).view(1, 1, *SHAPE)
+    labelled = torch.ones(1, len(label_table()), dtype=torch.bool)
+    batch = {"image": torch.rand(1, 1, *SHAPE), "label": values, "view": torch.rand(1, 1, *SHAPE), "view_label": values.flip(2)}
+    return {**batch, "labelled": labelled, "source": ["a"], **replaced}
+
+
+def test_prepare_samples():
+    batch = samples()
+    copies = {k: v.clone() for k, v in batch.items() if k != "source"}
+    image, prepared, args, kwargs = PrepareSamples()(batch, torch.device("cpu"), non_blocking=True)
+    assert image is batch["image"]
+    assert args == ()
+    assert list(kwargs) == ["view"]
+    assert kwargs["view"] is batch["view"]
+    assert sorted(prepared) == ["kinds", "labelled", "levels"]
+    assert prepared["kinds"].flatten().tolist() == [0, 1, 1, 2, 2, UNKNOWN, UNKNOWN, 1]  # beyond the labels the kind is unknown ...
+    assert prepared["levels"].flatten().tolist() == [23, 0, UNKNOWN, 6, 0, 1, 12, 13]  # ... but it is no labelled level
+    assert prepared["labelled"] is batch["labelled"]
+    assert all(torch.equal(batch[k], v) for k, v in copies.items())
+
+
+def test_prepared_kinds_of_all_channels():
+    label = torch.arange(256, dtype=torch.float32).view(1, 1, 16, 4, 4)
+    kinds = PrepareSamples()(samples(label=label))[1]["kinds"].flatten().tolist()
+    assert kinds == [0, *[1] * 12, *[2] * 11, *[UNKNOWN] * 232]
+
+
+def test_spine_loss_is_the_sum_of_both():
+    batch = samples()
+    labelled = torch.zeros_like(batch["labelled"])
+    labelled[:, [1, 6, 12, 13, 23]] = True
+    prepared = PrepareSamples()(samples(labelled=labelled))[1]
+    generator = torch.Generator().manual_seed(8)
+    levels, kinds = torch.randn(1, 24, *SHAPE, generator=generator), torch.randn(1, 3, *SHAPE, generator=generator)
+    parts = MarginalDiceCELoss(1, 0), MarginalDiceCELoss(0, 2)
+    expected = parts[0](levels, target(prepared["levels"], labelled[0].tolist())) + parts[1](kinds, target(prepared["kinds"], ALL))
+    assert SpineLoss(levels=parts[0], kinds=parts[1])((levels, kinds), prepared).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_spine_loss_by_hand():
+    # levels: 3 of 4 voxels known, p = 1/24 each for L1 (twice) and 23/24 for the rest, of which no other is labelled
+    prepared = {
+        "levels": torch.tensor([6, 6, 0, UNKNOWN]).view(1, 1, 4, 1, 1),
+        "labelled": torch.tensor([[c in (0, 6) for c in range(24)]]),
+        "kinds": torch.tensor([1, 0, UNKNOWN, UNKNOWN, UNKNOWN]).view(1, 1, 5, 1, 1),
+    }
+    loss = SpineLoss(MarginalDiceCELoss(), MarginalDiceCELoss())((torch.zeros(1, 24, 4, 1, 1), torch.zeros(1, 3, 5, 1, 1)), prepared)
+    levels = 1 - (2 * 2 / 24 + 1) / (2 + 3 / 24 + 1) + (2 * math.log(24) - math.log(23 / 24)) / 3
+    kinds = 1 - (2 / 3 + 1) / (1 + 2 / 3 + 1) + math.log(3)
+    assert loss.item() == pytest.approx(levels + kinds, abs=1e-5)

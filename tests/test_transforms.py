@@ -13,10 +13,11 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
 
 from scripts import transforms
+from scripts.complete_labels import BEYOND, UNKNOWN, complete_labels
 from scripts.errors import UserError
 from scripts.labels import decode, label_table, structure
 from scripts.postprocess import clean_label_map
-from scripts.transforms import CleanLabelMapd, EncodeLabelsd, MaskLayout, RandInvertIntensityd, RestoreGridd, SaveImageLabelsd
+from scripts.transforms import CleanLabelMapd, CompleteLabelsd, EncodeLabelsd, MaskLayout, RestoreGridd, SaveImageLabelsd
 
 CHANNELS = len(label_table())
 L1, L5, S1, DISC = (structure(name).channel for name in ("L1", "L5", "S1", "L1/L2"))
@@ -90,6 +91,36 @@ def test_encode_names_the_file_of_an_unknown_value(tmp_path):
         EncodeLabelsd()(loaded)
     with pytest.raises(UserError, match=r"^case_seg.nii.gz: unknown label values \[7, 99\]"):
         EncodeLabelsd()({"label": label_tensor(np.zeros((1, 1, 1), np.uint8)), "labelled": [99, 20, 7]})
+
+
+# CompleteLabelsd
+
+
+def test_complete_adds_the_disc_between_two_bodies():
+    values = np.zeros((40, 30, 10), np.uint8)  # 0.8 x 0.9 x 4 mm
+    values[6:18, 8:22, 2:8], values[22:34, 8:22, 2:8] = L1, structure("L2").channel
+    labelled = torch.zeros(CHANNELS, dtype=torch.bool)
+    labelled[[0, L1, structure("L2").channel]] = True
+    data = {"label": label_tensor(values), "labelled": labelled, "source": "a"}
+    completed = CompleteLabelsd()(data)
+    label = completed["label"]
+    expected, _ = complete_labels(values, labelled.numpy(), (0.8, 0.9, 4.0))
+    np.testing.assert_array_equal(label[0].numpy(), expected)
+    assert (label[0, 18:22, 8:22, 2:8] == DISC).all()
+    # 1.6 mm below L1 and 2.4 mm above L2: 0.9 mm beside the gap a voxel may be disc, 1.8 mm (cosine -0.08) or a slice beside it not
+    assert label[0, 19, [6, 7], 5].tolist() == [0, UNKNOWN]
+    assert label[0, 19, 12, [1, 8]].tolist() == [0, 0]
+    assert set(label.unique().tolist()) == {0, L1, structure("L2").channel, DISC, BEYOND, UNKNOWN}
+    assert label.shape == (1, 40, 30, 10)
+    assert label.dtype == torch.uint8
+    np.testing.assert_allclose(label.affine.numpy(), pir_affine())
+    assert label.meta["filename_or_obj"] == "case_seg.nii.gz"
+    assert completed["labelled"].dtype == torch.bool
+    assert completed["labelled"].nonzero().flatten().tolist() == [0, L1, structure("L2").channel, DISC]
+    assert completed["source"] == "a"
+    np.testing.assert_array_equal(data["label"][0].numpy(), values)
+    assert data["labelled"] is labelled
+    assert labelled.sum() == 3
 
 
 # RestoreGridd
@@ -280,25 +311,3 @@ def test_a_failed_write_leaves_the_old_mask(tmp_path, monkeypatch):
 def test_save_refuses_an_unknown_scheme_before_the_first_scan(tmp_path):
     with pytest.raises(UserError, match=r"^label_scheme 'bids' does not exist; choose one of verse, channel, spider, totalspineseg$"):
         SaveImageLabelsd("pred", str(tmp_path), label_scheme="bids")
-
-
-# RandInvertIntensityd
-
-
-def test_rand_invert():
-    image = MetaTensor(torch.tensor([[0.0, 0.25], [0.75, 1.0]])[None], affine=torch.from_numpy(pir_affine()))
-    copy = image.clone()
-    inverted = RandInvertIntensityd(prob=1.0)({"image": image, "label": image})
-    assert inverted["image"].tolist() == [[[1.0, 0.75], [0.25, 0.0]]]
-    np.testing.assert_allclose(inverted["image"].affine.numpy(), pir_affine())
-    assert inverted["label"] is image
-    assert RandInvertIntensityd(prob=0.0)({"image": image})["image"] is image
-    assert torch.equal(image, copy)
-
-
-def test_rand_invert_follows_its_seed_and_probability():
-    invert = RandInvertIntensityd(prob=0.25).set_random_state(0)
-    flips = [invert({"image": torch.zeros(1)})["image"].item() for _ in range(400)]
-    assert 0.18 < np.mean(flips) < 0.32
-    again = RandInvertIntensityd(prob=0.25).set_random_state(0)
-    assert flips == [again({"image": torch.zeros(1)})["image"].item() for _ in range(400)]

@@ -1,0 +1,103 @@
+"""Random changes of intensity and resolution that make one network serve every contrast and slice thickness."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+from torch.nn.functional import interpolate
+
+
+class RandInvertIntensityd(RandomizableTransform, MapTransform):
+    """1 - image with probability `prob`, for images scaled to [0, 1]: dark CSF becomes bright, as between T1 and T2."""
+
+    def __init__(self, keys: KeysCollection = "image", prob: float = 0.1) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
+        d = dict(data)
+        self.randomize(None)
+        if self._do_transform:
+            for key in self.key_iterator(d):
+                d[key] = 1 - d[key]
+        return d
+
+
+class RandIntensityMapd(RandomizableTransform, MapTransform):
+    """A random piecewise linear map of the intensities [0, 1] onto [0, 1]: tissues change their order, as between contrasts.
+
+    The same map for all keys. Knots lie at equal distances; each value is drawn between the identity and a uniform number.
+
+    Args:
+        prob: probability of the change.
+        knots: number of knots, at least 2.
+        strength: largest share of the uniform numbers; the share itself is drawn between 0 and this.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", prob: float = 0.2, knots: int = 6, strength: float = 0.7) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.knots, self.strength = knots, strength
+
+    def randomize(self, data: None = None) -> None:
+        super().randomize(data)
+        uniform, share = self.R.uniform(0, 1, self.knots), self.R.uniform(0, self.strength)
+        self.values = torch.tensor((1 - share) * np.linspace(0, 1, self.knots) + share * uniform, dtype=torch.float32)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
+        d = dict(data)
+        self.randomize()
+        if self._do_transform:
+            for key in self.key_iterator(d):
+                position = d[key].clamp(0, 1) * (self.knots - 1)
+                knot = position.long().clamp(max=self.knots - 2)
+                d[key] = torch.lerp(self.values[knot], self.values[knot + 1], position - knot)
+        return d
+
+
+class RandThickSlicesd(RandomizableTransform, MapTransform):
+    """Average `thickness` voxels along one axis and interpolate back, as a scan of thick slices does.
+
+    Args:
+        prob: probability of the change.
+        thickness: smallest and largest slice thickness in voxels; one value for all keys, per key divided by `voxel`.
+        axis_prob: probability of each of the three axes.
+        voxel: voxel size of every key along the axes, in units of `thickness`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        prob: float = 0.3,
+        thickness: Sequence[float] = (2.0, 5.0),
+        axis_prob: Sequence[float] = (0.7, 0.15, 0.15),
+        voxel: Sequence[float] = (1.0,),
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.thickness, self.axis_prob, self.voxel = thickness, axis_prob, voxel
+        if len(voxel) != len(self.keys):
+            raise ValueError(f"one voxel size per key is needed, got {len(voxel)} for {len(self.keys)}")
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
+        d = dict(data)
+        self.randomize(None)
+        if self._do_transform:
+            axis, thickness = self.R.choice(3, p=self.axis_prob), self.R.uniform(*self.thickness)
+            for key, voxel in zip(self.key_iterator(d), self.voxel):
+                d[key] = _thick(d[key], axis, thickness / voxel)
+        return d
+
+
+def _thick(image: torch.Tensor, axis: int, thickness: float) -> torch.Tensor:
+    """Image (1XYZ) of slices `thickness` voxels apart and as thick along `axis`, on its own grid."""
+    size = list(image.shape[1:])
+    slices = max(2, round(size[axis] / thickness))
+    if slices >= size[axis]:
+        return image
+    few = [slices if i == axis else n for i, n in enumerate(size)]
+    return interpolate(interpolate(image[None], few, mode="area"), size, mode="trilinear", align_corners=False)[0]

@@ -1,0 +1,114 @@
+"""What a partly labelled scan tells beyond its labels: a disc lies between two labelled bodies, far from all of them there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from scripts.labels import label_table
+
+UNKNOWN = 255  # may be background or an unlabelled structure: no loss there
+BEYOND = 254  # above the uppermost or below the lowest labelled level: a structure that is not labelled may begin
+MARGIN_MM = 16.0  # around a pair of neighbours
+CERTAIN_COS = -0.92  # a voxel that sees its two neighbours in opposite directions lies between them ...
+MAX_PATH = 1.6  # longest way from one neighbour over a voxel to the other, in that of the median voxel between them
+POSSIBLE_COS = -0.1  # ... and one that sees them in about the same direction does not
+BEYOND_RADIUS_MM = 55.0
+
+
+def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Label map and `labelled` with the geometry between labelled neighbours added.
+
+    Between two neighbouring bodies lies their disc: background voxels from which the nearest points of the two bodies lie in opposite
+    directions become that disc, those about it `UNKNOWN`; all other background of the pair's neighbourhood holds no disc. Between two
+    neighbouring discs lies their body, whose sides are not certain: all of it becomes `UNKNOWN`. What lies beyond the last labelled
+    level becomes `BEYOND`, where a structure follows that is not labelled in this scan.
+
+    Args:
+        label: channel indices, shape XYZ.
+        labelled: which channels are annotated in this scan, boolean, shape C.
+        spacing_mm: voxel size.
+    """
+    table = label_table()
+    result, known = label.astype(np.uint8), labelled.copy()
+    boxes = ndimage.find_objects(label, max_label=len(table) - 1)
+    with_l6 = boxes[_channel("L6") - 1] is not None
+    for above, below, between in _neighbours(with_l6):
+        if known[between] or boxes[above - 1] is None or boxes[below - 1] is None:
+            continue
+        box = _joint_box(boxes[above - 1], boxes[below - 1], label.shape, spacing_mm)
+        cosine, path_mm = _look_at_both(label[box] == above, label[box] == below, spacing_mm)
+        free = label[box] == 0
+        result[box][free & ndimage.binary_dilation(cosine < POSSIBLE_COS)] = UNKNOWN
+        if table[between].is_disc:
+            certain = free & (cosine < CERTAIN_COS)
+            if certain.any():  # beside a body, too, one neighbour can lie straight above and the other below, but far away
+                certain &= path_mm < MAX_PATH * np.median(path_mm[certain])
+            result[box][certain] = between
+            known[between] = True
+    present = [c for c in range(1, len(table)) if boxes[c - 1] is not None]
+    for group in ("body", "disc"):
+        of_group = [c for c in present if table[c].group == group and labelled[c]]
+        without_l6 = labelled[_channel("S1")] and not labelled[_channel("L6")]  # nobody missed it then: there is none
+        every = [s.channel for s in table if s.group == group and not (without_l6 and s.name.startswith("L6"))]
+        if len(of_group) < 2:
+            continue
+        for last, second in ((of_group[-1], of_group[-2]), (of_group[0], of_group[1])):
+            follows = every.index(last) + (1 if last > second else -1)
+            if 0 <= follows < len(every) and not labelled[every[follows]]:
+                _mark_beyond(result, label, last, second, spacing_mm)
+    return result, known
+
+
+def _channel(name: str) -> int:
+    return next(s.channel for s in label_table() if s.name == name)
+
+
+def _neighbours(with_l6: bool) -> list[tuple[int, int, int]]:
+    """(upper, lower, what lies between) for neighbouring bodies and for neighbouring discs; the disc below L5 is always L5/S1."""
+    table = label_table()
+    by_name = {s.name: s.channel for s in table}
+    triples = []
+    for disc in (s for s in table if s.is_disc):
+        upper, lower = disc.name.split("/")
+        if upper == "L5" and with_l6:
+            lower = "L6"
+        triples.append((by_name[upper], by_name[lower], disc.channel))
+        for following in (s for s in table if s.is_disc and s.name.startswith(lower + "/")):
+            triples.append((disc.channel, following.channel, by_name[lower]))
+    return triples
+
+
+def _joint_box(a: tuple[slice, ...], b: tuple[slice, ...], shape: tuple[int, ...], spacing_mm) -> tuple[slice, ...]:
+    margin = [int(np.ceil(MARGIN_MM / s)) for s in spacing_mm]
+    return tuple(slice(max(0, min(p.start, q.start) - m), min(n, max(p.stop, q.stop) + m)) for p, q, m, n in zip(a, b, margin, shape))
+
+
+def _look_at_both(a: np.ndarray, b: np.ndarray, spacing_mm) -> tuple[np.ndarray, np.ndarray]:
+    """For each voxel, the cosine of the angle between the directions to the nearest points of `a` and `b`, and the sum of the distances."""
+    here = np.indices(a.shape, dtype=np.float32)
+    scale = np.array(spacing_mm, np.float32).reshape(3, 1, 1, 1)
+    to = []
+    for mask in (a, b):
+        nearest = ndimage.distance_transform_edt(~mask, sampling=spacing_mm, return_distances=False, return_indices=True)
+        to.append((nearest - here) * scale)
+    distances = [np.linalg.norm(t, axis=0) for t in to]
+    norm = distances[0] * distances[1]
+    return np.where(norm > 0, (to[0] * to[1]).sum(0) / np.maximum(norm, 1e-6), 1.0), distances[0] + distances[1]
+
+
+def _mark_beyond(result: np.ndarray, label: np.ndarray, last: int, second: int, spacing_mm) -> None:
+    """Mark the background behind the far end of `last`, seen from `second`."""
+    scale = np.array(spacing_mm)
+    points = np.argwhere(label == last) * scale
+    centre, before = points.mean(0), np.argwhere(label == second).mean(0) * scale
+    step = (centre - before) / np.linalg.norm(centre - before)
+    principal = np.linalg.svd((points - centre)[:: max(1, len(points) // 2000)], full_matrices=False)[2]
+    normal = principal[np.abs(principal @ step).argmax()]
+    normal = normal * np.sign(normal @ step)
+    end = np.percentile((points - centre) @ normal, 97)
+    grid = np.indices(label.shape, dtype=np.float32).reshape(3, -1).T * scale.astype(np.float32) - centre.astype(np.float32)
+    along = grid @ normal.astype(np.float32)
+    across = np.sqrt(np.maximum((grid**2).sum(1) - along**2, 0))
+    behind = ((along > end - 1) & (across < BEYOND_RADIUS_MM)).reshape(label.shape)
+    result[behind & (label == 0) & (result == 0)] = BEYOND

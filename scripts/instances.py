@@ -1,0 +1,76 @@
+"""Vertebral bodies and discs as separate pieces, from a map of kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+CORE_DEPTH_MM = 3.0  # bodies that touch are still apart this deep below their surface
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A connected piece of one kind."""
+
+    number: int  # its value in the map of instances
+    centre_mm: np.ndarray  # along the axes of the grid
+    volume_mm3: float
+
+
+def find_instances(
+    mask: np.ndarray, spacing_mm: Sequence[float], min_mm3: float, core_depth_mm: float = 0.0
+) -> tuple[np.ndarray, list[Instance]]:
+    """Face-connected pieces of a mask of at least `min_mm3`: map of their numbers (int32, 0 elsewhere) and their list from top to bottom.
+
+    With a `core_depth_mm`, pieces that are joined by less than about twice that depth are separated: what lies deeper than
+    `core_depth_mm` below the surface falls apart into cores, and every voxel goes to the core next to it.
+
+    Args:
+        mask: boolean, shape XYZ, last axis towards superior.
+        spacing_mm: voxel size.
+        min_mm3: smaller pieces (and smaller cores) are left out.
+        core_depth_mm: 0 does not separate.
+    """
+    numbers = np.zeros(mask.shape, np.int32)
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        return numbers, []
+    box = found[0]
+    voxel_mm3 = float(np.prod(spacing_mm))
+    pieces, count = ndimage.label(mask[box])
+    if core_depth_mm > 0:
+        pieces, count = _separate(pieces, count, spacing_mm, min_mm3 / 4 / voxel_mm3, core_depth_mm)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1) * voxel_mm3
+    centres = np.array(ndimage.center_of_mass(pieces > 0, pieces, range(1, count + 1))).reshape(-1, 3)
+    centres = (centres + [s.start for s in box]) * np.array(spacing_mm)
+    kept = [i for i in np.argsort(-centres[:, 2]) if sizes[i + 1] >= min_mm3]
+    renumber = np.zeros(count + 1, np.int32)
+    renumber[[i + 1 for i in kept]] = range(1, len(kept) + 1)
+    numbers[box] = renumber[pieces]
+    return numbers, [Instance(n, centres[i], float(sizes[i + 1])) for n, i in enumerate(kept, start=1)]
+
+
+def _separate(pieces: np.ndarray, count: int, spacing_mm: Sequence[float], min_core: float, depth_mm: float) -> tuple[np.ndarray, int]:
+    """Pieces that have more than one core are divided among their cores."""
+    size = [2 * round(depth_mm / s) + 1 for s in spacing_mm]  # a box, which takes a tenth of the time of a ball
+    cores, n_cores = ndimage.label(ndimage.minimum_filter((pieces > 0).astype(np.uint8), size, mode="constant"))
+    sizes = np.bincount(cores.ravel(), minlength=n_cores + 1)
+    piece_of_core = np.zeros(n_cores + 1, int)
+    piece_of_core[cores[cores > 0]] = pieces[cores > 0]
+    result = pieces.copy()
+    for piece, box in enumerate(ndimage.find_objects(pieces, max_label=count), start=1):
+        own = [c for c in range(1, n_cores + 1) if piece_of_core[c] == piece and sizes[c] >= min_core]
+        if len(own) < 2:
+            continue
+        here = np.isin(cores[box], own)
+        nearest = ndimage.distance_transform_edt(~here, sampling=spacing_mm, return_distances=False, return_indices=True)
+        number = {c: piece if i == 0 else count + i for i, c in enumerate(own)}
+        count += len(own) - 1
+        lookup = np.zeros(n_cores + 1, result.dtype)
+        lookup[own] = [number[c] for c in own]
+        inside = pieces[box] == piece
+        result[box][inside] = lookup[cores[box][tuple(nearest)]][inside]
+    return result, count

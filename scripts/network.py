@@ -1,0 +1,94 @@
+"""The network: a coarse U-Net that names levels on the whole view, a fine one that draws bodies and discs, one forward for both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from scripts.labels import label_table
+
+KINDS = ("background", "body", "disc")  # classes of the fine network
+GATE_FLOOR = 1e-4  # the least that the coarse network may leave of a fine foreground probability
+
+
+class SpineNet(nn.Module):
+    """Level by context, outline by detail: p(level) = p_fine(kind) x p_coarse(level | kind).
+
+    Which level a vertebra is, only the whole view tells; where its border runs, only the fine grid does. The coarse network therefore
+    sees the image averaged over `coarse_voxel` and answers in levels, the fine network sees the image as it is and answers in three
+    kinds: background, body, disc. Where the coarse network sees no spine at all, the fine foreground is gated out.
+
+    Args:
+        coarse: image (B1XYZ) -> features (BFXYZ), sizes in multiples of `coarse_multiple`; a linear layer makes level logits of them.
+        fine: image (B1XYZ) -> kind logits (B3XYZ), sizes in multiples of `fine_multiple`.
+        features: F; a full-resolution convolution of 24 channels would take most of the time.
+        coarse_voxel: size of a coarse voxel in fine voxels.
+        coarse_multiple, fine_multiple: what the strides of the two networks divide; inputs are padded to it.
+    """
+
+    def __init__(
+        self,
+        coarse: nn.Module,
+        fine: nn.Module,
+        features: int,
+        coarse_voxel: Sequence[int] = (4, 4, 4),
+        coarse_multiple: Sequence[int] = (8, 16, 16),
+        fine_multiple: Sequence[int] = (16, 16, 16),
+    ) -> None:
+        super().__init__()
+        groups = [s.group for s in label_table()]
+        self.kind_of_channel = [KINDS.index(g) for g in groups]
+        self.bodies, self.discs = ([c for c, g in enumerate(groups) if g == kind] for kind in KINDS[1:])
+        self.coarse = nn.Sequential(coarse, nn.Conv3d(features, len(groups), kernel_size=1))
+        self.fine = fine
+        self.gate_floor = GATE_FLOOR
+        self.coarse_voxel = [int(n) for n in coarse_voxel]
+        self.coarse_multiple = [int(n) for n in coarse_multiple]
+        self.fine_multiple = [int(n) for n in fine_multiple]
+
+    def forward(self, x: torch.Tensor, view: torch.Tensor | None = None):
+        """Level logits (BCXYZ) of an image (B1XYZ, intensities in [0, 1]).
+
+        Training gives a whole view on the coarse grid besides, and gets the level logits of `view` and the kind logits of `x`.
+        """
+        if not torch.jit.is_scripting():  # noqa: SIM102 - alone in its line: TorchScript, which has one return type, then skips what is below it
+            if view is not None:
+                return self.coarse(view), self.fine(x)
+        return self.combine(self.locate(x), self.delineate(x))
+
+    @torch.jit.export
+    def locate(self, x: torch.Tensor) -> torch.Tensor:
+        """Level logits of the image on the coarse grid, shape BC and the spatial sizes divided by `coarse_voxel`, rounded up."""
+        voxel = [min(v, n) for v, n in zip(self.coarse_voxel, x.shape[2:])]
+        pooled = functional.avg_pool3d(x, voxel, ceil_mode=True, count_include_pad=False)
+        size = pooled.shape
+        return self.coarse(_pad(pooled, self.coarse_multiple))[:, :, : size[2], : size[3], : size[4]]
+
+    @torch.jit.export
+    def delineate(self, x: torch.Tensor) -> torch.Tensor:
+        """Kind logits of the image, shape B3XYZ."""
+        size = x.shape
+        return self.fine(_pad(x, self.fine_multiple))[:, :, : size[2], : size[3], : size[4]]
+
+    @torch.jit.export
+    def combine(self, levels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        """Level logits (BCXYZ) from those on the coarse grid and the kind logits (B3XYZ) of the same image."""
+        levels, log_kind = levels.float(), kinds.float().log_softmax(1)
+        size = log_kind.shape
+        gate = functional.max_pool3d(2 * (1 - levels.softmax(1)[:, :1]), 3, 1, 1).clamp(self.gate_floor, 1.0).log()
+        bodies, discs = levels[:, self.bodies].log_softmax(1) + gate, levels[:, self.discs].log_softmax(1) + gate
+        given_kind = torch.zeros_like(levels)
+        given_kind[:, self.bodies], given_kind[:, self.discs] = bodies, discs
+        factor = [float(f) for f in self.coarse_voxel]
+        given_kind = functional.interpolate(given_kind, scale_factor=factor, mode="trilinear", align_corners=False)
+        return given_kind[:, :, : size[2], : size[3], : size[4]] + log_kind[:, self.kind_of_channel]
+
+
+def _pad(x: torch.Tensor, multiple: list[int]) -> torch.Tensor:
+    """Zeros behind the end of the three spatial axes up to a multiple; twice of it for the last, as instance norm needs two voxels."""
+    extra = [(m - n % m) % m for n, m in zip(x.shape[2:], multiple)]
+    extra[2] += max(0, 2 * multiple[2] - x.shape[4] - extra[2])
+    return functional.pad(x, [0, extra[2], 0, extra[1], 0, extra[0]])

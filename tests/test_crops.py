@@ -1,0 +1,214 @@
+"""Random patches and views: known affine maps give known voxels, random ones keep what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch.nn.functional import avg_pool3d
+
+from scripts.complete_labels import BEYOND, UNKNOWN
+from scripts.crops import RandSpineSamplesd
+
+PATCH, VIEW, VOXEL = (6, 8, 8), (4, 6, 5), (4, 4, 4)
+SIZE = (16, 24, 20)  # of the scan: VIEW * VOXEL
+MIDDLE = (np.array(SIZE) - 1) / 2
+
+
+def sampler(**options) -> RandSpineSamplesd:
+    return RandSpineSamplesd(["image", "label"], **{"patch_size": PATCH, "view_size": VIEW, "view_voxel": VOXEL, **options})
+
+
+def draw(image: torch.Tensor, label: torch.Tensor, matrix=None, patch_centre=MIDDLE, view_centre=MIDDLE, **options) -> dict:
+    """Samples through a given map instead of a random one."""
+    transform = sampler(**options)
+    given = {"matrix": np.eye(3) if matrix is None else np.array(matrix, float), "patch_centre": patch_centre, "view_centre": view_centre}
+    transform.randomize = lambda label: vars(transform).update(given)
+    return transform({"image": image, "label": label})
+
+
+def scan(size=SIZE, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise, and a label that has another value in every voxel of a neighbourhood."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(1, *size, generator=generator), torch.randint(0, 24, (1, *size), generator=generator, dtype=torch.uint8)
+
+
+def crop(volume: torch.Tensor, start) -> torch.Tensor:
+    return volume[:, start[0] : start[0] + 6, start[1] : start[1] + 8, start[2] : start[2] + 8].float()
+
+
+START = (3, 10, 5)
+CENTRE = np.array(START) + (np.array(PATCH) - 1) / 2
+
+
+def assert_patch(samples: dict, image: torch.Tensor, label: torch.Tensor) -> None:
+    torch.testing.assert_close(samples["image"], image, atol=1e-4, rtol=0)
+    assert torch.equal(samples["label"], label)
+
+
+def test_identity_is_a_crop():
+    image, label = scan()
+    samples = draw(image, label, patch_centre=CENTRE)
+    assert_patch(samples, crop(image, START), crop(label, START))
+    assert {k: tuple(v.shape) for k, v in samples.items()} == {
+        **dict.fromkeys(("image", "label"), (1, *PATCH)),
+        **dict.fromkeys(("view", "view_label"), (1, *VIEW)),
+    }
+    assert {v.dtype for v in samples.values()} == {torch.float32}
+
+
+def test_flip_mirrors_left_and_right():
+    image, label = scan()
+    samples, straight = (draw(image, label, np.diag([x, 1, 1]), CENTRE) for x in (-1, 1))
+    assert_patch(samples, crop(image, START).flip(1), crop(label, START).flip(1))
+    torch.testing.assert_close(samples["view"], straight["view"].flip(1))
+
+
+def test_quarter_turn():
+    image, label = scan()
+    # a step along the patch's second axis is one along the scan's third; one along its third goes back along the scan's second
+    samples = draw(image, label, [[1, 0, 0], [0, 0, -1], [0, 1, 0]], CENTRE)
+    assert_patch(samples, *(crop(v, START).flip(2).transpose(2, 3) for v in (image, label)))
+
+
+def test_any_affine_map_of_a_ramp():
+    size, weights = (40, 44, 36), torch.tensor([0.5, -0.25, 1.0])
+    x = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in size], indexing="ij"))
+    image = torch.einsum("a,axyz->xyz", weights, x)[None]  # linear, so that interpolation is exact
+    transform = sampler(rotate=0.4, scale=0.2, flip_prob=1.0).set_random_state(3)
+    transform.randomize(torch.zeros(1, *size))
+    samples = draw(
+        image, torch.zeros(1, *size), transform.matrix, np.array([19.3, 22.1, 16.8]), np.array([18.5, 21.0, 17.25]), view_size=(3, 4, 3)
+    )
+    for name, n, centre, voxel in (("image", PATCH, (19.3, 22.1, 16.8), 1), ("view", (3, 4, 3), (18.5, 21.0, 17.25), 4)):
+        steps = torch.stack(torch.meshgrid(*[(torch.arange(float(k)) - (k - 1) / 2) * voxel for k in n], indexing="ij"))
+        places = torch.einsum("ab,bxyz->axyz", torch.tensor(transform.matrix).float(), steps) + torch.tensor(centre).view(3, 1, 1, 1)
+        torch.testing.assert_close(samples[name][0], torch.einsum("a,axyz->xyz", weights, places), atol=2e-3, rtol=0)
+
+
+def test_outside_the_scan_is_zero():
+    image, label = scan()
+    image, label = image + 1, label + 1
+    samples = draw(image, label, patch_centre=np.array([-0.5, 3.5, 19.5]))  # half of it before the first axis, half behind the third
+    for name, volume in (("image", image), ("label", label)):
+        expected = torch.zeros(1, *PATCH)
+        expected[:, 3:, :, :4] = volume[:, :3, :8, 16:]
+        torch.testing.assert_close(samples[name], expected, atol=1e-4, rtol=0)
+    samples = draw(image, label, patch_centre=np.array([100.0, -50.0, 7.0]), view_centre=np.array([-90.0, 11.5, 9.5]))
+    assert not any(v.any() for v in samples.values())
+
+
+@pytest.mark.parametrize("voxel", [(4, 4, 4), (2, 4, 2)])
+def test_view_averages_the_scan(voxel):
+    size = tuple(np.array(VIEW) * voxel)
+    image, _ = scan(size)
+    _, coarse = scan(VIEW)
+    label = coarse
+    for axis, n in enumerate(voxel, start=1):
+        label = label.repeat_interleave(n, axis)
+    samples = draw(image, label, view_centre=(np.array(size) - 1) / 2, view_voxel=voxel)
+    torch.testing.assert_close(samples["view"], avg_pool3d(image[None], voxel)[0], atol=1e-4, rtol=0)
+    assert torch.equal(samples["view_label"], coarse.float())
+
+
+@pytest.mark.parametrize("size", [(40, 30, 50), (9, 50, 12)])
+def test_random_samples(size):
+    image, _ = scan(size)
+    label = torch.zeros(1, *size, dtype=torch.uint8)
+    label[:, 2:7, 10:20, 3:9] = 9
+    label[:, :, 20:25], label[:, :, 25:] = BEYOND, UNKNOWN
+    copies = image.clone(), label.clone()
+    data = {"image": MetaTensor(image), "label": MetaTensor(label), "labelled": "kept"}
+    transform, again = sampler().set_random_state(0), sampler().set_random_state(0)
+    seen = set()
+    for _ in range(10):
+        samples, repeated = transform(data), again(data)
+        assert samples.pop("labelled") == "kept"
+        for name, value in samples.items():
+            assert type(value) is torch.Tensor
+            assert value.shape == (1, *(VIEW if "view" in name else PATCH))
+            assert torch.equal(value, repeated[name])
+        for name in ("label", "view_label"):
+            seen |= set(samples[name].unique().tolist())
+    assert seen == {0, 9, BEYOND, UNKNOWN}
+    assert not torch.equal(sampler().set_random_state(1)(data)["image"], sampler().set_random_state(0)(data)["image"])
+    assert sorted(data) == ["image", "label", "labelled"]
+    assert torch.equal(image, copies[0])
+    assert torch.equal(label, copies[1])
+
+
+def test_random_maps():
+    label = torch.zeros(1, *SIZE)
+    still, mirrored = (sampler(rotate=0, scale=0, flip_prob=p) for p in (0.0, 1.0))
+    for transform, expected in ((still, [1, 1, 1]), (mirrored, [-1, 1, 1])):
+        transform.randomize(label)
+        np.testing.assert_array_equal(transform.matrix, np.diag(expected))
+    transform = sampler(rotate=0.2, scale=0.15, flip_prob=0.5).set_random_state(0)
+    flips = 0
+    for _ in range(200):
+        transform.randomize(label)
+        lengths = np.linalg.norm(transform.matrix, axis=0)
+        axes = transform.matrix / lengths
+        assert (np.abs(lengths - 1) <= 0.15).all()
+        np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)  # no shear
+        assert np.abs(np.diag(axes)).min() > np.cos(0.2) ** 2 - 0.01  # two turns move every axis
+        flips += np.linalg.det(axes) < 0
+    assert 70 < flips < 130
+
+
+def test_patches_lie_near_the_spine():
+    label = torch.full((1, 40, 50, 60), BEYOND, dtype=torch.uint8)
+    label[:, :20] = UNKNOWN
+    label[:, 30:36, 5:25, 11:41] = 7  # 3 % of the scan
+    low, high = np.array([30, 5, 11]), np.array([35, 24, 40])
+    transform = sampler(spine_prob=1.0, jitter=0.25).set_random_state(0)
+    centres = []
+    for _ in range(200):
+        transform.randomize(label)
+        centres.append(transform.patch_centre)
+    reach = 0.25 * np.array(PATCH)
+    assert (np.min(centres, axis=0) >= low - reach).all()
+    assert (np.max(centres, axis=0) <= high + reach).all()
+    assert (np.min(centres, axis=0) < low + 1).all()  # they use all of it
+    assert (np.max(centres, axis=0) > high - 1).all()
+
+
+@pytest.mark.parametrize("spine_prob", [0.0, 1.0])
+def test_patches_without_labelled_voxels_lie_anywhere(spine_prob):
+    label = torch.full((1, *SIZE), UNKNOWN, dtype=torch.uint8)
+    label[:, 0] = 0
+    if spine_prob == 0:
+        label[:, 8:12, 8:12, 8:12] = 7
+    transform = sampler(spine_prob=spine_prob).set_random_state(0)
+    centres = []
+    for _ in range(300):
+        transform.randomize(label)
+        centres.append(transform.patch_centre)
+    for outermost, end in ((np.min(centres, axis=0), np.zeros(3)), (np.max(centres, axis=0), np.array(SIZE) - 1)):
+        assert (np.abs(outermost - end) < 1).all()
+    assert (np.min(centres, axis=0) >= 0).all()
+    assert (np.max(centres, axis=0) <= np.array(SIZE) - 1).all()
+    assert transform({"image": torch.rand(1, *SIZE), "label": label})["image"].shape == (1, *PATCH)
+
+
+def test_view_and_scan_lie_within_each_other():
+    size = np.array([40, 24, 10])  # the view has 16, 24 and 20 voxels of the scan
+    transform = sampler().set_random_state(0)
+    starts = []
+    for _ in range(200):
+        transform.randomize(torch.zeros(1, *size))
+        starts.append(transform.view_centre - (np.array(VIEW) * VOXEL - 1) / 2)
+    least, most = np.min(starts, axis=0), np.max(starts, axis=0)
+    assert (least >= np.array([0, 0, -10]) - 1e-9).all()
+    assert (most <= np.array([24, 0, 0]) + 1e-9).all()
+    assert (least < [1, 1e-9, -9]).all()
+    assert (most > [23, -1e-9, -1]).all()
+
+
+def test_scan_of_a_single_slice():
+    image, label = scan((1, 24, 20))
+    samples = draw(image, label, patch_centre=np.array([0.5, *CENTRE[1:]]))
+    expected = torch.zeros(1, *PATCH)
+    expected[:, 2] = image[:, 0, 10:18, 5:13]
+    torch.testing.assert_close(samples["image"], expected, atol=1e-4, rtol=0)

@@ -1,0 +1,253 @@
+"""The box around the spine, with a network whose coarse answer is a threshold and whose fine answer is pointwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor, decollate_batch, list_data_collate
+from torch import nn
+
+from scripts import inferers
+from scripts.inferers import AutocastInferer, CoarseToFineInferer, background_logits
+from scripts.labels import label_table, structure
+from scripts.network import SpineNet
+
+CHANNELS = len(label_table())
+L3 = structure("L3").channel
+SHAPE = (37, 70, 66)  # multiples of nothing
+SPINE = (slice(12, 20), slice(28, 40), slice(16, 48))  # coarse voxels 3:5, 7:10, 4:12
+WINDOW = (64, 64, 64)  # one window for every box here
+ALL = (slice(None), slice(None))
+
+
+def network() -> SpineNet:
+    """Sees L3 in bright voxels: on the coarse grid above a mean of 0.5, on the fine grid more of a body the brighter it is."""
+    net = SpineNet(nn.Identity(), nn.Conv3d(1, 3, 1), 1).eval()
+    with torch.no_grad():
+        level = net.coarse[1]
+        level.weight.zero_()
+        level.bias.fill_(-20.0)
+        level.weight[0], level.bias[0] = -20.0, 10.0
+        level.weight[L3], level.bias[L3] = 20.0, -10.0
+        net.fine.weight[:, 0, 0, 0, 0] = torch.tensor([-6.0, 6.0, 0.0])
+        net.fine.bias[:] = torch.tensor([3.0, -3.0, -5.0])
+    return net
+
+
+def image(*boxes: tuple[slice, slice, slice], shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
+    x = 0.05 * torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+    for box in boxes:
+        x[(..., *box)] += 0.9
+    return x
+
+
+def oblique() -> torch.Tensor:
+    c, s = np.cos(0.3), np.sin(0.3)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ np.diag([1.0, 0.9, 1.1])
+    affine[:3, 3] = (-30, 12, 5)
+    return torch.from_numpy(affine)
+
+
+def infer(x: torch.Tensor, net: nn.Module | None = None, window: tuple[int, int, int] = WINDOW, **options) -> torch.Tensor:
+    with torch.no_grad():
+        return CoarseToFineInferer(window, **options)(x, net or network())
+
+
+def box_of(result: MetaTensor, affine: torch.Tensor) -> tuple[slice, slice, slice]:
+    """Where the result lies in the scan, from its affine alone."""
+    to_scan = torch.linalg.solve(affine, result.affine)
+    start = to_scan[:3, 3].round()
+    expected = torch.eye(4, dtype=torch.float64)
+    expected[:3, 3] = start
+    torch.testing.assert_close(to_scan, expected, atol=1e-9, rtol=0)
+    return tuple(slice(int(a), int(a) + n) for a, n in zip(start, result.shape[2:]))
+
+
+def inner(box: tuple[slice, slice, slice], shape: tuple[int, int, int] = SHAPE) -> tuple[slice, ...]:
+    """Without the six voxels to which the coarse voxels outside the box reach; at the border of the scan there are none."""
+    return tuple(slice(6 if s.start else None, -6 if s.stop < n else None) for s, n in zip(box, shape))
+
+
+# CoarseToFineInferer
+
+
+@pytest.mark.parametrize(
+    ("margin", "box"),
+    [
+        (0, (slice(12, 20), slice(28, 40), slice(16, 48))),
+        (1, (slice(8, 24), slice(24, 44), slice(12, 52))),  # whole coarse voxels
+        (4, (slice(8, 24), slice(24, 44), slice(12, 52))),
+        (12, (slice(0, 32), slice(16, 52), slice(4, 60))),
+        (20, (slice(0, 37), slice(8, 60), slice(0, 66))),  # up to the border, with its broken coarse voxels
+    ],
+)
+def test_box_is_the_spine_and_its_margin(margin, box):
+    x, affine = image(SPINE), oblique()
+    result = infer(MetaTensor(x, affine=affine), margin=margin)
+    assert isinstance(result, MetaTensor)
+    assert box_of(result, affine) == box
+    assert result.shape[:2] == (1, CHANNELS)
+
+
+def test_box_holds_what_the_network_says_there():
+    x, net, affine = image(SPINE), network(), oblique()
+    with torch.no_grad():
+        whole = net(x)
+    result = infer(MetaTensor(x, affine=affine), net)
+    box = box_of(result, affine)
+    inside = (*ALL, *inner(box))
+    torch.testing.assert_close(result.as_tensor()[inside], whole[(*ALL, *box)][inside])
+    found = whole.argmax(1) == L3
+    assert found.sum() == 8 * 12 * 32
+    assert torch.equal(result.as_tensor().argmax(1) == L3, found[(slice(None), *box)])
+
+
+def test_windows_blend_into_the_same_logits():
+    x, net = image(SPINE), network()
+    one, many = infer(x, net), infer(x, net, window=(16, 16, 16), sw_batch_size=3, overlap=0.5)
+    torch.testing.assert_close(many, one, atol=1e-4, rtol=1e-4)
+
+
+def test_plain_tensor_gives_the_whole_grid():
+    x, affine = image(SPINE), oblique()
+    result = infer(x)
+    assert type(result) is torch.Tensor
+    assert result.shape == (1, CHANNELS, *SHAPE)
+    part = infer(MetaTensor(x, affine=affine))
+    box = box_of(part, affine)
+    assert torch.equal(result[(*ALL, *box)], part.as_tensor())
+    outside = torch.ones(SHAPE, dtype=torch.bool)
+    outside[box] = False
+    assert not result.argmax(1)[0][outside].any()
+    assert (result[0, 0][outside] == 0).all()
+    assert (result[0, 1:][:, outside] == -20).all()
+
+
+def test_box_holds_every_part_of_the_spine():
+    second = (slice(24, 28), slice(52, 56), slice(8, 12))
+    affine = oblique()
+    result = infer(MetaTensor(image(SPINE, second), affine=affine), margin=0)
+    assert box_of(result, affine) == (slice(12, 28), slice(28, 56), slice(8, 48))
+
+
+@pytest.mark.parametrize("margin", [0, 12])
+def test_spine_at_the_border(margin):
+    spine = (slice(0, 37), slice(60, 70), slice(40, 66))  # touches four faces of the scan
+    x, affine, net = image(spine), oblique(), network()
+    result = infer(MetaTensor(x, affine=affine), net, margin=margin)
+    box = box_of(result, affine)
+    assert box == (slice(0, 37), slice(60 - margin, 70), slice(40 - margin, 66))
+    with torch.no_grad():
+        whole = net(x)[(*ALL, *box)]
+    inside = (*ALL, *inner(box)) if margin else (*ALL, slice(None), slice(6, None), slice(6, None))
+    torch.testing.assert_close(result.as_tensor()[inside], whole[inside])
+    assert infer(x, net, margin=margin).shape[2:] == SHAPE
+
+
+def test_box_smaller_than_the_window():
+    affine = oblique()
+    result = infer(MetaTensor(image(SPINE), affine=affine), window=(80, 80, 80), margin=0)
+    assert box_of(result, affine) == SPINE
+    assert (result.as_tensor().argmax(1) == L3).all()
+
+
+@pytest.mark.parametrize("margin", [0, 12])
+def test_no_spine_is_background_everywhere(margin):
+    x, affine = image(), oblique()
+    assert not infer(x, margin=margin).argmax(1).any()
+    result = infer(MetaTensor(x, affine=affine), margin=margin)
+    box = box_of(result, affine)
+    assert all(s.start == 0 and s.stop > 0 for s in box)  # some box, for what comes after
+    assert not result.argmax(1).any()
+
+
+def test_no_spine_is_background_even_where_the_fine_network_is_sure():
+    net = network()
+    with torch.no_grad():
+        net.fine.bias[:] = torch.tensor([0.0, 15.0, 0.0])
+    assert not infer(image(), net).argmax(1).any()
+
+
+def test_thin_scan():
+    shape = (9, 40, 40)
+    spine = (slice(4, 8), slice(16, 24), slice(16, 24))
+    affine = oblique()
+    result = infer(MetaTensor(image(spine, shape=shape), affine=affine), margin=0)
+    assert box_of(result, affine) == spine
+
+
+@pytest.mark.parametrize("shape", [(4, 40, 40), (5, 40, 40), (9, 40, 40), (12, 40, 40)])
+def test_thin_scans_with_a_margin(shape):
+    spine = (slice(0, shape[0]), slice(16, 24), slice(16, 24))
+    x, affine = image(spine, shape=shape), oblique()
+    result = infer(MetaTensor(x, affine=affine))
+    assert box_of(result, affine) == (slice(0, shape[0]), slice(4, 36), slice(4, 36))
+    assert infer(x).shape[2:] == shape
+
+
+def test_wrapped_network():
+    class Wrapper(nn.Module):  # as DistributedDataParallel: no locate, delineate or combine of its own
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+    x, net = image(SPINE), network()
+    assert torch.equal(infer(x, Wrapper(net)), infer(x, net))
+
+
+def test_scripted_network():
+    x, net = image(SPINE), network()
+    torch.testing.assert_close(infer(x, torch.jit.script(net)), infer(x, net))
+
+
+def test_collated_batch_and_back():
+    x, affine = image(SPINE), oblique()
+    batch = list_data_collate([{"image": MetaTensor(x[0], affine=affine)}])  # its affine has a batch axis
+    batch["pred"] = infer(batch["image"])
+    (item,) = decollate_batch(batch)
+    expected = infer(MetaTensor(x, affine=affine))
+    torch.testing.assert_close(item["pred"].affine, expected.affine)
+    assert torch.equal(item["pred"].as_tensor(), expected.as_tensor()[0])
+    torch.testing.assert_close(item["image"].affine, affine)
+
+
+def test_input_is_not_changed():
+    x, affine = image(SPINE), oblique()
+    scan = MetaTensor(x.clone(), affine=affine.clone())
+    infer(scan)
+    assert torch.equal(scan.as_tensor(), x)
+    assert torch.equal(scan.affine, affine)
+
+
+def test_background_logits():
+    logits = background_logits(torch.randn(1, 4, 2, 3, 2))
+    assert logits.shape == (1, 4, 2, 3, 2)
+    assert (logits[:, 0] == 0).all()
+    assert (logits[:, 1:] == -20).all()
+
+
+# AutocastInferer around it
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+def test_amp_keeps_the_box_and_its_affine(monkeypatch, hardware):
+    monkeypatch.setattr(inferers, "has_bfloat16", lambda device: hardware)
+    x, affine = image(SPINE), oblique()
+    with torch.no_grad():
+        result = AutocastInferer(CoarseToFineInferer(WINDOW))(MetaTensor(x, affine=affine), network())
+    expected = infer(MetaTensor(x, affine=affine))
+    assert isinstance(result, MetaTensor)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.affine, expected.affine)
+    assert torch.equal(result.as_tensor(), expected.as_tensor()) is not hardware
+    assert torch.equal(result.argmax(1).as_tensor(), expected.argmax(1).as_tensor())
+
+
+def test_both_parts_of_a_training_step_become_float32(monkeypatch):
+    monkeypatch.setattr(inferers, "has_bfloat16", lambda device: True)
+    x, view = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 8, 16, 16)
+    parts = AutocastInferer(lambda inputs, net, *args: net(inputs, *args))(x, network(), view)
+    assert [p.dtype for p in parts] == [torch.float32] * 2
+    assert [p.shape[1] for p in parts] == [CHANNELS, 3]

@@ -1,0 +1,441 @@
+"""Levels that agree within every vertebra, on a column of boxes whose voxels vote as they are told."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+
+from scripts.handlers import CaseReports
+from scripts.labels import label_table, structure
+from scripts.name_levels import NEVER, cut_faces, name_levels
+from scripts.transforms import CleanLabelMapd, NameLevelsd, RestoreGridd
+
+TABLE = label_table()
+CHANNEL = {s.name: s.channel for s in TABLE}
+SPACING = (2.0, 2.0, 2.0)
+MIN_MM3 = 300.0
+SHAPE = (16, 40, 96)
+SIDE = (slice(3, 13), slice(12, 22))  # of a body and of a disc, 20 x 20 mm
+BODY, DISC, PITCH = 9, 3, 12  # voxels along the spine: 18, 6 and 24 mm
+OTHER = -50.0  # logit of a channel that has no probability at all
+LUMBAR = ["L1", "L2", "L3", "L4", "L5", "S1"]
+DISCS = ["L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"]
+
+
+def body_box(place: float) -> tuple[slice, slice, slice]:
+    """The body at that place from the top, 0 for the first."""
+    top = SHAPE[2] - 6 - round(place * PITCH)
+    return *SIDE, slice(top - BODY, top)
+
+
+def disc_box(place: float) -> tuple[slice, slice, slice]:
+    """The disc below that body."""
+    top = body_box(place)[2].start
+    return *SIDE, slice(top - DISC, top)
+
+
+def paint(logits: torch.Tensor, box: tuple[slice, ...], **odds: float) -> None:
+    """Give the voxels of a box these probabilities; names that are no keywords come as `**{"L1/L2": 1}`."""
+    logits[(slice(None), *box)] = OTHER
+    for name, p in odds.items():
+        logits[(CHANNEL[name], *box)] = float(np.log(p))
+
+
+def column(levels: list[str], discs: list[str], first_disc: int = 0) -> torch.Tensor:
+    """Logits of bodies one below the other, with a disc under each from the body `first_disc` on; -1 is the disc above the top."""
+    logits = torch.full((len(TABLE), *SHAPE), OTHER)
+    logits[0] = 0
+    for place, name in enumerate(levels):
+        paint(logits, body_box(place), **{name: 1})
+    for place, name in enumerate(discs, start=first_disc):
+        paint(logits, disc_box(place), **{name: 1})
+    return logits
+
+
+def truth(levels: dict[float, str], discs: dict[float, str]) -> np.ndarray:
+    label = np.zeros(SHAPE, np.int64)
+    for place, name in levels.items():
+        label[body_box(place)] = CHANNEL[name]
+    for place, name in discs.items():
+        label[disc_box(place)] = CHANNEL[name]
+    return label
+
+
+def named(logits: torch.Tensor) -> tuple[np.ndarray, dict]:
+    result, report = name_levels(logits, SPACING, MIN_MM3)
+    assert result.shape == logits.shape
+    assert result.dtype == torch.float32
+    json.dumps(report)
+    return result.argmax(0).numpy(), report
+
+
+def row(report: dict, name: str) -> dict:
+    (found,) = [r for r in report["structures"] if r["name"] == name]
+    return found
+
+
+# names of bodies
+
+
+def test_clear_column_stays_as_it_is():
+    label, report = named(column(LUMBAR, DISCS))
+    np.testing.assert_array_equal(label, truth(dict(enumerate(LUMBAR)), dict(enumerate(DISCS))))
+    assert report["sequence_probability"] > 0.99
+    assert report["uncertain"] is False
+    assert [r["name"] for r in report["structures"]] == [*LUMBAR, *DISCS]  # in the order of the table
+    assert all(r["mean_entropy"] == pytest.approx(0, abs=1e-6) and r["vote"] == pytest.approx(1) for r in report["structures"])
+
+
+@pytest.mark.parametrize(
+    "certainty",
+    [
+        0.9,
+        0.999,
+        1 - 1e-9,
+    ],
+)
+def test_a_vertebra_that_is_half_another_gets_one_name(certainty):
+    logits = column(LUMBAR, DISCS)
+    *side, along = body_box(2)
+    paint(logits, (*side, slice(along.start, along.start + 5)), L2=certainty, L3=1 - certainty)  # five of the nine slices
+    label, report = named(logits)
+    np.testing.assert_array_equal(label, truth(dict(enumerate(LUMBAR)), dict(enumerate(DISCS))))
+    assert row(report, "L3")["vote"] == pytest.approx(4 / 9 + 5 / 9 * (1 - certainty))
+
+
+def test_entropy_and_vote_by_hand():
+    logits = column(LUMBAR, DISCS)
+    paint(logits, body_box(2), L3=0.5, L2=0.5)
+    *side, along = body_box(3)
+    paint(logits, (*side, slice(along.start, along.start + 3)), L4=0.25, L5=0.25, background=0.5)  # background: the tie is its
+    paint(logits, (*side, slice(along.start, along.start + 6)), L4=0.3, L5=0.3, background=0.4)  # six of nine slices
+    label, report = named(logits)
+    np.testing.assert_array_equal(label, truth(dict(enumerate(LUMBAR)), dict(enumerate(DISCS))))
+    assert row(report, "L3") == {"name": "L3", "mean_entropy": pytest.approx(np.log(2)), "vote": pytest.approx(0.5)}
+    entropy = -(0.6 * np.log(0.3) + 0.4 * np.log(0.4)) * 6 / 9
+    assert row(report, "L4") == {"name": "L4", "mean_entropy": pytest.approx(entropy), "vote": pytest.approx((6 * 0.5 + 3) / 9)}
+
+
+def test_touching_bodies_are_two_vertebrae():
+    logits = column(LUMBAR, [])
+    bridge = (slice(6, 10), slice(15, 19), disc_box(2)[2])  # 8 x 8 mm between L3 and L4
+    paint(logits, bridge, L3=1)
+    label, _ = named(logits)
+    expected = truth(dict(enumerate(LUMBAR)), {})
+    expected[bridge] = label[bridge]
+    np.testing.assert_array_equal(label, expected)
+    assert set(np.unique(label[bridge])) == {CHANNEL["L3"], CHANNEL["L4"]}
+
+
+def test_view_without_a_sacrum_is_uncertain():
+    levels = LUMBAR[:4]
+    logits = column(levels, [])
+    for place, (name, above) in enumerate(zip(levels, ["T12", *levels])):
+        paint(logits, body_box(place), **{name: 0.55, above: 0.45})
+    label, report = named(logits)
+    np.testing.assert_array_equal(label, truth(dict(enumerate(levels)), {}))
+    assert report["uncertain"] is True
+    assert report["sequence_probability"] < 0.9
+    assert report["runner_up"] == ["T12", "L1", "L2", "L3"]
+    assert report["runner_up_probability"] / report["sequence_probability"] == pytest.approx((0.45 / 0.55) ** 4, rel=1e-3)
+
+
+def test_missing_vertebra_leaves_its_name_out():
+    logits = column(LUMBAR, DISCS)
+    paint(logits, body_box(2), background=1)
+    label, report = named(logits)
+    np.testing.assert_array_equal(label, truth({p: n for p, n in enumerate(LUMBAR) if n != "L3"}, dict(enumerate(DISCS))))
+    assert "L3" not in [r["name"] for r in report["structures"]]
+
+
+def test_nothing_but_background():
+    logits = column([], [])
+    result, report = name_levels(logits, SPACING, MIN_MM3)
+    assert not result.argmax(0).any()
+    assert report["structures"] == []
+    assert report["runner_up"] == []
+
+
+# names of discs
+
+
+def test_discs_follow_their_bodies_not_their_votes():
+    logits = column(LUMBAR, ["T8/T9"] * 5)
+    label, report = named(logits)
+    np.testing.assert_array_equal(label, truth(dict(enumerate(LUMBAR)), dict(enumerate(DISCS))))
+    assert row(report, "L5/S1")["vote"] == pytest.approx(0, abs=1e-6)
+
+
+def test_end_discs_are_named_after_the_first_and_the_last_body():
+    levels = ["T12", "L1", "L2", "L3", "L4", "L5"]
+    wrong = ["L6/S1"] * 7  # with one above the top and one below the last
+    logits = column(levels, wrong, first_disc=-1)
+    # the disc above the top lies in the place of the disc below a body above it
+    expected = ["T11/T12", "T12/L1", "L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"]
+    label, _ = named(logits)
+    np.testing.assert_array_equal(label, truth(dict(enumerate(levels)), dict(enumerate(expected, start=-1))))
+
+
+def test_no_disc_lies_below_the_sacrum_nor_above_the_first_level():
+    label, _ = named(column(LUMBAR, [*DISCS, "L6/S1"]))
+    np.testing.assert_array_equal(label, truth(dict(enumerate(LUMBAR)), dict(enumerate(DISCS))))
+    levels = ["T8", "T9", "T10"]
+    label, _ = named(column(levels, ["T8/T9"] * 3, first_disc=-1))
+    np.testing.assert_array_equal(label, truth(dict(enumerate(levels)), {0: "T8/T9", 1: "T9/T10"}))
+
+
+def test_discs_of_six_lumbar_vertebrae():
+    levels = ["L2", "L3", "L4", "L5", "L6", "S1"]
+    label, _ = named(column(levels, ["T8/T9"] * 5))
+    expected = ["L2/L3", "L3/L4", "L4/L5", "L5/S1", "L6/S1"]  # VerSe counts a disc by the vertebra above it
+    np.testing.assert_array_equal(label, truth(dict(enumerate(levels)), dict(enumerate(expected))))
+
+
+def test_disc_above_the_sacrum_where_l5_is_missing():
+    logits = column(LUMBAR, ["T8/T9"] * 5)
+    paint(logits, body_box(4), background=1)
+    label, _ = named(logits)
+    assert (label[disc_box(3)] == CHANNEL["L4/L5"]).all()
+    assert (label[body_box(5)] == CHANNEL["S1"]).all()
+
+
+def test_both_discs_where_l5_is_missing():
+    logits = column(LUMBAR, DISCS)
+    paint(logits, body_box(4), background=1)
+    label, _ = named(logits)
+    np.testing.assert_array_equal(label, truth({p: n for p, n in enumerate(LUMBAR) if n != "L5"}, dict(enumerate(DISCS))))
+
+
+def test_both_discs_where_l5_is_missing_above_l6():
+    levels = ["L2", "L3", "L4", "L5", "L6", "S1"]
+    discs = ["L2/L3", "L3/L4", "L4/L5", "L5/S1", "L6/S1"]
+    logits = column(levels, discs)
+    paint(logits, body_box(3), background=1)
+    label, _ = named(logits)
+    np.testing.assert_array_equal(label, truth({p: n for p, n in enumerate(levels) if n != "L5"}, dict(enumerate(discs))))
+
+
+def test_three_discs_where_two_vertebrae_are_missing():
+    logits = column(LUMBAR, DISCS)
+    for place in (1, 2):
+        paint(logits, body_box(place), background=1)
+    label, _ = named(logits)
+    expected = truth({p: n for p, n in enumerate(LUMBAR) if n not in ("L2", "L3")}, dict(enumerate(DISCS)))
+    np.testing.assert_array_equal(label, expected)
+
+
+def test_disc_far_from_the_column_becomes_background():
+    logits = column(LUMBAR, DISCS)
+    box = (slice(3, 13), slice(30, 38), slice(40, 44))  # its centre is 33 mm in front of the column
+    paint(logits, box, **{"T8/T9": 1})
+    label, _ = named(logits)
+    assert (label[box] == 0).all()
+
+
+def test_discs_beside_a_single_body_keep_their_votes():
+    label, _ = named(column(["L3"], ["L2/L3", "L3/L4"], first_disc=-1))
+    np.testing.assert_array_equal(label, truth({0: "L3"}, {-1: "L2/L3", 0: "L3/L4"}))
+
+
+# pieces
+
+
+def test_small_pieces_become_background():
+    logits = column(LUMBAR, DISCS)
+    expected = truth(dict(enumerate(LUMBAR)), dict(enumerate(DISCS)))
+    body, disc = (slice(0, 3), slice(30, 34), slice(40, 43)), (slice(0, 3), slice(30, 34), slice(50, 53))  # 36 voxels, 288 mm3
+    paint(logits, body, T9=1)
+    paint(logits, disc, **{"T9/T10": 1})
+    result, report = name_levels(logits, SPACING, MIN_MM3)
+    np.testing.assert_array_equal(result.argmax(0).numpy(), expected)
+    assert [r["name"] for r in report["structures"]] == [*LUMBAR, *DISCS]
+    assert (result[(0, *body)] == 0).all()  # and surely so
+
+
+@pytest.mark.parametrize("vote", ["S1", "L3"])
+def test_piece_in_front_of_the_spine_becomes_background(vote):
+    logits = column(LUMBAR, DISCS)
+    bladder = (slice(3, 13), slice(30, 39), slice(10, 22))  # between L5 and S1, 35 mm in front of them
+    paint(logits, bladder, **{vote: 1})
+    label, report = named(logits)
+    np.testing.assert_array_equal(label, truth(dict(enumerate(LUMBAR)), dict(enumerate(DISCS))))
+    assert report["uncertain"] is False
+
+
+def test_one_channel_per_instance_whatever_the_voxels_say():
+    noise = torch.randn((len(TABLE), *SHAPE), generator=torch.Generator().manual_seed(0))
+    logits = column(LUMBAR, DISCS).clamp(min=0)
+    for place, name in enumerate(LUMBAR):
+        logits[(slice(1, 13), *body_box(place))] = 3.0  # a body of any level, and a little more of the right one
+        logits[(CHANNEL[name], *body_box(place))] = 4.0
+    for place in range(5):
+        logits[(slice(13, 24), *disc_box(place))] = 3.0
+    logits[0] += 6 * (logits[1:].amax(0) == 0)
+    label, _ = named(logits + noise)
+    boxes = [body_box(p) for p in range(6)] + [disc_box(p) for p in range(5)]
+    for box, name in zip(boxes, [*LUMBAR, *DISCS]):
+        inside = label[box]
+        assert set(np.unique(inside)) <= {0, CHANNEL[name]}  # noise leaves a few voxels to background
+        assert (inside > 0).mean() > 0.9
+    assert (label > 0).sum() <= sum(label[box].size for box in boxes) + 50
+
+
+# logits
+
+
+def test_logits_are_the_probability_of_the_kind():
+    logits = column(LUMBAR, DISCS)
+    paint(logits, body_box(2), L3=0.3, L2=0.3, background=0.3, **{"L2/L3": 0.1})
+    result, _ = name_levels(logits, SPACING, MIN_MM3)
+    voxel = (8, 17, body_box(2)[2].start + 4)
+    assert result[(CHANNEL["L3"], *voxel)].exp() == pytest.approx(0.6)
+    assert result[(0, *voxel)].exp() == pytest.approx(0.3)
+    others = [c for c in range(len(TABLE)) if c not in (0, CHANNEL["L3"])]
+    assert (result[(others, *voxel)] == NEVER).all()
+
+
+def test_logits_reach_one_voxel_beyond_the_instance():
+    logits = column(["L3"], [])
+    x, y, z = body_box(0)
+    around = (slice(x.start - 2, x.stop + 2), slice(y.start - 2, y.stop + 2), slice(z.start - 2, z.stop + 2))
+    paint(logits, around, L3=0.2, L4=0.2, background=0.6)
+    paint(logits, (x, y, z), L3=1)
+    result, _ = name_levels(logits, SPACING, MIN_MM3)
+    np.testing.assert_array_equal(result.argmax(0).numpy(), truth({0: "L3"}, {}))
+    expected = torch.full(SHAPE, NEVER)
+    expected[x.start - 1 : x.stop + 1, y.start - 1 : y.stop + 1, z.start - 1 : z.stop + 1] = float(np.log(0.4))
+    expected[x, y, z] = 0
+    torch.testing.assert_close(result[CHANNEL["L3"]], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_input_is_not_changed():
+    logits = column(LUMBAR, DISCS)
+    copy = logits.clone()
+    name_levels(logits, SPACING, MIN_MM3)
+    assert torch.equal(logits, copy)
+
+
+# cut_faces
+
+
+def test_cut_faces():
+    label = np.zeros((6, 8, 10), np.uint8)
+    label[0:2, 2:4, 0:3] = CHANNEL["S1"]
+    label[2:4, 0:8, 5:7] = CHANNEL["L5"]
+    label[4:6, 3:5, 8:10] = CHANNEL["L4"]
+    label[2:4, 3:5, 4] = CHANNEL["L5/S1"]
+    assert cut_faces((6, 8, 10), (0, 0, 0), label) == {
+        "S1": ["left", "inferior"],
+        "L5": ["posterior", "anterior"],
+        "L4": ["right", "superior"],
+    }
+    assert cut_faces((8, 10, 12), (1, 1, 1), label) == {}
+    assert cut_faces((8, 10, 12), (2, 1, 0), label) == {"S1": ["inferior"], "L4": ["right"]}
+    assert cut_faces((6, 8, 10), (0, 0, 0), np.zeros((6, 8, 10), np.uint8)) == {}
+
+
+# NameLevelsd and CaseReports
+
+
+def oblique(spacing_mm: tuple[float, float, float], origin: tuple[float, float, float] = (-12.0, 20.0, 7.0)) -> np.ndarray:
+    c, s = np.cos(0.2), np.sin(0.2)
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn @ np.diag(spacing_mm), origin
+    return affine
+
+
+def scan(offset: tuple[int, int, int], extra: tuple[int, int, int]) -> tuple[MetaTensor, MetaTensor]:
+    """A preprocessed image of 2 mm voxels, read from one of 1 x 1 x 2 mm, and logits of the box of SHAPE that starts at `offset`."""
+    affine = oblique(SPACING)
+    original = oblique((1.0, 1.0, 2.0))
+    original[:3, 3] -= affine[:3, :3] @ (0.25, 0.25, 0.0)  # two of its voxels lie in each one of the image
+    shape = [n + o + e for n, o, e in zip(SHAPE, offset, extra)]
+    meta = {"filename_or_obj": "/data/site 1/sub-01.nii.gz", "original_affine": original}
+    meta["spatial_shape"] = (2 * shape[0], 2 * shape[1], shape[2])
+    image = MetaTensor(torch.zeros(1, *shape), affine=torch.from_numpy(affine), meta=meta)
+    shift = np.eye(4)
+    shift[:3, 3] = offset
+    return image, MetaTensor(column(LUMBAR, DISCS), affine=torch.from_numpy(affine @ shift))
+
+
+def test_box_keeps_its_affine_and_knows_where_the_scan_ends():
+    image, logits = scan((0, 5, 0), (4, 6, 0))
+    x, y, z = body_box(0)
+    paint(logits, (slice(0, x.stop), y, z), L1=1)  # up to the left face of the scan
+    paint(logits, (x, slice(0, y.stop), body_box(2)[2]), L3=1)  # to the posterior face of the box, 5 voxels from that of the scan
+    paint(logits, (*SIDE, slice(0, body_box(5)[2].stop)), S1=1)
+    pred = NameLevelsd(min_instance_mm3=MIN_MM3)({"image": image, "pred": logits})["pred"]
+    np.testing.assert_allclose(pred.affine.numpy(), logits.affine.numpy())
+    assert pred.shape == (len(TABLE), *SHAPE)
+    cut = {r["name"]: r["cut_by_view"] for r in pred.meta["report"]["structures"]}
+    assert cut == {**{name: [] for name in [*LUMBAR, *DISCS]}, "L1": ["left"], "S1": ["inferior"]}
+
+
+def test_logits_without_an_affine_lie_on_the_grid_of_the_image():
+    image, logits = scan((0, 0, 0), (0, 0, 0))
+    named_box = NameLevelsd(min_instance_mm3=MIN_MM3)({"image": image, "pred": logits})["pred"]
+    pred = NameLevelsd(min_instance_mm3=MIN_MM3)({"image": image, "pred": logits.as_tensor()})["pred"]
+    np.testing.assert_allclose(pred.affine.numpy(), image.affine.numpy())
+    assert torch.equal(pred.as_tensor(), named_box.as_tensor())
+    assert pred.meta["report"] == named_box.meta["report"]
+
+
+def test_volumes_are_mm3_of_the_oblique_grid():
+    image, logits = scan((3, 2, 1), (2, 2, 2))
+    disc = (logits.argmax(0) == CHANNEL["L3/L4"]).sum().item() * 8.0  # mm3
+    for min_mm3, kept in ((disc - 1, True), (disc + 1, False)):
+        pred = NameLevelsd(min_instance_mm3=min_mm3)({"image": image, "pred": logits})["pred"]
+        assert bool((pred.argmax(0) == CHANNEL["L3/L4"]).any()) is kept
+
+
+def write_report(folder, output: dict, image: MetaTensor) -> dict:
+    handler = CaseReports(str(folder), "/data")
+    handler.write(SimpleNamespace(state=SimpleNamespace(batch=[{"image": image}], output=[output])))
+    (path,) = [p for p in folder.rglob("*") if p.is_file()]  # whole, without a partial file beside it
+    assert path.relative_to(folder).as_posix() == "site 1/sub-01_seg.json"
+    text = path.read_text(encoding="utf-8")
+    assert text.endswith("}\n")
+    return json.loads(text)
+
+
+def test_case_report(tmp_path, capsys):
+    image, logits = scan((3, 2, 1), (2, 2, 2))
+    paint(logits, body_box(2), L3=0.5, L2=0.5)
+    postprocessing = Compose([NameLevelsd(min_instance_mm3=MIN_MM3), RestoreGridd(), CleanLabelMapd(min_instance_mm3=MIN_MM3)])
+    output = postprocessing({"image": image, "pred": logits})
+    assert output["pred"].shape == (1, *image.meta["spatial_shape"])
+    report = write_report(tmp_path, output, image)
+    assert list(report) == ["scan", "sequence_probability", "uncertain", "runner_up", "runner_up_probability", "structures"]
+    assert report["scan"] == "sub-01"
+    assert report["uncertain"] is False
+    assert [s["name"] for s in report["structures"]] == [*LUMBAR, *DISCS]
+    for found in report["structures"]:
+        assert set(found) == {"name", "mean_entropy", "vote", "cut_by_view", "volume_mm3"}
+        voxels = int((output["pred"] == structure(found["name"]).channel).sum())
+        assert found["volume_mm3"] == 2.0 * voxels
+        assert found["volume_mm3"] == pytest.approx(8.0 * 100 * (DISC if "/" in found["name"] else BODY), rel=0.1)
+    assert row(report, "L3")["mean_entropy"] == pytest.approx(np.log(2))
+    assert capsys.readouterr().out == ""
+
+
+def test_case_report_of_an_uncertain_scan(tmp_path, capsys):
+    image, _ = scan((0, 0, 0), (0, 0, 0))
+    label = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
+    label[0, 0, 0, :3] = structure("L4").channel
+    rows = [{"name": "L4", "vote": 0.5}, {"name": "L5", "vote": 0.5}]
+    naming = {"sequence_probability": 0.456, "uncertain": True, "runner_up": ["L5"], "runner_up_probability": 0.3, "structures": rows}
+    pred = MetaTensor(label, affine=torch.from_numpy(oblique((0.7, 0.8, 4.1))), meta={"report": naming})
+    report = write_report(tmp_path, {"pred": pred}, image)
+    assert [s["volume_mm3"] for s in report["structures"]] == [6.9, 0.0]  # three voxels of 2.296 mm3; L5 was cleaned away
+    assert report["runner_up"] == ["L5"]
+    assert pred.meta["report"]["structures"] == [{"name": "L4", "vote": 0.5}, {"name": "L5", "vote": 0.5}]
+    assert capsys.readouterr().out == (
+        "/data/site 1/sub-01.nii.gz: the levels are uncertain (probability 0.46), see the .json beside the mask\n"
+    )

@@ -1,0 +1,261 @@
+"""Names of a column of bodies from their votes and places."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from scripts.instances import Instance
+from scripts.labels import label_table, structure
+from scripts.naming import DROP_COST, FLOOR, L4_COST, L6_COST, Naming, name_bodies
+
+LEVELS = [s.name for s in label_table() if s.group == "body"]  # T8 .. L5, L6, S1
+FIVE_LUMBAR = [name for name in LEVELS if name != "L6"]
+DROP = sum(DROP_COST)  # of a body as large as the others
+MM = 35.0  # from one vertebra to the next
+
+
+def column(*depths: float, volume: float = 20000.0) -> list[Instance]:
+    """Bodies straight below each other, `depths` in vertebrae."""
+    return [Instance(n, np.array([0.0, 0.0, 500 - MM * d]), volume) for n, d in enumerate(depths, start=1)]
+
+
+def piece(depth: float, forward_mm: float, volume: float) -> Instance:
+    return Instance(0, np.array([0.0, forward_mm, 500 - MM * depth]), volume)
+
+
+def votes(*rows: dict[str, float]) -> np.ndarray:
+    """Log-probabilities of all channels; what a row does not give away is shared by the other levels."""
+    log_p = np.full((len(rows), len(label_table())), -np.inf)
+    for out, row in zip(log_p, rows):
+        rest = (1 - sum(row.values())) / max(1, len(LEVELS) - len(row))
+        for name in LEVELS:
+            out[structure(name).channel] = np.log(row.get(name, rest) or 1e-30)
+    return log_p
+
+
+def sure(*levels: str, p: float = 0.9) -> list[dict[str, float]]:
+    return [{name: p} for name in levels]
+
+
+def blurred(*levels: str) -> list[dict[str, float]]:
+    """Half for the level, a little less for the one above it, some for the one below."""
+    shares = [(FIVE_LUMBAR[i - 1 : i + 2], (0.35, 0.45, 0.2)) for i in map(FIVE_LUMBAR.index, levels)]
+    return [dict(zip(near, p)) for near, p in shares]
+
+
+def names(channels: list[int | None]) -> list[str | None]:
+    return [None if c is None else label_table()[c].name for c in channels]
+
+
+def best(bodies: list[Instance], rows: list[dict[str, float]]) -> list[str | None]:
+    return names(name_bodies(bodies, votes(*rows)).channels)
+
+
+def check(naming: Naming, count: int) -> None:
+    """What holds whatever the votes say."""
+    for channels in (naming.channels, naming.runner_up):
+        assert len(channels) == count
+        assert all(b > a for a, b in pairwise([c for c in channels if c is not None]))
+    assert 0 <= naming.runner_up_probability <= naming.probability
+    assert naming.probability + naming.runner_up_probability <= 1 + 1e-9
+
+
+# votes
+
+
+@pytest.mark.parametrize("first", range(12))
+@pytest.mark.parametrize("count", [1, 3, 7, 12])
+def test_plain_votes(first, count):
+    levels = FIVE_LUMBAR[first : first + count]
+    naming = name_bodies(column(*range(len(levels))), votes(*sure(*levels)))
+    assert names(naming.channels) == levels
+    check(naming, len(levels))
+
+
+@pytest.mark.parametrize("wrong", ["L1", "S1", "T9"])
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_a_wrong_vote_is_outvoted(wrong, place):
+    levels = FIVE_LUMBAR[4:11]  # T12 .. S1
+    rows = sure(*levels, p=0.6)
+    rows[place] = {wrong: 0.95}
+    assert best(column(*range(7)), rows) == levels
+
+
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_a_wrong_and_certain_vote_is_outvoted(place):
+    levels = FIVE_LUMBAR[4:11]
+    rows = sure(*levels, p=0.9)
+    rows[place] = {"T9": 0.9999}
+    assert best(column(*range(7)), rows) == levels
+
+
+def test_two_equal_votes_become_neighbours():
+    rows = [*sure("L1", "L2"), {"L3": 0.9}, {"L3": 0.5, "L4": 0.4}, *sure("L5", "S1")]
+    assert best(column(*range(6)), rows) == ["L1", "L2", "L3", "L4", "L5", "S1"]
+    assert best(column(0, 1), sure("L3", "L3", p=0.6)) in (["L2", "L3"], ["L3", "L4"])
+
+
+def test_six_lumbar_vertebrae_by_their_votes():
+    levels = LEVELS[4:]  # T12, L1 .. L6, S1
+    assert best(column(*range(8)), sure(*levels, p=0.8)) == levels
+    assert best(column(*range(7)), sure(*levels[:-1], p=0.8)) == levels[:-1]  # L6 is the last in view
+
+
+def test_five_lumbar_vertebrae_where_the_votes_cannot_decide():
+    six = LEVELS[4:]
+    five = FIVE_LUMBAR[3:]  # T11 .. L5, S1
+    rows = [dict.fromkeys({a, b}, 0.45) for a, b in zip(six, five)]
+    naming = name_bodies(column(*range(8)), votes(*rows))
+    assert names(naming.channels) == five
+    assert names(naming.runner_up) == six
+    assert naming.runner_up_probability / naming.probability == pytest.approx(np.exp(-L6_COST))
+
+
+def test_four_lumbar_vertebrae_by_their_votes():
+    levels = ["T11", "T12", "L1", "L2", "L3", "L4", "S1"]
+    assert best(column(*range(7)), sure(*levels, p=0.97)) == levels
+    even = [*[dict.fromkeys(pair, 0.45) for pair in zip(levels[:-1], FIVE_LUMBAR[4:])], {"S1": 0.9999}]
+    naming = name_bodies(column(*range(7)), votes(*even))
+    assert names(naming.channels) == FIVE_LUMBAR[4:]
+    assert naming.runner_up_probability / naming.probability == pytest.approx(np.exp(-L4_COST))
+    assert names(naming.runner_up) == levels
+
+
+# places
+
+
+@pytest.mark.parametrize(("forward_mm", "volume"), [(80.0, 1500.0), (80.0, 20000.0), (-60.0, 400.0), (-60.0, 20000.0)])
+@pytest.mark.parametrize("depth", [2.5, 4.6])
+@pytest.mark.parametrize("vote", [{"S1": 0.9}, {"L4": 0.9}, {}])
+def test_piece_off_the_line_is_no_vertebra(forward_mm, volume, depth, vote):
+    levels = ["L1", "L2", "L3", "L4", "L5", "S1"]
+    bodies, rows = column(*range(6)), sure(*levels)
+    place = int(depth) + 1  # between two vertebrae: a bladder, or the spinous processes
+    bodies.insert(place, piece(depth, forward_mm, volume))
+    rows.insert(place, vote)
+    levels.insert(place, None)
+    assert best(bodies, rows) == levels
+
+
+def test_piece_below_the_sacrum_is_no_vertebra():
+    bodies, rows = column(*range(5)), sure("L2", "L3", "L4", "L5", "S1")
+    assert best([*bodies, piece(6, 90, 900.0)], [*rows, {}]) == ["L2", "L3", "L4", "L5", "S1", None]
+    assert best(column(*range(6)), [*rows, {"S1": 0.9}]) == ["L2", "L3", "L4", "L5", "S1", None]  # S2 looks like S1
+
+
+def test_sacrum_behind_the_last_vertebra_keeps_its_name():
+    bodies = [*column(*range(4)), piece(3.8, -30, 15000.0)]  # 30 mm back and 28 mm down: a slope below the limit
+    assert best(bodies, sure("L2", "L3", "L4", "L5", "S1")) == ["L2", "L3", "L4", "L5", "S1"]
+
+
+@pytest.mark.parametrize(
+    ("depths", "levels"),
+    [
+        ((0, 1, 3, 4, 5), ["T12", "L1", "L3", "L4", "L5"]),
+        ((0, 1, 2, 4, 5), ["T12", "L1", "L2", "L4", "L5"]),
+        ((0, 1, 4, 5, 6), ["T11", "T12", "L3", "L4", "L5"]),
+        ((0, 1, 2, 3, 5), ["L1", "L2", "L3", "L4", "S1"]),
+    ],
+)
+def test_missing_vertebra_leaves_a_gap(depths, levels):
+    rows = [*sure(levels[0]), {}, {}, {}, *sure(levels[-1])]  # two that know their level, and places for the rest
+    assert best(column(*depths), rows) == levels
+
+
+def test_missing_vertebra_of_a_short_column():
+    assert best(column(0, 2, 3), sure("L3", "L5", "S1")) == ["L3", "L5", "S1"]
+
+
+@pytest.mark.parametrize("split", [2, 5])
+def test_fragments_of_vertebrae_are_left_out(split):
+    levels = ["L1", "L2", "L3", "L4", "L5", "S1"]
+    bodies, rows, expected = [], [], []
+    for depth, (body, level) in enumerate(zip(column(*range(6)), levels)):
+        bodies, rows, expected = [*bodies, body], [*rows, {level: 0.9}], [*expected, level]
+        if depth < split:  # 15 mm below its vertebra, with the same vote
+            bodies, rows, expected = [*bodies, piece(depth + 0.43, 0.0, 500.0)], [*rows, {level: 0.9}], [*expected, None]
+    assert best(bodies, rows) == expected
+
+
+def test_votes_that_are_shifted_in_a_part_of_the_column():
+    rows = [*sure("T11", "T12", "L1", p=0.999), *sure("L3", "L4", "L5", "S1", p=0.999)]
+    assert best(column(*range(7)), rows) == ["T12", "L1", "L2", "L3", "L4", "L5", "S1"]
+
+
+def test_vertebrae_that_grow_downwards_leave_no_gap():
+    heights = np.cumsum([0.0, 24, 25, 27, 29, 31, 33, 36, 38]) / MM
+    levels = FIVE_LUMBAR[2:11]  # T10 .. S1
+    assert best(column(*heights), [*sure("T10"), *[{}] * 7, *sure("S1")]) == levels
+
+
+# probabilities
+
+
+def test_view_without_a_sacrum_is_uncertain():
+    levels = ["T11", "T12", "L1", "L2", "L3"]
+    naming = name_bodies(column(*range(5)), votes(*blurred(*levels)))
+    assert names(naming.channels) == levels
+    assert names(naming.runner_up) == ["T10", "T11", "T12", "L1", "L2"]
+    assert naming.probability < 0.9
+    assert naming.runner_up_probability / naming.probability == pytest.approx((0.35 / 0.45) ** 5)
+    sacrum = name_bodies(column(*range(7)), votes(*blurred("L1", "L2", "L3", "L4"), {"L5": 0.9}, {"S1": 0.99}, {}))
+    assert names(sacrum.channels) == ["L1", "L2", "L3", "L4", "L5", "S1", None]
+    assert sacrum.probability > 0.9
+
+
+def test_flat_votes_of_two_bodies_by_hand():
+    naming = name_bodies(column(0, 1), votes({}, {}))
+    pairs = 11 + np.exp(-L6_COST) + np.exp(-L4_COST)  # neighbours, L5 above S1 among them; L5 above L6; L4 above S1
+    single = 12 * np.exp(-DROP) * 12  # one of them alone has any of 12 levels, and is 12 times as probable as both
+    assert naming.probability == pytest.approx(1 / (pairs + single))
+    assert naming.runner_up_probability == pytest.approx(naming.probability)
+    first, second = names(naming.channels), names(naming.runner_up)
+    assert all(FIVE_LUMBAR.index(b) - FIVE_LUMBAR.index(a) == 1 or "L6" in (a, b) for a, b in (first, second))
+    assert first != second
+
+
+def test_flat_votes_of_five_bodies_by_hand():
+    naming = name_bodies(column(*range(5)), votes(*[{}] * 5))
+    check(naming, 5)
+    # six starts above L5 and one with S1 come at no price; L6, L4 above S1 and bodies left out make up the rest
+    assert naming.probability == pytest.approx(1 / 7, rel=0.06)
+    assert naming.runner_up_probability == pytest.approx(naming.probability)
+
+
+def test_a_single_body():
+    naming = name_bodies(column(0), votes({"L3": 0.7, "L4": 0.3}))
+    assert names(naming.channels) == ["L3"]
+    assert names(naming.runner_up) == ["L4"]
+    assert naming.probability == pytest.approx(0.7 / (1 + 10 * np.exp(FLOOR)))  # ten levels at the floor
+    assert naming.runner_up_probability == pytest.approx(0.3 / (1 + 10 * np.exp(FLOOR)))
+
+
+def test_no_bodies():
+    assert name_bodies([], np.zeros((0, len(label_table())))) == Naming([], 0.0, [], 0.0)  # nothing to be sure of
+
+
+def test_more_bodies_than_levels():
+    naming = name_bodies(column(*range(15)), votes(*[{}] * 15))
+    check(naming, 15)
+    assert sum(c is not None for c in naming.channels) in (11, 12)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_spines(seed):
+    random = np.random.default_rng(seed)
+    count = int(random.integers(1, 11))
+    heights = -np.cumsum(random.uniform(2, 90, count))
+    bodies = [
+        Instance(n, np.array([random.normal(0, 5), random.normal(0, 30), z]), float(random.uniform(300, 40000)))
+        for n, z in enumerate(heights, start=1)
+    ]
+    log_p = np.full((count, len(label_table())), -np.inf)
+    with np.errstate(divide="ignore"):  # a probability of 0 occurs
+        log_p[:, [structure(n).channel for n in LEVELS]] = np.log(random.dirichlet(np.full(12, random.choice([0.02, 0.2, 5.0])), count))
+    naming = name_bodies(bodies, log_p)
+    check(naming, count)
+    assert any(c is not None for c in naming.channels)
+    assert {c for c in naming.channels if c} <= {structure(n).channel for n in LEVELS}
