@@ -15,13 +15,20 @@ from scripts.files import write_whole
 
 
 class OnCpu:
-    """A network as it is to be saved: tensors on the CPU, so that the file loads anywhere, and names without `module.` of DDP."""
+    """A network as it is to be saved: tensors on the CPU, so that the file loads anywhere, and names without `module.` of DDP.
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    Args:
+        module: the network.
+        dtype: of the floating point tensors in the file; None keeps theirs.
+    """
+
+    def __init__(self, module: torch.nn.Module, dtype: torch.dtype | None = None) -> None:
         self.module = getattr(module, "module", module)
+        self.dtype = dtype
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.cpu() for name, tensor in self.module.state_dict().items()}
+        state = {name: tensor.cpu() for name, tensor in self.module.state_dict().items()}
+        return {name: t.to(self.dtype) if self.dtype and t.is_floating_point() else t for name, t in state.items()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         self.module.load_state_dict(state)

@@ -41,6 +41,7 @@ run "Fine-tune them" --config_file configs/train.yaml "${data[@]}" --pretrained 
     --epochs 16 --val_interval 8 --learning_rate 5.0e-4 --intensity_prob 0.1 --invert_prob 0.0 "${options[@]+"${options[@]}"}"
 run "Segment unseen scans" --config_file configs/inference.yaml "${data[@]}" --split "$split" --ckpt_path "$out/train/model.pt" --output_dir "$out/masks"
 run "Score the fine-tuned weights" "${evaluate[@]}" --ckpt_path "$out/train/model.pt" --output_dir "$out/after"
+run "Before -> after fine-tuning" compare --config_file configs/tools.yaml --before "$out/before/metrics.json" --after "$out/after/metrics.json"
 
 echo
 echo "== Written to $out"

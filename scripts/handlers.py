@@ -17,7 +17,7 @@ from scripts.datalist import case_name
 from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.labels import label_table, structure
-from scripts.metrics import score_structures, summarise
+from scripts.metrics import score_structures, summarise, worst_cases
 from scripts.preflight import is_true
 from scripts.tables import aligned
 from scripts.transforms import MaskLayout
@@ -60,9 +60,10 @@ class StructureReport:
         if not rows:
             raise UserError("nothing to score: no label of this split holds a structure")
         write_whole(self.output_dir / "metrics.csv", lambda path: self._write_rows(rows, path))
-        summary = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
+        tables = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
+        summary = {**tables, "worst_cases": worst_cases(rows)}
         write_whole(self.output_dir / "metrics.json", lambda path: path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8"))
-        print(*("\n" + format_table(table) for table in summary.values()), f"\n{self.output_dir / 'metrics.csv'}", sep="\n")
+        print(*("\n" + format_table(table) for table in tables.values()), f"\n{self.output_dir / 'metrics.csv'}", sep="\n")
 
     def _write_rows(self, rows: list[dict], path: Path) -> None:
         with path.open("w", newline="", encoding="utf-8") as handle:

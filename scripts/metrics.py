@@ -96,6 +96,24 @@ def summarise(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
     return [{**dict(zip(by, key)), **_summary(r)} for key, r in [*named, (("all",) * len(by), list(rows))]]
 
 
+def worst_cases(rows: Sequence[dict], count: int = 3) -> list[dict]:
+    """The scans with the lowest mean `level_dice`, worst first: their means and the structure that is worst in each."""
+    cases = {(row["source"], row["case"]): [r for r in rows if (r["source"], r["case"]) == (row["source"], row["case"])] for row in rows}
+    ranked = sorted(cases.items(), key=lambda item: np.mean([r["level_dice"] for r in item[1]]))
+    means = ("dice", "level_dice", "identified")
+    return [
+        {
+            "case": case,
+            "source": source,
+            "n": len(of_case),
+            **{k: float(np.mean([r[k] for r in of_case])) for k in means},
+            "worst_structure": (worst := min(of_case, key=lambda r: r["level_dice"]))["structure"],
+            "worst_level_dice": worst["level_dice"],
+        }
+        for (source, case), of_case in ranked[:count]
+    ]
+
+
 def _summary(rows: list[dict]) -> dict:
     cases: dict[tuple[str, str], list[float]] = {}
     for row in rows:

@@ -17,6 +17,12 @@ COLUMNS = {
 }  # fmt: skip
 
 
+WORST = {
+    "case": "scan", "source": "source", "n": "n", "dice": "Dice", "level_dice": "Dice of the level", "identified": "identified",
+    "worst_structure": "worst structure", "worst_level_dice": "its Dice",
+}  # fmt: skip
+
+
 def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
     """Enter the summary of one evaluation in `results.json` as `name`, replacing an older one, and rewrite the table in `README.md`.
 
@@ -40,15 +46,25 @@ def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
         raise UserError(f"{card_file}: the lines '{START}' and '{END}' are missing")
     head, tail = card.split(START)[0], card.split(END)[1]
     write_whole(results_file, lambda path: path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))
-    write_whole(card_file, lambda path: path.write_text(f"{head}{START}\n{results_table(results)}\n{END}{tail}", encoding="utf-8"))
+    write_whole(card_file, lambda path: path.write_text(f"{head}{START}\n{results_tables(results)}\n{END}{tail}", encoding="utf-8"))
 
 
-def results_table(results: dict[str, dict]) -> str:
-    """Markdown table: a row per evaluation, source and group."""
-    header = ["evaluation", "source", "group", *COLUMNS.values()]
-    lines = [header, ["---"] * 3 + ["---:"] * len(COLUMNS)]
-    for name, result in results.items():
-        for row in result["by_source"]:
-            values = ["-" if row[k] is None else format(row[k], FORMATS.get(k, "")) for k in COLUMNS]
-            lines.append([name, row["source"], row["group"], *values])
+def results_tables(results: dict[str, dict]) -> str:
+    """Markdown: a row per evaluation, source and group, then the worst scans of every evaluation."""
+    rows = [[name, row["source"], row["group"], *_cells(row, COLUMNS)] for name, result in results.items() for row in result["by_source"]]
+    worst = [[name, *_cells(row, WORST)] for name, result in results.items() for row in result["worst_cases"]]
+    first = _markdown(["evaluation", "source", "group", *COLUMNS.values()], rows, words=3)
+    return f"{first}\n\nThe scans with the lowest Dice of the level in every evaluation:\n\n" + _markdown(
+        ["evaluation", *WORST.values()], worst, words=3
+    )
+
+
+def _cells(row: dict, columns: dict[str, str]) -> list[str]:
+    formats = {**FORMATS, "worst_level_dice": ".3f"}
+    return ["-" if row[k] is None else format(row[k], formats.get(k, "")) for k in columns]
+
+
+def _markdown(header: list[str], rows: list[list[str]], words: int) -> str:
+    """Table whose first columns hold words, the others numbers."""
+    lines = [header, ["---"] * words + ["---:"] * (len(header) - words), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

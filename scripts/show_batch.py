@@ -12,6 +12,7 @@ from monai.transforms import Compose
 
 from scripts.datalist import case_name
 from scripts.figures import draw_batch
+from scripts.labels import label_table
 
 
 def show_batch(
@@ -42,4 +43,5 @@ def show_batch(
 
 
 def _volumes(sample: dict[str, MetaTensor]) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(sample["image"][0]), np.asarray(sample["label"][0]).astype(np.uint8)
+    label = np.asarray(sample["label"][0]).astype(np.uint8)
+    return np.asarray(sample["image"][0]), np.where(label < len(label_table()), label, 0)  # beyond the table: unknown

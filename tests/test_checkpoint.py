@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.handlers import CheckpointSaver
 
-from scripts.checkpoint import ResumableCheckpoint
+from scripts.checkpoint import OnCpu, ResumableCheckpoint
 from scripts.errors import UserError
 
 BUNDLE = Path(__file__).resolve().parents[1]
@@ -149,3 +149,15 @@ def test_config_saves_after_schedule_and_validation():
     parser.read_config(str(BUNDLE / "configs" / "train.yaml"))
     names = [h["_target_"].rsplit(".", 1)[-1] for h in parser["train::handlers"]]
     assert names.index("ResumableCheckpoint") > max(names.index("LrScheduleHandler"), names.index("ValidationHandler"))
+
+
+def test_on_cpu_in_half_precision():
+    module = torch.nn.BatchNorm1d(3)
+    module.weight.data[:] = torch.tensor([1.0, 1 / 3, -2.0])
+    state = OnCpu(module, torch.float16).state_dict()
+    assert state["weight"].dtype == torch.float16
+    assert state["num_batches_tracked"].dtype == torch.int64
+    other = torch.nn.BatchNorm1d(3)
+    other.load_state_dict(state)
+    assert other.weight.dtype == torch.float32
+    torch.testing.assert_close(other.weight.data, module.weight.data, rtol=5e-4, atol=0)

@@ -91,7 +91,11 @@ def test_report(tmp_path, capsys):
         "sub-02,,L1/L2,disc,0.0,0.0,inf,inf,0.0\r\n"
     )
     summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert list(summary) == ["by_structure", "by_source"]
+    assert list(summary) == ["by_structure", "by_source", "worst_cases"]
+    assert [(c["case"], c["level_dice"], c["worst_structure"]) for c in summary["worst_cases"]] == [
+        ("sub-02", 0.0, "L1"),
+        ("sub-01.v2_T2w", 1.0, "L1"),
+    ]
     everything = {
         "scans": 2,
         "n": 4,

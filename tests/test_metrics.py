@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scripts.labels import channels_from_verse, label_table, structure
-from scripts.metrics import StructureDice, score_structures, summarise, surface_distances_mm
+from scripts.metrics import StructureDice, score_structures, summarise, surface_distances_mm, worst_cases
 
 SCORER = Path(__file__).resolve().parents[2] / "shared" / "tools" / "score.py"
 L1, L2, L3, DISC, DISC_2 = (structure(name).channel for name in ("L1", "L2", "L3", "L1/L2", "L2/L3"))
@@ -281,3 +281,18 @@ def test_equal_stems_of_two_sources_are_two_scans():
     summary = summarise([row("1_t2", "spider", "L1", 1.0, 0.0, 1.0), row("1_t2", "other", "L1", 1.0, 0.0, 0.0)], ["structure"])
     assert summary[-1]["scans"] == 2
     assert summary[-1]["all_levels"] == 0.5
+
+
+def test_worst_cases():
+    rows = [
+        row(case, "x", name, dice, 1.0, 1.0)
+        for case, name, dice in [("a", "L1", 1.0), ("a", "L2", 0.5), ("b", "L1", 0.9), ("c", "L1", 0.2)]
+    ]
+    rows[2]["level_dice"] = 0.0  # of b: a body under another name
+    worst = worst_cases(rows, count=2)
+    assert [w["case"] for w in worst] == ["b", "c"]
+    assert worst[0] == {
+        "case": "b", "source": "x", "n": 1, "dice": 0.9, "level_dice": 0.0, "identified": 1.0, "worst_structure": "L1",
+        "worst_level_dice": 0.0,
+    }  # fmt: skip
+    assert worst_cases(rows)[2]["worst_structure"] == "L2"

@@ -10,15 +10,15 @@ import subprocess
 import sys
 
 import pytest
-from conftest import BUNDLE, SMALL
+from conftest import BUNDLE, SMALL, VIEW
 
 from scripts.errors import UserError
 from scripts.labels import label_table
-from scripts.model_card import END, START, record, results_table
+from scripts.model_card import END, START, record, results_tables
 
 README = (BUNDLE / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"`((?:python|torchrun)[^`]*monai\.bundle run[^`]*)`", README)
-TRAINING = {k: v for k, v in SMALL.items() if k != "bundle_root"}
+GRID = {k: v for k, v in SMALL.items() if k != "bundle_root"}
 
 
 def test_readme_is_short_and_names_every_command():
@@ -38,6 +38,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     words = {"DIR": str(cohort), "NAME": "test", "output/phantoms": str(tmp_path / "phantoms")}
     mask = evaluated / "training" / name
     files = {"--image": scan, "--prediction": mask, "--reference": mask, "--metrics": evaluated / "metrics.json"}
+    files |= {"--before": files["--metrics"], "--after": files["--metrics"]}
     arguments = shlex.split(command)[1:]
     arguments = [str(files[a]) if word == "FILE" else words.get(word, word) for a, word in zip(["", *arguments], arguments)]
     extra = {"output_dir": tmp_path / "out"}
@@ -45,7 +46,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
         extra = {"training": 1, "validation": 1, "testing": 0, "workers": 1}
     elif "prepare" in arguments:
         extra = {"datalist": tmp_path / "datalist.json"}
-    elif "summary" in arguments or "check" in arguments:
+    elif {"summary", "check", "compare"} & set(arguments):
         extra = {}
     elif "record" in arguments:
         (tmp_path / "docs").mkdir()
@@ -53,9 +54,9 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
         (tmp_path / "configs").symlink_to(BUNDLE / "configs")
         extra = {"bundle_root": tmp_path}
     elif "configs/inference.yaml" in arguments:
-        extra |= {**TRAINING, "ckpt_path": trained / "model.pt", "split": "testing", "datalist": cohort / "datalist.json"}
+        extra |= {**GRID, "ckpt_path": trained / "model.pt", "split": "testing", "datalist": cohort / "datalist.json"}
     elif "configs/tools.yaml" not in arguments:
-        extra |= {**TRAINING, "epochs": 1, "val_interval": 1}
+        extra |= {**GRID, **VIEW, "epochs": 1, "val_interval": 1}
         if "evaluate" in command:
             extra["ckpt_path"] = trained / "model.pt"
             del extra["epochs"]
@@ -73,7 +74,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     if written:
         assert (tmp_path / written).exists()
     else:
-        word = {"check": "ok", "summary": "weights", "show_batch": "output/figures/batch.png"}[arguments[3]]
+        word = {"check": "ok", "summary": "weights", "compare": " -> ", "show_batch": "output/figures/batch.png"}[arguments[3]]
         assert word in done.stdout
 
 
@@ -86,6 +87,7 @@ def test_demo_on_own_scans(cohort, tmp_path):
     assert done.stdout.count("identified") == 4  # a table by structure and one by source, before and after
     out = cohort.parent / "out"
     written = ["explore/explore.png", "before/metrics.csv", "train/model.pt", "masks/testing", "after/metrics.csv"]
+    assert done.stdout.count(" -> ") == 3 * 5  # a row for bodies, discs and both, of five metrics
     assert all((out / path).exists() for path in written)
     assert len(list((out / "after").rglob("*_seg.png"))) == 2
 
@@ -114,21 +116,32 @@ def test_model_card_shows_the_results():
     docs = BUNDLE / "docs"
     results = json.loads((docs / "results.json").read_text(encoding="utf-8"))
     card = (docs / "README.md").read_text(encoding="utf-8")
-    assert card.split(START)[1].split(END)[0].strip() == results_table(results)
+    assert card.split(START)[1].split(END)[0].strip() == results_tables(results)
 
 
 def test_record_replaces_one_evaluation(tmp_path):
     row = {"source": "a", "group": "body", "scans": 1, "n": 2, "dice": 0.5, "dice_sd": 0.25, "level_dice": 0.5, "asd_mm": None}
     row |= {"hd95_mm": None, "missed": 2, "identified": 0.0, "all_levels": 0.0}
+    worst = {
+        "case": "c",
+        "source": "a",
+        "n": 2,
+        "dice": 0.5,
+        "level_dice": 0.25,
+        "identified": 0.5,
+        "worst_structure": "L1",
+        "worst_level_dice": 0.0,
+    }
     metrics = tmp_path / "metrics.json"
     (tmp_path / "README.md").write_text(f"before\n{START}\nold\n{END}\nafter\n")
     for dice in (0.4, 0.5):
-        metrics.write_text(json.dumps({"by_structure": [], "by_source": [{**row, "dice": dice}]}))
+        metrics.write_text(json.dumps({"by_structure": [], "by_source": [{**row, "dice": dice}], "worst_cases": [worst]}))
         record(metrics, "x", tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert text.startswith(f"before\n{START}\n| evaluation | source |")
     assert text.endswith(f"{END}\nafter\n")
     assert "| x | a | body | 1 | 2 | 0.500 | 0.250 | 0.500 | - | - | 2 | 0.000 | 0.000 |" in text
+    assert "| x | c | a | 2 | 0.500 | 0.250 | 0.500 | L1 | 0.000 |" in text
     assert "0.400" not in text
     with pytest.raises(UserError, match="record needs --name and --metrics"):
         record(metrics, "", tmp_path)

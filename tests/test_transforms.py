@@ -107,9 +107,9 @@ def test_complete_adds_the_disc_between_two_bodies():
     expected, _ = complete_labels(values, labelled.numpy(), (0.8, 0.9, 4.0))
     np.testing.assert_array_equal(label[0].numpy(), expected)
     assert (label[0, 18:22, 8:22, 2:8] == DISC).all()
-    # 1.6 mm below L1 and 2.4 mm above L2: 0.9 mm beside the gap a voxel may be disc, 1.8 mm (cosine -0.08) or a slice beside it not
-    assert label[0, 19, [6, 7], 5].tolist() == [0, UNKNOWN]
-    assert label[0, 19, 12, [1, 8]].tolist() == [0, 0]
+    # 1.6 mm below L1 and 2.4 mm above L2: 0.9 mm beside the gap a voxel may be disc, 1.8 mm (cosine -0.08) beside it its neighbour
+    assert label[0, 19, [5, 6, 7], 5].tolist() == [0, UNKNOWN, UNKNOWN]
+    assert label[0, 19, 12, [0, 9]].tolist() == [0, 0]
     assert set(label.unique().tolist()) == {0, L1, structure("L2").channel, DISC, BEYOND, UNKNOWN}
     assert label.shape == (1, 40, 30, 10)
     assert label.dtype == torch.uint8

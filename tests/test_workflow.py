@@ -81,7 +81,7 @@ def test_a_resumed_run_with_more_epochs_still_learns(cohort, tmp_path):
     before = torch.load(tmp_path / "last.pt", weights_only=True)["model"]
     run_bundle(TRAIN, resume=str(tmp_path), epochs=3, **options)
     after = torch.load(tmp_path / "last.pt", weights_only=True)["model"]
-    assert not torch.equal(before["model.0.conv.unit0.conv.weight"], after["model.0.conv.unit0.conv.weight"])
+    assert not torch.equal(before["fine.model.0.conv.unit0.conv.weight"], after["fine.model.0.conv.unit0.conv.weight"])
 
 
 def with_unknown_value(label: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -126,7 +126,8 @@ def test_postprocessing_without_a_loader(cohort):
     image = MetaTensor(np.asarray(scan.dataobj).astype(np.float32), affine=scan.affine)
     data = Compose(keep[0])({"image": image})
     pred = torch.zeros(24, *data["image"].shape[1:])
-    pred[8, 4:8, 10:30, 20:40] = 1
+    pred[0] = 1
+    pred[8, 4:8, 10:30, 20:40] = 9
     label = Compose(keep[1])({**data, "pred": pred})["pred"]
     assert label.shape == (1, *scan.shape)
     np.testing.assert_allclose(label.affine, scan.affine, atol=1e-4)
@@ -200,7 +201,7 @@ def test_output_beside_the_input_is_not_taken_for_input(cohort, trained, tmp_pat
     (tmp_path / scan.name).write_bytes(scan.read_bytes())
     for _ in range(2):
         infer(trained, tmp_path, dataset_dir=str(tmp_path), figures=False)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [scan.name, f"{case_name(scan)}_seg.nii.gz"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [scan.name, f"{case_name(scan)}_seg.json", f"{case_name(scan)}_seg.nii.gz"]
 
 
 @pytest.mark.parametrize("scheme", ["channel", "spider", "totalspineseg"])

@@ -1,0 +1,45 @@
+"""The shipped weights keep their accuracy: floors a little below what they reached when they were released."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import monai.bundle
+import pytest
+from conftest import BUNDLE, EVALUATE, TRAIN
+
+from scripts.phantom import write_cohort
+
+WEIGHTS = BUNDLE / "models" / "model.pt"
+REAL = BUNDLE.parent / "shared" / "data"
+pytestmark = pytest.mark.skipif(not WEIGHTS.exists(), reason="no weights are shipped")
+
+
+def evaluate(dataset_dir: Path, entries: list[dict], output_dir: Path) -> dict[tuple[str, str], dict]:
+    """Summary by source and group, of the configs as they stand."""
+    output_dir.mkdir(exist_ok=True)
+    (output_dir / "datalist.json").write_text(json.dumps({"validation": entries}))
+    options = {"dataset_dir": str(dataset_dir), "datalist": str(output_dir / "datalist.json"), "output_dir": str(output_dir)}
+    monai.bundle.run(config_file=[TRAIN, EVALUATE], bundle_root=str(BUNDLE), figures=False, **options)
+    rows = json.loads((output_dir / "metrics.json").read_text())["by_source"]
+    return {(row["source"], row["group"]): row for row in rows}
+
+
+def test_phantoms(tmp_path):
+    write_cohort(tmp_path, training=0, validation=2, testing=0, seed=11, workers=1)
+    entries = json.loads((tmp_path / "datalist.json").read_text())["validation"]
+    scores = evaluate(tmp_path, entries, tmp_path / "out")
+    assert scores["phantom", "body"]["dice"] > 0.85
+    assert scores["phantom", "disc"]["dice"] > 0.78
+    assert scores["all", "all"]["identified"] == 1.0
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/data")
+def test_real_scans(tmp_path):
+    listed = json.loads((REAL / "datalist.json").read_text())["validation"]
+    entries = [e for e in listed if "zheng13" in e["image"] or "menezesreis20" in e["image"]]
+    scores = evaluate(REAL, entries, tmp_path / "out")
+    assert scores["zheng", "body"]["dice"] > 0.90
+    assert scores["menezesreis", "disc"]["dice"] > 0.83
+    assert scores["all", "all"]["identified"] == 1.0
