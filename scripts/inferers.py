@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class AutocastInferer(Inferer):
 
 
 class CoarseToFineInferer(Inferer):
-    """Find the spine on the whole view, then draw it with a sliding window over the box around it: `SpineNet` without the rest.
+    """Find the spine on the whole view, then draw it with a sliding window over the box around it: what `SpineNet.forward` does, faster.
 
     Args:
         roi_size: voxels of a window; the same as in training, because instance norm looks at the whole window.
@@ -51,17 +52,25 @@ class CoarseToFineInferer(Inferer):
         self.margin = margin
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Level logits (1CXYZ) of `inputs` (11XYZ): of the box alone, with its affine, if the input is a MetaTensor, else of all of it."""
+        """Level logits (1CXYZ) of `inputs` (11XYZ): of the box alone, with its affine, if the input is a MetaTensor, else of all of it.
+
+        Raises:
+            ValueError: for more than one scan at a time, whose boxes would differ.
+        """
+        if len(inputs) != 1:
+            raise ValueError(f"one scan at a time, got a batch of {len(inputs)}: set the batch size to 1")
         network = getattr(network, "module", network)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         levels = network.locate(image)
         voxel = network.coarse_voxel
         seen = (levels.argmax(1)[0] > 0).nonzero()
         if not len(seen):
-            empty = background_logits(levels.new_zeros(*levels.shape[:2], *image.shape[2:]))
+            size = (1, 1, 1) if isinstance(inputs, MetaTensor) else image.shape[2:]
+            empty = background_logits(levels.new_zeros(*levels.shape[:2], *size))
             return MetaTensor(empty, affine=inputs.affine) if isinstance(inputs, MetaTensor) else empty
-        low = [max(0, int(n) - -(-self.margin // v)) for n, v in zip(seen.amin(0), voxel)]
-        high = [min(int(n) + 1 + -(-self.margin // v), m) for n, v, m in zip(seen.amax(0), voxel, levels.shape[2:])]
+        margin = [math.ceil(self.margin / v) for v in voxel]
+        low = [max(0, int(n) - m) for n, m in zip(seen.amin(0), margin)]
+        high = [min(int(n) + 1 + m, end) for n, m, end in zip(seen.amax(0), margin, levels.shape[2:])]
         coarse_box = tuple(slice(a, b) for a, b in zip(low, high))
         box = tuple(slice(a * v, b * v) for a, b, v in zip(low, high, voxel))
         kinds = self.window(image[..., box[0], box[1], box[2]], network.delineate)
@@ -83,8 +92,10 @@ def background_logits(like: torch.Tensor) -> torch.Tensor:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """True where bfloat16 is computed by the hardware; elsewhere it is emulated, and far slower than float32."""
+    """True where bfloat16 is computed by matrix units; elsewhere it is no faster than float32, or emulated and far slower.
+
+    On CPUs that means AMX: AVX512-BF16 alone was no faster, and oneDNN's weight gradients were not always finite.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+FUSED = 1.6  # times the usual volume: so large a piece may be two bodies ...
+MIN_SHARE = 0.35  # ... if two levels have this share of its voxels each
 CORE_DEPTH_MM = 3.0  # bodies that touch are still apart this deep below their surface
 
 
@@ -21,18 +23,20 @@ class Instance:
 
 
 def find_instances(
-    mask: np.ndarray, spacing_mm: Sequence[float], min_mm3: float, core_depth_mm: float = 0.0
+    mask: np.ndarray, spacing_mm: Sequence[float], min_mm3: float, core_depth_mm: float = 0.0, levels: np.ndarray | None = None
 ) -> tuple[np.ndarray, list[Instance]]:
     """Face-connected pieces of a mask of at least `min_mm3`: map of their numbers (int32, 0 elsewhere) and their list from top to bottom.
 
     With a `core_depth_mm`, pieces that are joined by less than about twice that depth are separated: what lies deeper than
-    `core_depth_mm` below the surface falls apart into cores, and every voxel goes to the core next to it.
+    `core_depth_mm` below the surface falls apart into cores, and every voxel goes to the core next to it. With `levels`, a piece far
+    larger than the others is divided among the levels that its voxels have.
 
     Args:
         mask: boolean, shape XYZ, last axis towards superior.
         spacing_mm: voxel size.
         min_mm3: smaller pieces (and smaller cores) are left out.
         core_depth_mm: 0 does not separate.
+        levels: the likeliest level of every voxel, any integers, shape XYZ.
     """
     numbers = np.zeros(mask.shape, np.int32)
     found = ndimage.find_objects(mask.astype(np.uint8))
@@ -43,6 +47,8 @@ def find_instances(
     pieces, count = ndimage.label(mask[box])
     if core_depth_mm > 0:
         pieces, count = _separate(pieces, count, spacing_mm, min_mm3 / 4 / voxel_mm3, core_depth_mm)
+    if levels is not None:
+        pieces, count = _divide(pieces, count, levels[box], spacing_mm)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1) * voxel_mm3
     centres = np.array(ndimage.center_of_mass(pieces > 0, pieces, range(1, count + 1))).reshape(-1, 3)
     centres = (centres + [s.start for s in box]) * np.array(spacing_mm)
@@ -51,6 +57,12 @@ def find_instances(
     renumber[[i + 1 for i in kept]] = range(1, len(kept) + 1)
     numbers[box] = renumber[pieces]
     return numbers, [Instance(n, centres[i], float(sizes[i + 1])) for n, i in enumerate(kept, start=1)]
+
+
+def usual_volume(volumes: Sequence[float]) -> float:
+    """Lower median of the larger half, which neither fragments nor a fused pair change much."""
+    larger = sorted(volumes)[len(volumes) // 2 :]
+    return float(larger[(len(larger) - 1) // 2])
 
 
 def _separate(pieces: np.ndarray, count: int, spacing_mm: Sequence[float], min_core: float, depth_mm: float) -> tuple[np.ndarray, int]:
@@ -73,4 +85,27 @@ def _separate(pieces: np.ndarray, count: int, spacing_mm: Sequence[float], min_c
         lookup[own] = [number[c] for c in own]
         inside = pieces[box] == piece
         result[box][inside] = lookup[cores[box][tuple(nearest)]][inside]
+    return result, count
+
+
+def _divide(pieces: np.ndarray, count: int, levels: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, int]:
+    """Pieces of more than `FUSED` times the usual volume are divided among the levels of at least `MIN_SHARE` of their voxels."""
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    if not count:
+        return pieces, count
+    result, usual = pieces.copy(), usual_volume(sizes)
+    for piece, box in enumerate(ndimage.find_objects(pieces, max_label=count), start=1):
+        if sizes[piece - 1] <= FUSED * usual:
+            continue
+        inside = pieces[box] == piece
+        found, counts = np.unique(levels[box][inside], return_counts=True)
+        strong = found[counts >= MIN_SHARE * sizes[piece - 1]]
+        if len(strong) < 2:
+            continue
+        sure = inside & np.isin(levels[box], strong)
+        nearest = ndimage.distance_transform_edt(~sure, sampling=spacing_mm, return_distances=False, return_indices=True)
+        of_voxel = levels[box][tuple(nearest)]
+        for level in strong[1:]:
+            count += 1
+            result[box][inside & (of_voxel == level)] = count
     return result, count

@@ -16,6 +16,7 @@ from scripts.naming import name_bodies
 from scripts.network import KINDS
 
 NEVER = -30.0  # logit of a level that a voxel does not have
+NEIGHBOUR_COST = 5.0  # nats below the level that a voxel has, for that of a neighbour of the same kind that touches it
 CERTAIN = 0.9  # a sequence less probable than this is reported as uncertain
 MAX_DISC_OFFSET_MM = 25.0  # of a disc's centre from the line between its two bodies
 FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))  # of a grid in RAS order: first and last voxels of an axis
@@ -38,7 +39,8 @@ def name_levels(logits: torch.Tensor, spacing_mm: Sequence[float], min_instance_
     groups = np.array([s.group for s in table])
     log_kind = torch.stack([logits[torch.from_numpy(groups == g)].float().logsumexp(0) for g in KINDS]).log_softmax(0)
     kind = largest(log_kind)
-    body_map, bodies = find_instances(kind == 1, spacing_mm, min_instance_mm3, CORE_DEPTH_MM)
+    levels = largest(logits[torch.from_numpy(groups == "body")])
+    body_map, bodies = find_instances(kind == 1, spacing_mm, min_instance_mm3, CORE_DEPTH_MM, levels)
     disc_map, discs = find_instances(kind == 2, spacing_mm, min_instance_mm3)
     votes = _votes(logits, groups == "body", body_map, len(bodies))
     naming = name_bodies(bodies, votes)
@@ -131,7 +133,10 @@ def _structures(logits: torch.Tensor, channel_map: np.ndarray) -> list[dict]:
 
 
 def _agreeing_logits(log_kind: torch.Tensor, kind: np.ndarray, channel_map: np.ndarray) -> torch.Tensor:
-    """The probability of the kind under the channel of the instance, which reaches one voxel beyond it for the interpolation."""
+    """The probability of the kind under the channel of the instance.
+
+    It reaches one voxel beyond the instance, into its neighbours too, so that no seam opens when the logits are interpolated.
+    """
     result = torch.full((len(label_table()), *channel_map.shape), NEVER)
     result[0] = log_kind[0]
     result[0][torch.from_numpy((channel_map == 0) & (kind > 0))] = 0.0  # pieces that are no vertebra
@@ -140,10 +145,10 @@ def _agreeing_logits(log_kind: torch.Tensor, kind: np.ndarray, channel_map: np.n
             continue
         wide = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
         near = ndimage.binary_dilation(channel_map[wide] == structure.channel, np.ones((3, 3, 3)))
-        free = (channel_map[wide] == 0) | (channel_map[wide] == structure.channel)
-        inside = torch.from_numpy(near & free)
-        log_p = log_kind[(KINDS.index(structure.group), *wide)]
-        result[(structure.channel, *wide)] = torch.where(inside, log_p, NEVER)
+        of_kind = kind[wide] == KINDS.index(structure.group)
+        other = torch.from_numpy(of_kind & (channel_map[wide] > 0) & (channel_map[wide] != structure.channel))
+        log_p = log_kind[(KINDS.index(structure.group), *wide)] - NEIGHBOUR_COST * other
+        result[(structure.channel, *wide)] = torch.where(torch.from_numpy(near), log_p, NEVER)
     return result
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from scripts.instances import Instance
+from scripts.instances import Instance, usual_volume
 from scripts.labels import label_table
 
 FLOOR = -5.5  # least log-probability of a level: no single vertebra decides alone, and a large one is rather renamed than left out
@@ -25,7 +25,7 @@ class Naming:
     """The level of every instance, `None` for one that is no vertebra."""
 
     channels: list[int | None]
-    probability: float  # of this sequence among all others
+    probability: float  # of this sequence among the best ones of every pair of a first and a last level
     runner_up: list[int | None]
     runner_up_probability: float
 
@@ -47,7 +47,7 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
     if not bodies:
         return Naming([], 0.0, [], 0.0)
     scores = np.maximum(log_p[:, levels], FLOOR)
-    typical = _usual_volume(bodies)
+    typical = usual_volume([b.volume_mm3 for b in bodies])
     drop = np.array([DROP_COST[0] + DROP_COST[1] * min(1.0, b.volume_mm3 / typical) for b in bodies])
     steps = _steps(bodies)
     paths = {}
@@ -62,15 +62,9 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
     return Naming(named[0], float(weights[0]), *second)
 
 
-def _usual_volume(bodies: Sequence[Instance]) -> float:
-    """Median of the larger half, which fragments do not pull down."""
-    volumes = sorted(b.volume_mm3 for b in bodies)
-    return float(np.median(volumes[len(volumes) // 2 :]))
-
-
 def _usual_step(bodies: Sequence[Instance]) -> float:
     """Distance in mm between neighbouring whole bodies: the lower median, because a missing body lengthens it, within STEP_MM."""
-    usual = _usual_volume(bodies)
+    usual = usual_volume([b.volume_mm3 for b in bodies])
     centres = [b.centre_mm for b in bodies if b.volume_mm3 >= WHOLE * usual]
     near = sorted(float(np.linalg.norm(b - a)) for a, b in pairwise(centres))
     return float(np.clip(near[(len(near) - 1) // 2], *STEP_MM)) if near else STEP_MM[0]

@@ -26,6 +26,7 @@ class SpineNet(nn.Module):
         fine: image (B1XYZ) -> kind logits (B3XYZ), sizes in multiples of `fine_multiple`.
         features: F; a full-resolution convolution of 24 channels would take most of the time.
         coarse_voxel: size of a coarse voxel in fine voxels.
+        view_size: coarse voxels of a view in training; a smaller one is padded to it, so that instance norm sees the same frame.
         coarse_multiple, fine_multiple: what the strides of the two networks divide; inputs are padded to it.
     """
 
@@ -35,6 +36,7 @@ class SpineNet(nn.Module):
         fine: nn.Module,
         features: int,
         coarse_voxel: Sequence[int] = (4, 4, 4),
+        view_size: Sequence[int] = (24, 80, 80),
         coarse_multiple: Sequence[int] = (8, 16, 16),
         fine_multiple: Sequence[int] = (16, 16, 16),
     ) -> None:
@@ -44,8 +46,9 @@ class SpineNet(nn.Module):
         self.bodies, self.discs = ([c for c, g in enumerate(groups) if g == kind] for kind in KINDS[1:])
         self.coarse = nn.Sequential(coarse, nn.Conv3d(features, len(groups), kernel_size=1))
         self.fine = fine
-        self.gate_floor = GATE_FLOOR
+        self.gate_floor = GATE_FLOOR  # TorchScript does not read globals
         self.coarse_voxel = [int(n) for n in coarse_voxel]
+        self.view_size = [int(n) for n in view_size]
         self.coarse_multiple = [int(n) for n in coarse_multiple]
         self.fine_multiple = [int(n) for n in fine_multiple]
 
@@ -64,31 +67,39 @@ class SpineNet(nn.Module):
         """Level logits of the image on the coarse grid, shape BC and the spatial sizes divided by `coarse_voxel`, rounded up."""
         voxel = [min(v, n) for v, n in zip(self.coarse_voxel, x.shape[2:])]
         pooled = functional.avg_pool3d(x, voxel, ceil_mode=True, count_include_pad=False)
-        size = pooled.shape
-        return self.coarse(_pad(pooled, self.coarse_multiple))[:, :, : size[2], : size[3], : size[4]]
+        frame = _frame(pooled.shape, self.coarse_multiple, self.view_size)
+        return functional.pad(self.coarse(functional.pad(pooled, frame)), [-n for n in frame])
 
     @torch.jit.export
     def delineate(self, x: torch.Tensor) -> torch.Tensor:
         """Kind logits of the image, shape B3XYZ."""
-        size = x.shape
-        return self.fine(_pad(x, self.fine_multiple))[:, :, : size[2], : size[3], : size[4]]
+        least = [self.fine_multiple[0], self.fine_multiple[1], 2 * self.fine_multiple[2]]  # instance norm needs two voxels at the bottom
+        frame = _frame(x.shape, self.fine_multiple, least)
+        return functional.pad(self.fine(functional.pad(x, frame)), [-n for n in frame])
 
     @torch.jit.export
     def combine(self, levels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
         """Level logits (BCXYZ) from those on the coarse grid and the kind logits (B3XYZ) of the same image."""
-        levels, log_kind = levels.float(), kinds.float().log_softmax(1)
+        log_kind = kinds.float().log_softmax(1)
         size = log_kind.shape
+        levels = levels.float()
         gate = functional.max_pool3d(2 * (1 - levels.softmax(1)[:, :1]), 3, 1, 1).clamp(self.gate_floor, 1.0).log()
-        bodies, discs = levels[:, self.bodies].log_softmax(1) + gate, levels[:, self.discs].log_softmax(1) + gate
-        given_kind = torch.zeros_like(levels)
-        given_kind[:, self.bodies], given_kind[:, self.discs] = bodies, discs
+        # logits are interpolated, not the log-probabilities: between L3 and L4 the two then still add up to one
         factor = [float(f) for f in self.coarse_voxel]
-        given_kind = functional.interpolate(given_kind, scale_factor=factor, mode="trilinear", align_corners=False)
-        return given_kind[:, :, : size[2], : size[3], : size[4]] + log_kind[:, self.kind_of_channel]
+        both = functional.interpolate(torch.cat([levels, gate], 1), scale_factor=factor, mode="trilinear", align_corners=False)
+        both = both[:, :, : size[2], : size[3], : size[4]]
+        levels, gate = both[:, :-1], both[:, -1:]
+        given_kind = torch.zeros_like(levels)
+        given_kind[:, self.bodies] = levels[:, self.bodies].log_softmax(1) + gate
+        given_kind[:, self.discs] = levels[:, self.discs].log_softmax(1) + gate
+        return given_kind + log_kind[:, self.kind_of_channel]
 
 
-def _pad(x: torch.Tensor, multiple: list[int]) -> torch.Tensor:
-    """Zeros behind the end of the three spatial axes up to a multiple; twice of it for the last, as instance norm needs two voxels."""
-    extra = [(m - n % m) % m for n, m in zip(x.shape[2:], multiple)]
-    extra[2] += max(0, 2 * multiple[2] - x.shape[4] - extra[2])
-    return functional.pad(x, [0, extra[2], 0, extra[1], 0, extra[0]])
+def _frame(shape: list[int], multiple: list[int], least: list[int]) -> list[int]:
+    """Padding of BCXYZ, as `functional.pad` takes it, to multiples and to the least size, the same before and behind."""
+    frame: list[int] = []
+    for axis in [2, 1, 0]:
+        size = shape[axis + 2]
+        extra = max(least[axis], -(-size // multiple[axis]) * multiple[axis]) - size
+        frame += [extra // 2, extra - extra // 2]
+    return frame

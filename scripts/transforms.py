@@ -138,7 +138,13 @@ def _original_grid(image: MetaTensor) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def _affine_of(logits: torch.Tensor, image: MetaTensor) -> np.ndarray:
-    """Affine of the logits: their own, as of a box of the image, or that of the image."""
+    """Affine of the logits: their own, as of a box of the image, or that of the image.
+
+    Raises:
+        ValueError: if they have none and are not on the image's grid.
+    """
+    if not isinstance(logits, MetaTensor) and logits.shape[1:] != image.shape[1:]:
+        raise ValueError(f"logits of shape {tuple(logits.shape[1:])} without an affine do not fit the image, {tuple(image.shape[1:])}")
     return np.asarray(logits.affine if isinstance(logits, MetaTensor) else image.affine, np.float64)
 
 

@@ -19,17 +19,18 @@ INFERENCE = str(BUNDLE / "configs" / "inference.yaml")
 TOOLS = str(BUNDLE / "configs" / "tools.yaml")
 
 # a coarse grid and a narrow network: a training takes seconds, and still learns
-WORKING_GRID = {"spacing": [5.0, 3.5, 3.5], "coarse_voxel": [1, 1, 1], "patch_size": [16, 48, 64], "margin": 4}
-NETWORK = {"network_def::coarse::channels": [16, 24, 32, 48, 64], "network_def::fine::channels": [16, 24, 32, 48, 64]}
+WORKING_GRID = {"spacing": [5.0, 3.5, 3.5], "patch_size": [16, 48, 64], "margin": 4}
+NETWORK = {"network_def::coarse_voxel": [1, 1, 1], "network_def::view_size": [16, 48, 64]}
+for part in ("coarse", "fine"):
+    NETWORK |= {f"network_def::{part}::{k}": v for k, v in {"channels": [16, 32, 48, 64], "strides": [2, 2, 2], "num_res_units": 1}.items()}
 SMALL = {"bundle_root": str(BUNDLE), "num_workers": 0, **WORKING_GRID, **NETWORK}
-VIEW = {"view_size": [16, 48, 64]}  # of a training
+EPOCHS = 240  # of one step each
 NO_AUGMENTATION = dict.fromkeys(("rotate", "scale", "flip_prob", "intensity_prob", "contrast_prob", "invert_prob", "thick_prob"), 0.0)
 
 
 def run_bundle(config_file: str | list[str], run_id: str = "run", **overrides) -> None:
     """`python -m monai.bundle run`, in this process."""
-    view = VIEW if TRAIN in config_file else {}
-    monai.bundle.run(run_id=run_id, config_file=config_file, **{**SMALL, **view, **overrides})
+    monai.bundle.run(run_id=run_id, config_file=config_file, **{**SMALL, **overrides})
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,7 +52,7 @@ def cohort(tmp_path_factory) -> Path:
 def trained(cohort, tmp_path_factory) -> Path:
     """output_dir of a short training without augmentation."""
     folder = tmp_path_factory.mktemp("trained")
-    options = {"epochs": 90, "val_interval": 45, "learning_rate": 4e-3, "tensorboard_cases": 1, **NO_AUGMENTATION}
+    options = {"epochs": EPOCHS, "val_interval": EPOCHS // 2, "learning_rate": 1e-2, "tensorboard_cases": 1, **NO_AUGMENTATION}
     run_bundle(TRAIN, dataset_dir=str(cohort), output_dir=str(folder), **options)
     return folder
 

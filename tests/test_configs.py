@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BUNDLE, EVALUATE, INFERENCE, SMALL, TOOLS, TRAIN, VIEW, run_bundle
+from conftest import BUNDLE, EVALUATE, INFERENCE, SMALL, TOOLS, TRAIN, run_bundle
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, load, verify_metadata, verify_net_in_out
 from monai.bundle.utils import load_bundle_config
 
@@ -151,9 +151,7 @@ def test_shipped_weights_load(tmp_path):
 
 
 def test_two_processes_train_and_resume(cohort, tmp_path):
-    options = [
-        f"--{k}={v}" for k, v in {**SMALL, **VIEW, "dataset_dir": cohort, "output_dir": tmp_path, "epochs": 1, "val_interval": 1}.items()
-    ]
+    options = [f"--{k}={v}" for k, v in {**SMALL, "dataset_dir": cohort, "output_dir": tmp_path, "epochs": 1, "val_interval": 1}.items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29577", "-m", "monai.bundle", "run"]
     command += ["--config_file", f"['{TRAIN}','{MULTI_GPU}']"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the bundle is found from a foreign folder without PYTHONPATH

@@ -141,3 +141,26 @@ def test_mask_that_fills_the_grid_and_input_unchanged():
     numbers, found = find_instances(mask, UNIT, 300.0, CORE_DEPTH_MM)
     assert (numbers == 1).all()
     np.testing.assert_allclose(found[0].centre_mm, (9.5, 9.5, 9.5))
+
+
+def fused_pair(height: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Three boxes of 10 x 10 x 10 and one of twice that height, whose lower `share` has another level."""
+    mask, levels = np.zeros((10, 10, 70), bool), np.zeros((10, 10, 70), int)
+    for start in (0, 12, 24):
+        mask[:, :, start : start + 10] = True
+    mask[:, :, 40 : 40 + height] = True
+    levels[:, :, 40 : 40 + round(share * height)] = 7
+    levels[:, :, 40 + round(share * height) :] = 6
+    levels[4, 4, 41] = 3  # a stray voxel goes with its neighbours
+    return mask, levels
+
+
+@pytest.mark.parametrize(
+    ("height", "share", "volumes"), [(20, 0.5, [1000] * 5), (20, 0.1, [2000, 1000, 1000, 1000]), (12, 0.5, [1200, 1000, 1000, 1000])]
+)
+def test_a_large_piece_is_divided_among_its_levels(height, share, volumes):
+    mask, levels = fused_pair(height, share)
+    numbers, found = find_instances(mask, (1.0, 1.0, 1.0), 100, 3.0, levels)
+    assert [i.volume_mm3 for i in found] == volumes
+    assert (numbers > 0).sum() == mask.sum()
+    assert len(find_instances(mask, (1.0, 1.0, 1.0), 100, 3.0)[1]) == 4

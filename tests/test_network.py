@@ -115,9 +115,17 @@ def test_levels_are_interpolated_between_the_centres_of_coarse_voxels():
     levels = level_logits((1, 1, 2), background=0.0)
     levels[0, L3, 0, 0, 1] += 8
     result = stand_in().combine(levels, kind_logits((4, 4, 8), 0.2, 0.5, 0.3))[0, L3] - np.log(0.5)
-    low, high = levels[0, BODIES].log_softmax(0)[BODIES.index(L3), 0, 0]
     weight = torch.tensor([0, 0, 1 / 8, 3 / 8, 5 / 8, 7 / 8, 1, 1])  # fine centres at -3/8, -1/8, 1/8, .. of the way
-    torch.testing.assert_close(result, (low + (high - low) * weight).expand(4, 4, 8))
+    between = levels[0, BODIES, 0, 0, :1] * (1 - weight) + levels[0, BODIES, 0, 0, 1:] * weight
+    torch.testing.assert_close(result, between.log_softmax(0)[BODIES.index(L3)].expand(4, 4, 8))
+
+
+def test_no_body_is_lost_between_two_levels():
+    levels = level_logits((1, 1, 2), background=0.0)
+    levels[0, L3, 0, 0, 0] += 20
+    levels[0, L4, 0, 0, 1] += 20
+    p = stand_in().combine(levels, kind_logits((4, 4, 8), 0.2, 0.5, 0.3)).exp()[0]
+    torch.testing.assert_close(p[BODIES].sum(0), torch.full((4, 4, 8), 0.5))
 
 
 def test_a_coarse_voxel_covers_its_fine_voxels():
@@ -163,16 +171,16 @@ def test_fewer_slices_than_a_coarse_voxel(slices):
     assert stand_in()(torch.rand(1, 1, slices, 40, 40)).shape == (1, CHANNELS, slices, 40, 40)
 
 
-def test_inputs_are_padded_behind_their_end():
-    net = stand_in(coarse_multiple=(2, 4, 8), fine_multiple=(4, 8, 16))
-    x = torch.rand(1, 1, 21, 33, 37)
-    net(x)
+def test_inputs_are_padded_on_both_sides():
+    net = stand_in(coarse_multiple=(2, 4, 8), fine_multiple=(4, 8, 16), view_size=(9, 8, 8))
+    x = torch.rand(1, 1, 21, 33, 37) + 0.1
+    assert net(x).shape[2:] == x.shape[2:]
     (coarse,), (fine,) = net.coarse[0].seen, net.fine.seen
-    assert coarse.shape[2:] == (6, 12, 16)  # 6 x 9 x 10 coarse voxels
+    assert coarse.shape[2:] == (9, 12, 16)  # 6 x 9 x 10 coarse voxels: the least size, and multiples of 4 and 8
     assert fine.shape[2:] == (24, 40, 48)
-    assert torch.equal(fine[..., :21, :33, :37], x)
-    assert fine.count_nonzero() == x.count_nonzero()
-    assert coarse[..., 6:, :, :].count_nonzero() == coarse[..., 9:, :].count_nonzero() == coarse[..., 10:].count_nonzero() == 0
+    assert torch.equal(fine[..., 1:22, 3:36, 5:42], x)
+    assert fine.count_nonzero() == x.numel()
+    assert coarse[..., 1:7, 1:10, 3:13].count_nonzero() == coarse.count_nonzero() == 6 * 9 * 10
 
 
 def test_coarse_voxel_need_not_be_a_cube():

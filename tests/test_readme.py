@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import BUNDLE, SMALL, VIEW
+from conftest import BUNDLE, SMALL
 
 from scripts.errors import UserError
 from scripts.labels import label_table
@@ -56,7 +56,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     elif "configs/inference.yaml" in arguments:
         extra |= {**GRID, "ckpt_path": trained / "model.pt", "split": "testing", "datalist": cohort / "datalist.json"}
     elif "configs/tools.yaml" not in arguments:
-        extra |= {**GRID, **VIEW, "epochs": 1, "val_interval": 1}
+        extra |= {**GRID, "epochs": 1, "val_interval": 1}
         if "evaluate" in command:
             extra["ckpt_path"] = trained / "model.pt"
             del extra["epochs"]
@@ -84,10 +84,10 @@ def test_demo_on_own_scans(cohort, tmp_path):
     command = ["bash", str(BUNDLE / "scripts" / "demo.sh"), *options]
     done = subprocess.run(command, cwd=cohort.parent, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("identified") == 4  # a table by structure and one by source, before and after
+    assert done.stdout.count("identified") == 5  # a table by structure and one by source, before and after, and the comparison
     out = cohort.parent / "out"
     written = ["explore/explore.png", "before/metrics.csv", "train/model.pt", "masks/testing", "after/metrics.csv"]
-    assert done.stdout.count(" -> ") == 3 * 5  # a row for bodies, discs and both, of five metrics
+    assert done.stdout.count(" -> ") == 1 + 3 * 5  # the title, and a row for bodies, discs and both, of five metrics
     assert all((out / path).exists() for path in written)
     assert len(list((out / "after").rglob("*_seg.png"))) == 2
 

@@ -12,14 +12,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, INFERENCE, NO_AUGMENTATION, TRAIN, WORKING_GRID, run_bundle
+from conftest import BUNDLE, EPOCHS, INFERENCE, NO_AUGMENTATION, TRAIN, WORKING_GRID, run_bundle
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts.datalist import case_name, split_entries
 from scripts.errors import UserError
-from scripts.labels import encode
+from scripts.labels import encode, label_table
 from scripts.metrics import score_structures
 from scripts.shared import inference_config
 
@@ -42,22 +42,22 @@ def masks(cohort, trained, tmp_path_factory) -> Path:
 
 def test_training_learns_the_phantom(evaluated):
     groups = {row["group"]: row for row in json.loads((evaluated / "metrics.json").read_text())["by_source"]}
-    assert groups["body"]["dice"] > 0.6
-    assert groups["body"]["identified"] > 0.6
-    assert groups["disc"]["dice"] > 0.3
+    assert groups["body"]["dice"] > 0.4
+    assert groups["disc"]["dice"] > 0.4
+    assert groups["all"]["identified"] > 0.5
 
 
 def test_training_writes_what_it_promises(trained):
     state = torch.load(trained / "model.pt", weights_only=True)
     assert all(isinstance(v, torch.Tensor) and v.device.type == "cpu" for v in state.values())
     last = torch.load(trained / "last.pt", weights_only=True)
-    assert last["trainer"]["iteration"] == 90  # epochs of one batch
+    assert last["trainer"]["iteration"] == EPOCHS
     assert last["best"]  # the best score so far
     events = EventAccumulator(str(trained / "tensorboard")).Reload()
     loss = [e.value for e in events.Scalars("loss")]
-    assert len(loss) == 90
+    assert len(loss) == EPOCHS
     assert np.mean(loss[-10:]) < 0.6 * np.mean(loss[:10])
-    assert [e.step for e in events.Scalars("val_mean_dice")] == [45, 90]
+    assert [e.step for e in events.Scalars("val_mean_dice")] == [EPOCHS // 2, EPOCHS]
     assert len(events.Tags()["images"]) == 1  # tensorboard_cases
 
 
@@ -126,7 +126,7 @@ def test_postprocessing_without_a_loader(cohort):
     image = MetaTensor(np.asarray(scan.dataobj).astype(np.float32), affine=scan.affine)
     data = Compose(keep[0])({"image": image})
     pred = torch.zeros(24, *data["image"].shape[1:])
-    pred[0] = 1
+    pred[0] = 6
     pred[8, 4:8, 10:30, 20:40] = 9
     label = Compose(keep[1])({**data, "pred": pred})["pred"]
     assert label.shape == (1, *scan.shape)
@@ -213,9 +213,12 @@ def test_label_scheme_changes_the_numbers_only(cohort, trained, masks, tmp_path,
     if scheme == "channel":
         np.testing.assert_array_equal(other, encode(verse))
     elif scheme == "totalspineseg":
-        assert {(20, 41), (23, 44)} <= set(zip(verse[verse > 0].tolist(), other[verse > 0].tolist()))
+        pairs = set(zip(verse[verse > 0].tolist(), other[verse > 0].tolist()))
+        assert pairs <= {(s.verse, s.totalspineseg) for s in label_table()}
+        assert len(pairs) > 4
     else:
-        assert len(set(other[verse == 23].tolist())) == 1
+        pairs = set(zip(verse[verse > 0].tolist(), other[verse > 0].tolist()))
+        assert len(pairs) == len(set(verse[verse > 0].tolist())) > 4
         assert set(other[verse == 26].tolist()) <= {0}
 
 
