@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool3d, grid_sample
 from scripts.complete_labels import BEYOND
 
 VIEW_OVERSAMPLING = 2  # the view is drawn that much finer and averaged, as the network averages a whole scan
-CANDIDATES = 4096  # voxels among which a labelled one is looked for; they are about 3 % of a scan
+CANDIDATES = 4096  # voxels among which a labelled one is looked for; about 3 % of a scan are labelled
 
 
 class RandSpineSamplesd(Randomizable, MapTransform):

@@ -46,7 +46,7 @@ run "Before -> after fine-tuning" compare --config_file configs/tools.yaml --bef
 echo
 echo "== Written to $out"
 echo "explore/     the data: explore.csv, explore.png"
-echo "before/      metrics.csv of the shipped weights"
+echo "before/      metrics.csv and metrics.json of the shipped weights"
 echo "train/       model.pt (best), last.pt, tensorboard/"
-echo "masks/       <stem>_seg.nii.gz and <stem>_seg.png of the scans under '$split'"
-echo "after/       metrics.csv, metrics.json, masks and figures beside the reference"
+echo "masks/       <stem>_seg.nii.gz, .png and .json of the scans under '$split'"
+echo "after/       metrics.csv, metrics.json, masks, reports and figures beside the reference"

@@ -1,4 +1,4 @@
-"""Ignite handlers that write what a person reads: the table of accuracies and one figure per scan."""
+"""Ignite handlers that write what a person reads: the table of accuracies, one figure and one report per scan."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMATS = {
 
 
 class StructureReport:
-    """`metrics.csv` (a row per scan and structure), `metrics.json` (summaries by structure and by source) and printed tables.
+    """`metrics.csv` (a row per scan and structure), `metrics.json` (summaries, worst scans) and printed tables.
 
     Attach it to an evaluator whose output holds `pred` and `label` as label maps (1XYZ, channel indices) on the label's own grid.
 

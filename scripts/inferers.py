@@ -29,8 +29,10 @@ class AutocastInferer(Inferer):
         self.inferer = inferer
         self.amp = is_true(amp)
 
-    def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Logits of `inputs` (B1XYZ), float32."""
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """What the inferer returns for `inputs` (B1XYZ), one tensor or several, as float32."""
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.amp and has_bfloat16(inputs.device)):
             result = self.inferer(inputs, network, *args, **kwargs)
         return tuple(r.float() for r in result) if isinstance(result, tuple) else result.float()

@@ -34,7 +34,7 @@ def find_instances(
     Args:
         mask: boolean, shape XYZ, last axis towards superior.
         spacing_mm: voxel size.
-        min_mm3: smaller pieces (and smaller cores) are left out.
+        min_mm3: smaller pieces are left out; cores may be a quarter of it.
         core_depth_mm: 0 does not separate.
         levels: the likeliest level of every voxel, any integers, shape XYZ.
     """

@@ -16,7 +16,6 @@ COLUMNS = {
     "hd95_mm": "HD95 mm", "missed": "missed", "identified": "identified", "all_levels": "all levels right",
 }  # fmt: skip
 
-
 WORST = {
     "case": "scan", "source": "source", "n": "n", "dice": "Dice", "level_dice": "Dice of the level", "identified": "identified",
     "worst_structure": "worst structure", "worst_level_dice": "its Dice",
@@ -24,7 +23,7 @@ WORST = {
 
 
 def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
-    """Enter the summary of one evaluation in `results.json` as `name`, replacing an older one, and rewrite the table in `README.md`.
+    """Enter the summary of one evaluation in `results.json` as `name`, replacing an older one, and rewrite the tables in `README.md`.
 
     Args:
         metrics_file: `metrics.json` of an evaluation.

@@ -1,4 +1,4 @@
-# Sourced by demo.sh and test.sh: enters the bundle and its virtual environment, which is made on the first call.
+# Sourced by demo.sh, test.sh and results.sh: enters the bundle and its virtual environment, which is made on the first call.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! cmp --silent requirements.txt .venv/requirements.txt; then
     echo "== Installing the pinned packages into .venv (once, some minutes)"
