@@ -34,6 +34,38 @@ class OnCpu:
         self.module.load_state_dict(state)
 
 
+class PretrainedWeights:
+    """Start a training from the weights of another one.
+
+    A layer whose size differs, as the head does for another label table, keeps its random weights, and a line says so.
+
+    Args:
+        path: a state_dict.
+        network: what gets it.
+    """
+
+    def __init__(self, path: str, network: torch.nn.Module) -> None:
+        self.path = path
+        self.network = getattr(network, "module", network)  # without DistributedDataParallel
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.load)
+
+    def load(self, engine: Engine) -> None:
+        """
+        Raises:
+            UserError: if the layers of the file have other names, or most have other sizes: weights of another network.
+        """
+        state, own = torch.load(self.path, map_location="cpu", weights_only=True), self.network.state_dict()
+        fitting = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
+        if state.keys() != own.keys() or 2 * len(fitting) < len(own):
+            raise UserError(f"{self.path}: weights of another network, {len(fitting)} of {len(own)} layers fit; give its --network_def")
+        self.network.load_state_dict(fitting, strict=False)
+        for name in sorted(own.keys() - fitting.keys()):
+            sizes = f"{tuple(state[name].shape)} there, {tuple(own[name].shape)} here"
+            engine.logger.warning(f"{self.path}: {name} is not taken over, it starts at random ({sizes})")
+
+
 class ResumableCheckpoint:
     """Write `last.pt` after every epoch; with `resume`, start from it.
 

@@ -32,7 +32,7 @@ def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[f
     table = label_table()
     result, known = label.astype(np.uint8), labelled.copy()
     boxes = ndimage.find_objects(label, max_label=len(table) - 1)
-    with_l6 = boxes[_channel("L6") - 1] is not None
+    with_l6 = any(s.name == "L6" and boxes[s.channel - 1] is not None for s in table)
     for above, below, between in _neighbours(with_l6):
         if known[between] or boxes[above - 1] is None or boxes[below - 1] is None:
             continue
@@ -47,9 +47,10 @@ def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[f
             result[box][certain] = between
             known[between] = True
     present = [c for c in range(1, len(table)) if boxes[c - 1] is not None]
+    listed = {s.name for s in table if labelled[s.channel]}
     for group in ("body", "disc"):
         of_group = [c for c in present if table[c].group == group and labelled[c]]
-        without_l6 = labelled[_channel("S1")] and not labelled[_channel("L6")]  # nobody missed it then: there is none
+        without_l6 = "S1" in listed and "L6" not in listed  # nobody missed it then: there is none
         every = [s.channel for s in table if s.group == group and not (without_l6 and s.name.startswith("L6"))]
         if len(of_group) < 2:
             continue
@@ -58,10 +59,6 @@ def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[f
             if 0 <= follows < len(every) and not labelled[every[follows]]:
                 _mark_beyond(result, label, last, second, spacing_mm)
     return result, known
-
-
-def _channel(name: str) -> int:
-    return next(s.channel for s in label_table() if s.name == name)
 
 
 def _neighbours(with_l6: bool) -> list[tuple[int, int, int]]:

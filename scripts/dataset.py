@@ -19,6 +19,8 @@ class CachedScans(CacheDataset):
     """`CacheDataset` that passes on what is wrong with a scan: its pool waits forever for a thread that ends in SystemExit."""
 
     def __init__(self, data: Sequence[Any], transform: Compose, **kwargs: Any) -> None:
+        if not data:
+            raise UserError("no scans: a training needs one at least to train on, and one to validate on")
         # flat, because CacheDataset takes a Compose within a Compose for random and caches nothing from there on
         super().__init__(data, transform.flatten(), hash_as_key=True, **kwargs)  # a repeated scan is kept once
 

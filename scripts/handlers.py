@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
 from scripts.datalist import case_name
+from scripts.distributed import gathered
 from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.labels import label_table, structure
@@ -39,7 +40,7 @@ class StructureReport:
 
     def __init__(self, output_dir: str) -> None:
         self.output_dir = Path(output_dir)
-        self.rows: list[dict] = []
+        self.rows: dict[str, list[dict]] = {}  # of every scan
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
@@ -48,28 +49,22 @@ class StructureReport:
 
     def score(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
-            label = output["label"]
+            scan, label = str(batch["image"].meta["filename_or_obj"]), output["label"]
             rows = score_structures(label[0].cpu().numpy(), output["pred"][0].cpu().numpy(), label.pixdim.tolist())
-            case = {"case": case_name(batch["image"].meta["filename_or_obj"]), "source": batch.get("source", "")}
-            self.rows += [{**case, **row} for row in rows]
+            case = {"case": case_name(scan), "source": batch.get("source", "")}
+            self.rows[scan] = [{**case, **row} for row in rows]
 
     def write(self, engine: Engine) -> None:
-        rows = [row for part in idist.all_gather(self.rows) for row in part] if idist.get_world_size() > 1 else self.rows
+        rows = gathered(self.rows)
         if idist.get_rank() != 0:
             return
         if not rows:
             raise UserError("nothing to score: no label of this split holds a structure")
-        write_whole(self.output_dir / "metrics.csv", lambda path: self._write_rows(rows, path))
+        write_whole(self.output_dir / "metrics.csv", partial(write_rows, rows))
         tables = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
         summary = {**tables, "worst_cases": worst_cases(rows)}
         write_whole(self.output_dir / "metrics.json", lambda path: path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8"))
         print(*("\n" + format_table(table) for table in tables.values()), f"\n{self.output_dir / 'metrics.csv'}", sep="\n")
-
-    def _write_rows(self, rows: list[dict], path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 def format_table(rows: list[dict]) -> str:
@@ -129,6 +124,7 @@ class CaseFigures:
 
     def draw(self, engine: Engine) -> None:
         from scripts.figures import case_figure, figure_to_array, save_figure  # matplotlib takes a second to import
+        from scripts.tracking import track_figure
 
         for batch, output in zip(engine.state.batch, engine.state.output):
             if self.drawn >= self.max_cases:
@@ -141,12 +137,14 @@ class CaseFigures:
             if self.output_dir:
                 mask = self.layout.filename(source)
                 save_figure(figure, mask.with_name(case_name(mask) + ".png"))
+            track_figure(engine, figure, case_name(source))
             if self.summary_writer is not None:
                 self.summary_writer.add_image(case_name(source), figure_to_array(figure), engine.state.epoch, dataformats="HWC")
 
 
 class CaseReports:
-    """`<stem>_seg.json` beside every mask: how sure the level names are, and volume and uncertainty of every structure.
+    """`<stem>_seg.json` beside every mask: how sure the level names are, and volume and uncertainty of every structure; and
+    `structures.csv` in `output_dir`, a row per scan and structure.
 
     Attach it to an evaluator whose output holds label maps on the scan's own grid with a `report` in their metadata (`NameLevelsd`).
 
@@ -155,14 +153,18 @@ class CaseReports:
     """
 
     def __init__(self, output_dir: str, data_root_dir: str = "") -> None:
+        self.output_dir = Path(output_dir)
         self.layout = MaskLayout(output_dir, data_root_dir)
+        self.rows: dict[str, list[dict]] = {}  # of every scan
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
+        engine.add_event_handler(Events.COMPLETED, self.write_table)
 
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
-            source, pred = batch["image"].meta["filename_or_obj"], output["pred"]
+            source, pred = str(batch["image"].meta["filename_or_obj"]), output["pred"]
             report = {"scan": case_name(source), **pred.meta["report"]}
             volumes = np.bincount(pred.numpy().ravel(), minlength=len(label_table())) * float(np.prod(pred.pixdim.tolist()))
             report["structures"] = [
@@ -175,3 +177,21 @@ class CaseReports:
             mask = self.layout.filename(source)
             text = json.dumps(report, indent=1) + "\n"
             write_whole(mask.with_name(case_name(mask) + ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
+            of_scan = {"mask": mask.relative_to(self.output_dir).as_posix(), "sequence_probability": report["sequence_probability"]}
+            self.rows[source] = [
+                {**of_scan, **row, "cut_by_view": " ".join(row.get("cut_by_view", []))} for row in report["structures"] or [{}]
+            ]
+
+    def write_table(self, engine: Engine) -> None:
+        rows = gathered(self.rows)
+        if idist.get_rank() == 0 and rows:
+            write_whole(self.output_dir / "structures.csv", partial(write_rows, rows))
+
+
+def write_rows(rows: list[dict], path: Path) -> None:
+    """Write a table; a row that lacks a column has nothing there."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(columns))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""The label table of `configs/metadata.json` and its numbering schemes.
+"""The label table of `configs/metadata.json`, or one of your own, and its numbering schemes.
 
 The network, the post-processing and every array inside the bundle use the *channel index*. Files use one of the schemes below,
 and are converted when they are read or written.
@@ -7,6 +7,7 @@ and are converted when they are read or written.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,7 @@ from scripts.errors import UserError
 
 METADATA_FILE = Path(__file__).resolve().parents[1] / "configs" / "metadata.json"
 SCHEMES = ("verse", "channel", "spider", "totalspineseg")
+OWN_TABLE = "SPINE_MRI_LABELS"  # environment variable, because worker processes have to know too
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Structure:
     channel: int  # class index of the network
     name: str  # "L1", or "L1/L2" for the disc below L1
     verse: int  # T1..T12 = 8..19, L1..L6 = 20..25, S1 = 26; the disc below vertebra v is 100 + v
-    totalspineseg: int
-    spider: int | None  # counted from L5 = 1 upwards, discs from L5/S1 = 201; None: not part of that scheme
+    totalspineseg: int | None = None  # None: not part of that scheme
+    spider: int | None = None  # counted from L5 = 1 upwards, discs from L5/S1 = 201
 
     @property
     def is_disc(self) -> bool:
@@ -40,13 +42,47 @@ class Structure:
         return "background" if self.channel == 0 else "disc" if self.is_disc else "body"
 
 
-@cache
+def use_table(path: str = "") -> None:
+    """Use the table of a JSON file from now on, in this process and those it starts; without a path that of metadata.json.
+
+    The file holds a list like `labels` in metadata.json, or an object with such a list under `labels`: the background, bodies from top to
+    bottom, discs from top to bottom, each with `channel`, `name` and `verse`, the number in the label files.
+
+    Raises:
+        UserError: if the file is missing or its table does not hold together.
+    """
+    os.environ.pop(OWN_TABLE, None)
+    if path:
+        os.environ[OWN_TABLE] = str(Path(path).absolute())
+        try:
+            label_table()
+        except UserError:
+            del os.environ[OWN_TABLE]
+            raise
+
+
 def label_table() -> tuple[Structure, ...]:
     """All structures in channel order, background first."""
-    rows = json.loads(METADATA_FILE.read_text())["labels"]
-    table = tuple(Structure(**row) for row in rows)
-    if [s.channel for s in table] != list(range(len(table))):
-        raise UserError(f"{METADATA_FILE}: the channels of 'labels' must count 0, 1, 2, ... in order")
+    return _read_table(os.environ.get(OWN_TABLE, str(METADATA_FILE)))
+
+
+@cache
+def _read_table(path: str) -> tuple[Structure, ...]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        table = tuple(Structure(**row) for row in (content["labels"] if isinstance(content, dict) else content))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no label table there ({error}). It is a list like 'labels' in {METADATA_FILE}.") from None
+    if [s.channel for s in table] != list(range(len(table))) or len(table) < 2:
+        raise UserError(f"{path}: the channels of 'labels' must count 0, 1, 2, ... in order")
+    for field in ("name", "verse"):
+        values = [getattr(s, field) for s in table]
+        if len(set(values)) < len(values):
+            raise UserError(f"{path}: two structures share a {field}, {sorted({v for v in values if values.count(v) > 1})}")
+    names = {s.name for s in table}
+    lost = [s.name for s in table if s.is_disc and not {*s.name.split("/")} <= names]
+    if lost:
+        raise UserError(f"{path}: no bodies above and below the discs {lost}; a disc is named after both, e.g. 'L1/L2'")
     return table
 
 
@@ -94,8 +130,9 @@ def channels_from_verse(values: Iterable[int], where: str = "label") -> list[int
 def _channels_of(values: Iterable[int], where: str, scheme: str) -> list[int]:
     numbers = {getattr(s, scheme): s for s in reversed(label_table())}  # reversed: of two structures with one number the first stays
     values = [int(v) for v in values]
-    if scheme == "totalspineseg" and structure("L6").totalspineseg in values:  # its disc above S1 has one number, below L5 or L6
-        numbers[structure("L6/S1").totalspineseg] = structure("L6/S1")
+    by_name = {s.name: s for s in label_table()}
+    if scheme == "totalspineseg" and "L6/S1" in by_name and by_name["L6"].totalspineseg in values:  # one number, below L5 or L6
+        numbers[by_name["L6/S1"].totalspineseg] = by_name["L6/S1"]
     unknown = sorted({v for v in values if v not in numbers})
     if unknown:
         known = ", ".join(f"{number} = {s.name}" for number, s in sorted(numbers.items(), key=lambda n: n[0] or 0) if s.channel and number)
@@ -132,7 +169,7 @@ def decode(channels: np.ndarray, scheme: str) -> np.ndarray:
 
 def _spider_shift(channels: np.ndarray) -> int:
     present = np.bincount(channels.ravel(), minlength=len(label_table())) > 0
-    has = {name: present[structure(name).channel] for name in ("L4", "L5", "L6", "S1")}
-    if has["L6"]:
+    has = {s.name for s in label_table() if present[s.channel]}
+    if "L6" in has:
         return 1
-    return -1 if has["S1"] and has["L4"] and not has["L5"] else 0
+    return -1 if {"S1", "L4"} <= has and "L5" not in has else 0

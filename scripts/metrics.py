@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.metrics import CumulativeIterationMetric
 from scipy import ndimage
 
@@ -13,24 +15,33 @@ from scripts.labels import label_table
 
 
 class StructureDice(CumulativeIterationMetric):
-    """Dice per channel of label maps (B1XYZ, channel indices); NaN where the reference has none of that channel.
+    """Dice per channel of label maps (B1XYZ, channel indices), shape BC; NaN where the reference has none of that channel.
 
-    Aggregates to the mean over all structures of all scans. In a partly labelled scan the rest costs nothing.
+    In place of the background stands a number for the scan's file (NaN without one).
+    Aggregates to the mean over all structures of all scans. In a partly labelled scan the rest costs nothing. A scan that occurs more
+    than once (two processes had it, so that none was idle) counts once.
     """
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs) -> torch.Tensor:
         channels = len(label_table())
+        scan = _number_of(y.meta["filename_or_obj"]) if isinstance(y, MetaTensor) and "filename_or_obj" in y.meta else torch.nan
         scores = []
         for predicted, truth in zip(y_pred.flatten(1).long().cpu(), y.flatten(1).long().cpu()):
             n_truth = torch.bincount(truth, minlength=channels).float()
             n_predicted = torch.bincount(predicted, minlength=channels)
             n_both = torch.bincount(truth[truth == predicted], minlength=channels)
             dice = 2 * n_both / (n_truth + n_predicted)
-            scores.append(torch.where(n_truth > 0, dice, torch.nan)[1:])
+            scores.append(torch.cat([torch.tensor([scan], dtype=torch.float64), torch.where(n_truth > 0, dice, torch.nan)[1:].double()]))
         return torch.stack(scores)
 
     def aggregate(self) -> torch.Tensor:
-        return self.get_buffer().nanmean()
+        rows = {float(row[0]) if row[0].isfinite() else (i,): row[1:] for i, row in enumerate(self.get_buffer())}
+        return torch.stack(list(rows.values())).nanmean()
+
+
+def _number_of(name: str) -> float:
+    """A number that stands for a file, the same in every process: only tensors are gathered."""
+    return float(int.from_bytes(hashlib.blake2b(str(name).encode(), digest_size=6).digest(), "big"))
 
 
 def score_structures(reference: np.ndarray, predicted: np.ndarray, spacing_mm: Sequence[float]) -> list[dict]:

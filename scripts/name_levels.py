@@ -14,6 +14,7 @@ from scripts.instances import CORE_DEPTH_MM, Instance, find_instances
 from scripts.labels import label_table
 from scripts.naming import name_bodies
 from scripts.network import KINDS
+from scripts.restore import largest
 
 NEVER = -30.0  # logit of a level that a voxel does not have
 NEIGHBOUR_COST = 5.0  # nats below the level that a voxel has, for that of a neighbour of the same kind that touches it
@@ -59,16 +60,6 @@ def name_levels(logits: torch.Tensor, spacing_mm: Sequence[float], min_instance_
         "structures": _structures(logits, channel_map),
     }
     return _agreeing_logits(log_kind, kind, channel_map), report
-
-
-def largest(scores: torch.Tensor) -> np.ndarray:
-    """Index of the largest along the first axis, shape XYZ: argmax(0), which takes torch ten times as long."""
-    best, top = np.zeros(scores.shape[1:], np.uint8), scores[0].numpy().copy()
-    for channel in range(1, len(scores)):
-        larger = scores[channel].numpy() > top
-        best[larger] = channel
-        np.maximum(top, scores[channel].numpy(), out=top)
-    return best
 
 
 def _votes(logits: torch.Tensor, of_kind: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:

@@ -108,8 +108,11 @@ def _best_paths(start: int, scores: np.ndarray, drop: np.ndarray, steps: dict, l
 
 
 def _following(level: int, step: int, levels: Sequence[int]) -> list[tuple[int, float]]:
-    """Levels (indices into `levels`: T8 .. L5, L6, S1) that lie `step` below, with their price."""
-    sacrum, l6, l5 = len(levels) - 1, len(levels) - 2, len(levels) - 3
+    """Levels (indices into `levels`, from top to bottom) that lie `step` below, with their price."""
+    names = [label_table()[c].name for c in levels]
+    if not {"L5", "L6", "S1"} <= set(names):  # a table without the exceptions
+        return [(level + step, 0.0)] if level + step < len(levels) else []
+    sacrum, l6, l5 = (names.index(name) for name in ("S1", "L6", "L5"))
     found = []
     if level < l5:
         target = level + step

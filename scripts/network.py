@@ -68,14 +68,14 @@ class SpineNet(nn.Module):
         voxel = [min(v, n) for v, n in zip(self.coarse_voxel, x.shape[2:])]
         pooled = functional.avg_pool3d(x, voxel, ceil_mode=True, count_include_pad=False)
         frame = _frame(pooled.shape, self.coarse_multiple, self.view_size)
-        return functional.pad(self.coarse(functional.pad(pooled, frame)), [-n for n in frame])
+        return _inner(self.coarse(functional.pad(pooled, frame)), frame, pooled.shape)
 
     @torch.jit.export
     def delineate(self, x: torch.Tensor) -> torch.Tensor:
         """Kind logits of the image, shape B3XYZ."""
         least = [self.fine_multiple[0], self.fine_multiple[1], 2 * self.fine_multiple[2]]  # instance norm needs two voxels at the bottom
         frame = _frame(x.shape, self.fine_multiple, least)
-        return functional.pad(self.fine(functional.pad(x, frame)), [-n for n in frame])
+        return _inner(self.fine(functional.pad(x, frame)), frame, x.shape)
 
     @torch.jit.export
     def combine(self, levels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
@@ -87,7 +87,7 @@ class SpineNet(nn.Module):
         # logits are interpolated, not the log-probabilities: between L3 and L4 the two then still add up to one
         factor = [float(f) for f in self.coarse_voxel]
         both = functional.interpolate(torch.cat([levels, gate], 1), scale_factor=factor, mode="trilinear", align_corners=False)
-        both = both[:, :, : size[2], : size[3], : size[4]]
+        both = _inner(both, [0] * 6, size)  # the last coarse voxels may reach beyond the image
         levels, gate = both[:, :-1], both[:, -1:]
         given_kind = torch.zeros_like(levels)
         given_kind[:, self.bodies] = levels[:, self.bodies].log_softmax(1) + gate
@@ -100,6 +100,21 @@ def _frame(shape: list[int], multiple: list[int], least: list[int]) -> list[int]
     frame: list[int] = []
     for axis in [2, 1, 0]:
         size = shape[axis + 2]
-        extra = max(least[axis], -(-size // multiple[axis]) * multiple[axis]) - size
+        whole = (size + multiple[axis] - 1) // multiple[axis] * multiple[axis]  # ONNX rounds quotients of negative numbers up
+        extra = _larger(least[axis], whole) - size
         frame += [extra // 2, extra - extra // 2]
     return frame
+
+
+def _inner(x: torch.Tensor, frame: list[int], shape: list[int]) -> torch.Tensor:
+    """What the frame surrounds, with the spatial sizes of `shape` (BCXYZ), which are then those of an ONNX file too, with their names."""
+    for axis in [2, 3, 4]:
+        x = x.narrow(axis, frame[2 * (4 - axis)], shape[axis])
+    return x
+
+
+def _larger(a: int, b: int) -> int:
+    """The larger one. `max` would decide while a network is exported, and tie the ONNX file to the size of the example."""
+    if not torch.jit.is_scripting():
+        return torch.sym_max(a, b)
+    return max(a, b)

@@ -33,7 +33,6 @@ def show_batch(
     for entry in islice(data, count):
         scan = Compose(deterministic_transforms)(entry)
         sample = Compose(random_transforms)(scan)
-        sample = sample[0] if isinstance(sample, list) else sample  # random crops return a list
         name, spacing_mm = case_name(entry["image"]), scan["image"].pixdim.numpy()
         before.append((*_volumes(scan), spacing_mm, name))
         after.append((*_volumes(sample), spacing_mm, name))

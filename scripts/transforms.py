@@ -12,7 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.folder_layout import FolderLayoutBase
-from monai.transforms import MapTransform, SaveImaged
+from monai.transforms import MapTransform, SaveImaged, Spacingd
 from monai.utils import convert_to_tensor
 
 from scripts.complete_labels import complete_labels
@@ -20,14 +20,25 @@ from scripts.datalist import LABEL_POSTFIX, case_name
 from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
-from scripts.name_levels import cut_faces, largest, name_levels
+from scripts.name_levels import cut_faces, name_levels
 from scripts.postprocess import clean_label_map
-from scripts.restore import restore_label_map
+from scripts.restore import largest, restore_label_map
 from scripts.volumes import grid_mismatch
 
 
+class KeysOnlySpacingd(Spacingd):
+    """`Spacingd` that looks at nothing but its keys.
+
+    MONAI 1.6 takes every other item whose name starts with `image_` for metadata, and fails where it is none: MONAI Label has an
+    `image_path`.
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict:
+        return {**data, **super().__call__({key: data[key] for key in self.key_iterator(data)}, lazy)}
+
+
 class EncodeLabelsd(MapTransform):
-    """VerSe numbers of a label file -> channel indices, and the list of what is labelled -> one boolean per channel.
+    """Numbers of a label file -> channel indices, and the list of what is labelled -> one boolean per channel.
 
     A scan without `labelled` counts as labelled for the structures that its label file holds.
 
@@ -35,15 +46,20 @@ class EncodeLabelsd(MapTransform):
         keys: the label map, shape 1XYZ.
         ref_key: the scan, if it is there: the label file must be on its grid.
         labelled_key: item with the VerSe numbers that are annotated in this scan; becomes a boolean tensor, shape C.
+        label_scheme: of the numbers in the file: `verse`, `channel`, `spider` or `totalspineseg`.
 
     Raises:
         UserError: for values that the label table does not hold or another grid; the message names the file.
     """
 
-    def __init__(self, keys: KeysCollection = "label", ref_key: str = "image", labelled_key: str = "labelled") -> None:
+    def __init__(
+        self, keys: KeysCollection = "label", ref_key: str = "image", labelled_key: str = "labelled", label_scheme: str = "verse"
+    ) -> None:
+        check_scheme(label_scheme)  # here, not with the first scan
         super().__init__(keys)
         self.ref_key = ref_key
         self.labelled_key = labelled_key
+        self.label_scheme = label_scheme
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
         d = dict(data)
@@ -53,7 +69,7 @@ class EncodeLabelsd(MapTransform):
             mismatch = self.ref_key in d and _grid_mismatch(d[self.ref_key], d[key])
             if mismatch:
                 raise UserError(f"{where}: not on its scan's grid ({mismatch}). Resample it to the scan by nearest neighbour.")
-            channels = encode(d[key].numpy(), where)
+            channels = encode(d[key].numpy(), where, self.label_scheme)
             labelled = np.zeros(len(label_table()), bool)
             labelled[[0, *np.unique(channels), *channels_from_verse(listed, where)]] = True
             d[key] = MetaTensor(torch.from_numpy(channels), meta=d[key].meta)

@@ -64,3 +64,12 @@ def evaluated(cohort, trained, tmp_path_factory) -> Path:
     weights = str(trained / "model.pt")
     run_bundle([TRAIN, EVALUATE], dataset_dir=str(cohort), output_dir=str(folder), ckpt_path=weights, split="training")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_scan(tmp_path_factory) -> Path:
+    """A phantom of 44 x 80 x 128 mm, one window of the fine network: little work for the shipped weights. Its label is beside it."""
+    folder = tmp_path_factory.mktemp("small_scan")
+    options = {"contrast": "T2w", "view": "L3", "shape": (9, 32, 51), "spacing_mm": (2.5, 4.9)}
+    write_cohort(folder, training=0, validation=1, testing=0, seed=3, **options)
+    return next(folder.rglob("*_T2w.nii.gz"))

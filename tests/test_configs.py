@@ -20,7 +20,7 @@ from scripts.errors import UserError
 from scripts.labels import label_table
 
 CONFIGS = BUNDLE / "configs"
-MULTI_GPU = str(CONFIGS / "multi_gpu_train.yaml")
+MULTI_GPU, MULTI_GPU_INFERENCE = (str(CONFIGS / f"multi_gpu_{name}.yaml") for name in ("train", "inference"))
 SCHEMA = BUNDLE.parent / "shared" / "tools" / "meta_schema_20240725.json"
 
 
@@ -79,13 +79,13 @@ def test_the_network_of_the_readme_is_one_override_away():
 
 # ids that MONAI or its clients read, and ids that are commands of their own
 INTERFACE = {"imports", "handlers", "initialize", "run", "finalize", "evaluator", "train", "validate", "show_batch"}
-COMMANDS = {"check", "phantoms", "prepare", "explore", "summary", "visualize", "compare", "record"}
+COMMANDS = {"check", "phantoms", "prepare", "explore", "summary", "visualize", "compare", "record", "package"}
 
 
 @pytest.mark.parametrize(
     "files",
-    [[INFERENCE], [TRAIN], [TRAIN, EVALUATE], [TRAIN, MULTI_GPU], [TOOLS]],
-    ids=["inference", "train", "evaluate", "multi_gpu", "tools"],
+    [[INFERENCE], [INFERENCE, MULTI_GPU_INFERENCE], [TRAIN], [TRAIN, EVALUATE], [TRAIN, MULTI_GPU], [TOOLS]],
+    ids=["inference", "multi_gpu_inference", "train", "evaluate", "multi_gpu_train", "tools"],
 )
 def test_no_key_is_dead(files):
     text = "\n".join(Path(f).read_text() for f in files)

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 
 from scripts import figures
 from scripts.errors import UserError
-from scripts.handlers import CaseFigures, StructureReport, format_table
+from scripts.handlers import CaseFigures, CaseReports, StructureReport, format_table
 from scripts.labels import structure
 
 L1, L2, DISC = (structure(name).channel for name in ("L1", "L2", "L1/L2"))
@@ -237,3 +237,40 @@ def test_max_cases_counts_per_run(scans, monkeypatch):
     assert len(writer.calls) == 3
     run(CaseFigures(summary_writer=writer, max_cases=0), [(first, one)])
     assert len(writer.calls) == 3
+
+
+# CaseReports
+
+
+def reported(path: str, rows: list[dict], **naming) -> tuple[list[dict], list[dict]]:
+    """One iteration whose prediction carries a report; three voxels of 2.88 mm3 are L1."""
+    predicted = np.zeros((4, 4, 4), np.uint8)
+    predicted[0, 0, :3] = L1
+    batch, (output,) = step(path, predicted)
+    defaults = {"sequence_probability": 0.95, "uncertain": False, "runner_up": ["L5"], "runner_up_probability": 0.05}
+    output["pred"].meta["report"] = {**defaults, **naming, "structures": rows}
+    return batch, [output]
+
+
+def test_case_report_of_an_uncertain_scan(tmp_path, capsys):
+    rows = [{"name": "L1", "vote": 0.5}, {"name": "L2", "vote": 0.5}]
+    iteration = reported("/data/a/x_T2w.nii.gz", rows, sequence_probability=0.456, uncertain=True)
+    run(CaseReports(str(tmp_path), "/data"), [iteration])
+    report = json.loads((tmp_path / "a" / "x_T2w_seg.json").read_text())
+    assert [s["volume_mm3"] for s in report["structures"]] == [8.6, 0.0]  # L2 was cleaned away
+    assert report["runner_up"] == ["L5"]
+    assert rows == [{"name": "L1", "vote": 0.5}, {"name": "L2", "vote": 0.5}]
+    assert capsys.readouterr().out == "/data/a/x_T2w.nii.gz: the levels are uncertain (probability 0.46), see the .json beside the mask\n"
+
+
+def test_table_of_all_scans(tmp_path):
+    found = [{"name": "L1", "vote": 0.9, "cut_by_view": ["superior", "left"]}]
+    steps = [reported("/data/a/x_T2w.nii.gz", found), reported("/data/y.nii.gz", [], sequence_probability=0.0)]
+    handler = CaseReports(str(tmp_path), "/data")
+    for _ in range(2):  # every run starts anew
+        run(handler, steps)
+    assert (tmp_path / "structures.csv").read_text().splitlines() == [
+        "mask,sequence_probability,name,vote,cut_by_view,volume_mm3",
+        "a/x_T2w_seg.nii.gz,0.95,L1,0.9,superior left,8.6",
+        "y_seg.nii.gz,0.0,,,,",  # nothing found in it
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from scripts.labels import channels_from_verse, label_table, structure
 from scripts.metrics import StructureDice, score_structures, summarise, surface_distances_mm, worst_cases
@@ -37,10 +38,10 @@ def test_structure_dice_by_hand():
     predicted = torch.tensor([L1, L1, L3, 0, L1, 0, L3, 0]).view(1, 1, 2, 2, 2)
     metric = StructureDice()
     scores = metric(predicted, truth)
-    assert scores.shape == (1, len(label_table()) - 1)
-    assert scores[0, L1 - 1].item() == pytest.approx(2 * 2 / (3 + 3))
-    assert scores[0, L2 - 1].item() == 0
-    others = [i for i in range(len(label_table()) - 1) if i not in (L1 - 1, L2 - 1)]
+    assert scores.shape == (1, len(label_table()))
+    assert scores[0, L1].item() == pytest.approx(2 * 2 / (3 + 3))
+    assert scores[0, L2].item() == 0
+    others = [i for i in range(len(label_table())) if i not in (L1, L2)]
     assert torch.isnan(scores[0, others]).all()  # L3 too: predicted, but not in the reference
     assert metric.aggregate().item() == pytest.approx((2 / 3 + 0) / 2)
 
@@ -56,7 +57,7 @@ def test_structure_dice_takes_lists_and_batches():
     for scan in range(3):
         for c in (1, 10, 23):
             a, b = (truth[scan] == c).numpy(), (predicted[scan] == c).numpy()
-            assert scores[scan, c - 1].item() == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+            assert scores[scan, c].item() == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def test_structure_dice_aggregates_over_structures_not_scans():
@@ -74,6 +75,16 @@ def test_structure_dice_of_an_empty_reference():
     assert torch.isnan(metric(torch.full((1, 1, 2, 2, 2), L1), torch.zeros(1, 1, 2, 2, 2))).all()
     metric(torch.full((1, 1, 2, 2, 2), L1), torch.full((1, 1, 2, 2, 2), L1))
     assert metric.aggregate().item() == 1  # the empty scan costs nothing
+
+
+def test_structure_dice_counts_a_scan_once():
+    """Two processes may have the same scan; files, not values, tell."""
+    metric = StructureDice()
+    one_structure = torch.full((1, 1, 2, 1), L1)
+    for name, predicted in (("a_seg.nii.gz", L1), ("a_seg.nii.gz", L1), ("b_seg.nii.gz", L2)):
+        truth = MetaTensor(one_structure, meta={"filename_or_obj": name})
+        metric([torch.full((1, 1, 2, 1), predicted)], [truth])
+    assert metric.aggregate().item() == pytest.approx(1 / 2)
 
 
 # surface_distances_mm and score_structures

@@ -423,19 +423,3 @@ def test_case_report(tmp_path, capsys):
         assert found["volume_mm3"] == pytest.approx(8.0 * 100 * (DISC if "/" in found["name"] else BODY), rel=0.1)
     assert row(report, "L3")["mean_entropy"] == pytest.approx(np.log(2))
     assert capsys.readouterr().out == ""
-
-
-def test_case_report_of_an_uncertain_scan(tmp_path, capsys):
-    image, _ = scan((0, 0, 0), (0, 0, 0))
-    label = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
-    label[0, 0, 0, :3] = structure("L4").channel
-    rows = [{"name": "L4", "vote": 0.5}, {"name": "L5", "vote": 0.5}]
-    naming = {"sequence_probability": 0.456, "uncertain": True, "runner_up": ["L5"], "runner_up_probability": 0.3, "structures": rows}
-    pred = MetaTensor(label, affine=torch.from_numpy(oblique((0.7, 0.8, 4.1))), meta={"report": naming})
-    report = write_report(tmp_path, {"pred": pred}, image)
-    assert [s["volume_mm3"] for s in report["structures"]] == [6.9, 0.0]  # three voxels of 2.296 mm3; L5 was cleaned away
-    assert report["runner_up"] == ["L5"]
-    assert pred.meta["report"]["structures"] == [{"name": "L4", "vote": 0.5}, {"name": "L5", "vote": 0.5}]
-    assert capsys.readouterr().out == (
-        "/data/site 1/sub-01.nii.gz: the levels are uncertain (probability 0.46), see the .json beside the mask\n"
-    )

@@ -53,6 +53,8 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
         (tmp_path / "docs" / "README.md").write_text(f"{START}\n{END}\n")
         (tmp_path / "configs").symlink_to(BUNDLE / "configs")
         extra = {"bundle_root": tmp_path}
+    elif "package" in arguments:
+        extra = {"release_dir": tmp_path / "release"}
     elif "configs/inference.yaml" in arguments:
         extra |= {**GRID, "ckpt_path": trained / "model.pt", "split": "testing", "datalist": cohort / "datalist.json"}
     elif "configs/tools.yaml" not in arguments:
@@ -66,7 +68,8 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     expected = {
         "phantoms": "phantoms/datalist.json", "prepare": "datalist.json", "explore": "out/explore.png",
-        "visualize": f"out/{scan.name.removesuffix('.nii.gz')}.png", "record": "docs/results.json", "evaluate": "out/metrics.csv",
+        "visualize": f"out/{scan.name.removesuffix('.nii.gz')}.png", "record": "docs/results.json",
+        "package": "release/spine_mri_segmentation/LICENSE", "evaluate": "out/metrics.csv",
         "train.yaml": "out/last.pt", "inference": "out/testing",
     }  # fmt: skip
     named = [path for key, path in expected.items() if key in " ".join(arguments[:6]) and "show_batch" not in arguments]

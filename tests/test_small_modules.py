@@ -261,8 +261,7 @@ def test_write_whole_leaves_the_old_file_and_no_half_one(tmp_path, error):
 # show_batch
 
 
-@pytest.mark.parametrize("crops", [False, True])
-def test_show_batch(monkeypatch, tmp_path, capsys, crops):
+def test_show_batch(monkeypatch, tmp_path, capsys):
     affine = torch.diag(torch.tensor([4.0, 2.0, 1.5, 1.0], dtype=torch.float64))
     calls = []
     monkeypatch.setattr(show_batch, "draw_batch", lambda before, after, path: calls.append((before, after)) or path)
@@ -271,9 +270,8 @@ def test_show_batch(monkeypatch, tmp_path, capsys, crops):
         value = float(entry["image"][0])
         return {k: MetaTensor(torch.full((1, 2, 3, 4), value), affine=affine) for k in ("image", "label")}
 
-    def augment(sample: dict) -> dict | list[dict]:
-        sample = {"image": sample["image"] + 0.5, "label": sample["label"]}
-        return [sample] if crops else sample
+    def augment(sample: dict) -> dict:
+        return {"image": sample["image"] + 0.5, "label": sample["label"]}
 
     data = [{"image": f"{i}_T2w.nii.gz"} for i in (1, 2, 3)]
     assert show_batch.show_batch(data, [load], [augment], 2, tmp_path) == tmp_path / "batch.png"

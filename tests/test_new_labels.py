@@ -1,0 +1,139 @@
+"""A label table of one's own: checked, used by the configs, and fine-tuned to from weights of another table."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import NO_AUGMENTATION, TRAIN, run_bundle
+from ignite.engine import Engine
+
+from scripts.checkpoint import PretrainedWeights
+from scripts.errors import UserError
+from scripts.instances import Instance
+from scripts.labels import METADATA_FILE, decode, encode, label_table, use_table
+from scripts.naming import name_bodies
+from scripts.phantom import write_cohort
+
+LUMBAR = ["background", "L1", "L2", "L3", "L4", "L5", "L1/L2", "L2/L3", "L3/L4", "L4/L5"]
+
+
+@pytest.fixture(autouse=True)
+def _default_table_afterwards():
+    yield
+    use_table()
+
+
+@pytest.fixture
+def lumbar_table(tmp_path):
+    """Five bodies and four discs, with numbers of their own."""
+    path = tmp_path / "lumbar.json"
+    path.write_text(json.dumps([{"channel": c, "name": name, "verse": 10 * c} for c, name in enumerate(LUMBAR)]))
+    return path
+
+
+def test_use_table(lumbar_table):
+    assert len(label_table()) == 24
+    use_table(str(lumbar_table))
+    assert [s.name for s in label_table()] == LUMBAR
+    assert [s.group for s in label_table()] == ["background", *["body"] * 5, *["disc"] * 4]
+    values = torch.tensor([0, 10, 90, 50]).numpy()
+    assert encode(values).tolist() == [0, 1, 9, 5]
+    assert decode(encode(values), "verse").tolist() == values.tolist()
+    use_table()
+    assert len(label_table()) == 24
+
+
+def test_metadata_is_a_table_itself():
+    use_table(str(METADATA_FILE))
+    assert label_table()[12].name == "S1"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("no json", "no label table there"),
+        ('{"labels": 3}', "no label table there"),
+        ('[{"channel": 0, "name": "background"}]', "no label table there .*verse"),
+        ('[{"channel": 0, "name": "background", "verse": 0}, {"channel": 2, "name": "L1", "verse": 1}]', "must count 0, 1, 2"),
+        ('[{"channel": 0, "name": "background", "verse": 0}, {"channel": 1, "name": "L1", "verse": 0}]', "share a verse"),
+        ('[{"channel": 0, "name": "background", "verse": 0}, {"channel": 1, "name": "L1/L2", "verse": 1}]', "no bodies above and below"),
+    ],
+)
+def test_a_bad_table_is_one_line(rows, message, tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(rows)
+    with pytest.raises(UserError, match=f"table.json: .*{message}"):
+        use_table(str(path))
+    assert len(label_table()) == 24
+
+
+def test_missing_table(tmp_path):
+    with pytest.raises(UserError, match=r"none.json: no label table there"):
+        use_table(str(tmp_path / "none.json"))
+
+
+def test_levels_follow_each_other_without_the_exceptions_of_the_sacrum(lumbar_table):
+    use_table(str(lumbar_table))
+    log_p = torch.full((3, len(LUMBAR)), -4.0).numpy()
+    for body, channel in enumerate((3, 4, 5)):
+        log_p[body, channel] = -0.1
+    fields = Instance.__dataclass_fields__
+    bodies = []
+    for z in (70.0, 35.0, 0.0):
+        known = {"volume_mm3": 30000.0, "centre_mm": torch.tensor([0.0, 0.0, z]).numpy()}
+        bodies.append(Instance(**{k: known.get(k) for k in fields}))
+    assert name_bodies(bodies, log_p).channels == [3, 4, 5]
+
+
+def test_fine_tuning_to_another_table(trained, lumbar_table, tmp_path, capfd):
+    """One command, one override: the head starts at random and says so, the rest is taken over."""
+    write_cohort(
+        tmp_path, training=1, validation=1, testing=0, seed=5, contrast="T2w", view="L3", shape=(12, 64, 96), spacing_mm=(2.5, 4.9)
+    )
+    relabel(tmp_path)
+    options = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "out"), "epochs": 1, "val_interval": 1, **NO_AUGMENTATION}
+    run_bundle(TRAIN, **options, pretrained=str(trained / "model.pt"), labels=str(lumbar_table))
+    said = capfd.readouterr()
+    assert "coarse.1.weight is not taken over, it starts at random ((24, 16, 1, 1, 1) there, (10, 16, 1, 1, 1) here)" in said.out + said.err
+    new = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    assert new["coarse.1.weight"].shape[0] == len(LUMBAR)
+    old = torch.load(trained / "model.pt", weights_only=True)
+    changed = (new["fine.model.0.conv.unit0.conv.weight"] - old["fine.model.0.conv.unit0.conv.weight"]).abs().max()
+    assert 0 < changed < 0.05  # one step from the old weights, not a new start
+
+
+def relabel(folder) -> None:
+    """Numbers of the default table -> those of LUMBAR."""
+    use_table()
+    numbers = {s.verse: 10 * LUMBAR.index(s.name) for s in label_table() if s.name in LUMBAR}
+    path = folder / "datalist.json"
+    splits = json.loads(path.read_text())
+    for entry in (e for entries in splits.values() for e in entries):
+        image = nib.load(folder / entry["label"])
+        values = np.asarray(image.dataobj).astype(int)
+        nib.save(nib.Nifti1Image(np.vectorize(lambda v: numbers.get(v, 0))(values).astype(np.uint8), image.affine), folder / entry["label"])
+        entry["labelled"] = [numbers[v] for v in entry["labelled"] if v in numbers]
+    path.write_text(json.dumps(splits))
+
+
+def test_weights_of_another_network(tmp_path):
+    torch.save({"other": torch.zeros(3)}, tmp_path / "model.pt")
+    handler = PretrainedWeights(str(tmp_path / "model.pt"), torch.nn.Linear(2, 3))
+    with pytest.raises(UserError, match=r"model.pt: weights of another network, 0 of 2 layers fit"):
+        handler.load(Engine(lambda engine, batch: None))
+
+
+def test_a_head_of_another_size_is_left_out(tmp_path):
+    def network(classes: int) -> torch.nn.Sequential:
+        return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, classes))
+
+    source, target = network(4), network(5)
+    torch.save(source.state_dict(), tmp_path / "model.pt")
+    head = target[2].weight.clone()
+    PretrainedWeights(str(tmp_path / "model.pt"), target).load(Engine(lambda engine, batch: None))
+    assert torch.equal(target[0].weight, source[0].weight)
+    assert torch.equal(target[2].weight, head)
