@@ -7,22 +7,27 @@ from scipy import ndimage
 
 from scripts.labels import label_table
 
-UNKNOWN = 255  # may be background or an unlabelled structure: no loss there
+UNKNOWN = 255  # may be anything
 BEYOND = 254  # above the uppermost or below the lowest labelled level: a structure that is not labelled may begin
+NO_BODY = 253  # background or a disc that is not labelled
+NO_DISC = 252  # background or a body that is not labelled
+STRUCTURES_END = NO_DISC  # values from here on are no channels
 MARGIN_MM = 16.0  # around a pair of neighbours
 CERTAIN_COS = -0.92  # a voxel that sees its two neighbours in opposite directions lies between them ...
 MAX_PATH = 1.6  # longest way from one neighbour over a voxel to the other, in that of the median voxel between them
 POSSIBLE_COS = -0.1  # ... and one that sees them in about the same direction does not
+RIM_MM = 1.5  # thickness of the end-plate between a body and its disc
 BEYOND_RADIUS_MM = 55.0
+BEYOND_RIM_MM = 2.0  # the next level begins no nearer than that to the last labelled one
 
 
 def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Label map and `labelled` with the geometry between labelled neighbours added.
 
     Between two neighbouring bodies lies their disc: background voxels from which the nearest points of the two bodies lie in opposite
-    directions become that disc, those about it `UNKNOWN`; all other background of the pair's neighbourhood holds no disc. Between two
-    neighbouring discs lies their body, whose sides are not certain: all of it becomes `UNKNOWN`. What lies beyond the last labelled
-    level becomes `BEYOND`, where a structure follows that is not labelled in this scan.
+    directions become that disc, those about it and within `RIM_MM` of the bodies `NO_BODY`; all other background of the pair's
+    neighbourhood holds no disc. Between two neighbouring discs lies their body, whose sides are not certain: all of it becomes
+    `NO_DISC`. What lies beyond the last labelled level becomes `BEYOND`, where a structure follows that is not labelled in this scan.
 
     Args:
         label: channel indices, shape XYZ.
@@ -37,13 +42,14 @@ def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[f
         if known[between] or boxes[above - 1] is None or boxes[below - 1] is None:
             continue
         box = _joint_box(boxes[above - 1], boxes[below - 1], label.shape, spacing_mm)
-        cosine, path_mm = _look_at_both(label[box] == above, label[box] == below, spacing_mm)
+        cosine, path_mm, nearest_mm = _look_at_both(label[box] == above, label[box] == below, spacing_mm)
         free = label[box] == 0
-        result[box][free & ndimage.binary_dilation(cosine < POSSIBLE_COS)] = UNKNOWN
+        result[box][free & ndimage.binary_dilation(cosine < POSSIBLE_COS)] = NO_BODY if table[between].is_disc else NO_DISC
         if table[between].is_disc:
             certain = free & (cosine < CERTAIN_COS)
             if certain.any():  # beside a body, too, one neighbour can lie straight above and the other below, but far away
                 certain &= path_mm < MAX_PATH * np.median(path_mm[certain])
+            certain &= nearest_mm > RIM_MM
             result[box][certain] = between
             known[between] = True
     present = [c for c in range(1, len(table)) if boxes[c - 1] is not None]
@@ -81,8 +87,9 @@ def _joint_box(a: tuple[slice, ...], b: tuple[slice, ...], shape: tuple[int, ...
     return tuple(slice(max(0, min(p.start, q.start) - m), min(n, max(p.stop, q.stop) + m)) for p, q, m, n in zip(a, b, margin, shape))
 
 
-def _look_at_both(a: np.ndarray, b: np.ndarray, spacing_mm) -> tuple[np.ndarray, np.ndarray]:
-    """For each voxel, the cosine of the angle between the directions to the nearest points of `a` and `b`, and the sum of the distances."""
+def _look_at_both(a: np.ndarray, b: np.ndarray, spacing_mm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each voxel, the cosine of the angle between the directions to the nearest points of `a` and `b`, the sum of the distances
+    and the shorter one."""
     here = np.indices(a.shape, dtype=np.float32)
     scale = np.array(spacing_mm, np.float32).reshape(3, 1, 1, 1)
     to = []
@@ -91,11 +98,11 @@ def _look_at_both(a: np.ndarray, b: np.ndarray, spacing_mm) -> tuple[np.ndarray,
         to.append((nearest - here) * scale)
     distances = [np.linalg.norm(t, axis=0) for t in to]
     norm = distances[0] * distances[1]
-    return np.where(norm > 0, (to[0] * to[1]).sum(0) / np.maximum(norm, 1e-6), 1.0), distances[0] + distances[1]
+    return np.where(norm > 0, (to[0] * to[1]).sum(0) / np.maximum(norm, 1e-6), 1.0), distances[0] + distances[1], np.minimum(*distances)
 
 
 def _mark_beyond(result: np.ndarray, label: np.ndarray, last: int, second: int, spacing_mm) -> None:
-    """Mark the background behind the far end of `last`, seen from `second`."""
+    """Mark the background behind the far end of `last`, seen from `second`; next to it, what `last` is has ended for certain."""
     scale = np.array(spacing_mm)
     points = np.argwhere(label == last) * scale
     centre, before = points.mean(0), np.argwhere(label == second).mean(0) * scale
@@ -108,4 +115,7 @@ def _mark_beyond(result: np.ndarray, label: np.ndarray, last: int, second: int, 
     along = grid @ normal.astype(np.float32)
     across = np.sqrt(np.maximum((grid**2).sum(1) - along**2, 0))
     behind = ((along > end - 1) & (across < BEYOND_RADIUS_MM)).reshape(label.shape)
-    result[behind & (label == 0) & (result == 0)] = BEYOND
+    near = (along < end + BEYOND_RIM_MM).reshape(label.shape)
+    free = behind & (label == 0) & (result == 0)
+    result[free & near] = NO_DISC if label_table()[last].is_disc else NO_BODY
+    result[free & ~near] = BEYOND

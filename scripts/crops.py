@@ -9,7 +9,7 @@ import torch
 from monai.transforms import MapTransform, Randomizable
 from torch.nn.functional import avg_pool3d, grid_sample
 
-from scripts.complete_labels import BEYOND
+from scripts.complete_labels import STRUCTURES_END
 
 VIEW_OVERSAMPLING = 2  # the view is drawn that much finer and averaged, as the network averages a whole scan
 CANDIDATES = 4096  # voxels among which a labelled one is looked for; about 3 % of a scan are labelled
@@ -59,7 +59,7 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         if r.rand() < self.spine_prob:
             candidates = r.randint(0, size, (CANDIDATES, 3))  # a list of all labelled voxels would take longer than the sample
             values = label[0].numpy()[tuple(candidates.T)]
-            labelled = np.flatnonzero((values > 0) & (values < BEYOND))
+            labelled = np.flatnonzero((values > 0) & (values < STRUCTURES_END))
             if len(labelled):
                 self.patch_centre = candidates[labelled[0]] + r.uniform(-self.jitter, self.jitter, 3) * self.patch_size
         # where the view is smaller than the scan it may lie anywhere in it, else the scan anywhere in the view

@@ -94,10 +94,8 @@ def background_logits(like: torch.Tensor) -> torch.Tensor:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """True where bfloat16 is computed by matrix units; elsewhere it is no faster than float32, or emulated and far slower.
-
-    On CPUs that means AMX: AVX512-BF16 alone was no faster, and oneDNN's weight gradients were not always finite.
-    """
+    """True where bfloat16 is computed in hardware; elsewhere it is emulated and far slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))

@@ -9,7 +9,7 @@ from monai.engines.utils import PrepareBatch
 from torch.nn.functional import nll_loss
 from torch.nn.modules.loss import _Loss
 
-from scripts.complete_labels import BEYOND, UNKNOWN
+from scripts.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN
 from scripts.labels import label_table
 from scripts.network import KINDS
 
@@ -17,22 +17,25 @@ from scripts.network import KINDS
 class PrepareSamples(PrepareBatch):
     """Batch of `RandSpineSamplesd` -> `(image, target, (), {"view": view})`, what `SpineNet` and `SpineLoss` take, on the device.
 
-    The target holds the views' `levels` (channel indices) with `labelled`, and the patches' `kinds` (see `network.KINDS`). Voxels that
-    tell nothing are `UNKNOWN` in both; beyond the last labelled level the kind is unknown too, while the level is not: none of those
-    that are labelled.
+    The target holds the views' `levels` (channel indices) with `labelled`, and the patches' `kinds` (see `network.KINDS`) with
+    `merged`. Voxels that tell nothing are `UNKNOWN` in both; beyond the last labelled level the kind is unknown too, while the level
+    is not: none of those that are labelled. Where there is no body but perhaps a disc, the kind is background, merged with disc.
     """
 
     def __init__(self) -> None:
         kinds = torch.full((256,), UNKNOWN, dtype=torch.uint8)
         kinds[: len(label_table())] = torch.tensor([KINDS.index(s.group) for s in label_table()], dtype=torch.uint8)
+        kinds[[NO_BODY, NO_DISC]] = KINDS.index("background")
         self.kind_of_value = kinds
+        self.merged_of_value = torch.zeros(256, dtype=torch.uint8)
+        self.merged_of_value[NO_BODY], self.merged_of_value[NO_DISC] = KINDS.index("disc"), KINDS.index("body")
 
     def __call__(self, batchdata: Mapping, device=None, non_blocking: bool = False, **kwargs):
         keys = ("image", "label", "view", "view_label", "labelled")
         image, label, view, levels, labelled = (batchdata[k].to(device=device, non_blocking=non_blocking, **kwargs) for k in keys)
-        kinds = self.kind_of_value.to(label.device)[label.long()]
-        levels = torch.where(levels == BEYOND, torch.zeros_like(levels), levels)
-        return image, {"kinds": kinds, "levels": levels, "labelled": labelled}, (), {"view": view}
+        kinds, merged = (values.to(label.device)[label.long()] for values in (self.kind_of_value, self.merged_of_value))
+        levels = levels.masked_fill(levels == BEYOND, 0).masked_fill((levels == NO_BODY) | (levels == NO_DISC), UNKNOWN)
+        return image, {"kinds": kinds, "merged": merged, "levels": levels, "labelled": labelled}, (), {"view": view}
 
 
 class SpineLoss(_Loss):
@@ -51,7 +54,7 @@ class SpineLoss(_Loss):
         levels, kinds = input
         every_kind = torch.ones(kinds.shape[:2], dtype=torch.bool, device=kinds.device)
         return self.levels(levels, {"label": target["levels"], "labelled": target["labelled"]}) + self.kinds(
-            kinds, {"label": target["kinds"], "labelled": every_kind}
+            kinds, {"label": target["kinds"], "merged": target["merged"], "labelled": every_kind}
         )
 
 
@@ -85,7 +88,8 @@ class MarginalDiceCELoss(_Loss):
         """
         Args:
             input: logits, shape BC[XYZ], channel 0 is the background.
-            target: `label`, class indices, shape B1[XYZ]; `labelled`, which classes are annotated, boolean, shape BC.
+            target: `label`, class indices, shape B1[XYZ]; `labelled`, which classes are annotated, boolean, shape BC; `merged`, if it
+                is there, a class per voxel that may be there where the label is background, 0 for none, shape B1[XYZ].
 
         Raises:
             ValueError: if the shapes do not fit, or a class occurs in the label without being labelled.
@@ -96,6 +100,8 @@ class MarginalDiceCELoss(_Loss):
                 f"logits {tuple(input.shape)} need a label B1[XYZ] and labelled BC, got {tuple(label.shape)}, {tuple(labelled.shape)}"
             )
         log_p = marginal_log_softmax(input.float(), labelled)
+        if "merged" in target:
+            log_p = merge_with_background(log_p, target["merged"].long())
         known = label != UNKNOWN
         cross_entropy = nll_loss(log_p, label[:, 0], ignore_index=UNKNOWN, reduction="sum") / known.sum().clamp(min=1)
         if not torch.isfinite(cross_entropy) and torch.isfinite(input).all():
@@ -130,3 +136,13 @@ def marginal_log_softmax(logits: torch.Tensor, labelled: torch.Tensor) -> torch.
     background = logits.masked_fill(~in_background, -torch.inf).logsumexp(1, keepdim=True)
     foreground = logits[:, 1:].masked_fill(unlabelled[:, 1:], -torch.inf)
     return torch.cat([background, foreground], 1).log_softmax(1)
+
+
+def merge_with_background(log_p: torch.Tensor, merged: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities, shape BC[XYZ], with that of one class per voxel (`merged`, B1[XYZ], 0 for none) added to channel 0.
+
+    At that voxel the class itself gets -inf.
+    """
+    background = torch.where(merged > 0, torch.logaddexp(log_p[:, :1], log_p.gather(1, merged)), log_p[:, :1])
+    classes = torch.arange(1, log_p.shape[1], device=log_p.device).view(1, -1, *[1] * (log_p.ndim - 2))
+    return torch.cat([background, log_p[:, 1:].masked_fill(classes == merged, -torch.inf)], 1)

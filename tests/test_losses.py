@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from scripts.complete_labels import BEYOND, UNKNOWN
+from scripts.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN
 from scripts.labels import label_table
 from scripts.losses import MarginalDiceCELoss, PrepareSamples, SpineLoss, marginal_log_softmax
 
@@ -272,12 +272,41 @@ def test_nothing_known_costs_nothing():
     assert (logits.grad == 0).all()
 
 
+# voxels where a class may be there or not
+
+
+def test_value_with_merged_voxels_by_hand():
+    # 4 voxels, p = 1/3: body; background; perhaps disc, no body; perhaps body, no disc
+    label, merged = torch.tensor([1, 0, 0, 0]).view(1, 1, 4, 1, 1), torch.tensor([0, 0, 2, 1]).view(1, 1, 4, 1, 1)
+    cross_entropy = MarginalDiceCELoss(0, 1)(torch.zeros(1, 3, 4, 1, 1), {**target(label, ALL), "merged": merged})
+    assert cross_entropy.item() == pytest.approx((2 * math.log(3) + 2 * math.log(3 / 2)) / 4, abs=1e-6)
+    dice = MarginalDiceCELoss(1, 0)(torch.zeros(1, 3, 4, 1, 1), {**target(label, ALL), "merged": merged})
+    assert dice.item() == pytest.approx(1 - (2 / 3 + 1) / (1 + 3 * 1 / 3 + 1), abs=1e-6)  # where it may be, a body is no false one
+
+
+def test_merged_classes_share_their_gradient():
+    logits = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(9)).requires_grad_()
+    merged = torch.full((2, 1, *SHAPE), 2)
+    MarginalDiceCELoss(0, 1)(logits, {**target(torch.zeros_like(merged), ALL, ALL), "merged": merged}).backward()
+    gradient = logits.grad
+    assert torch.isfinite(gradient).all()
+    assert (gradient[:, 1] > 0).all()  # no body: down
+    assert (gradient[:, [0, 2]] < 0).all()  # one of both: up, the likelier one more
+    torch.testing.assert_close(gradient[:, 0] * logits[:, 2].exp(), gradient[:, 2] * logits[:, 0].exp())
+
+
+def test_nothing_merged_changes_nothing():
+    logits = torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(10))
+    plain = target(LABEL, ALL)
+    assert MarginalDiceCELoss()(logits, {**plain, "merged": torch.zeros_like(LABEL)}) == MarginalDiceCELoss()(logits, plain)
+
+
 # both networks
 
 
 def samples(**replaced: torch.Tensor) -> dict:
     """A batch of one scan, as `RandSpineSamplesd` gives it: labels are floats."""
-    values = torch.tensor([0, 1, 12, 13, 23, BEYOND, UNKNOWN, 6], dtype=torch.float32).view(1, 1, *SHAPE)
+    values = torch.tensor([0, 1, 12, 23, BEYOND, UNKNOWN, NO_BODY, NO_DISC], dtype=torch.float32).view(1, 1, *SHAPE)
     labelled = torch.ones(1, len(label_table()), dtype=torch.bool)
     batch = {"image": torch.rand(1, 1, *SHAPE), "label": values, "view": torch.rand(1, 1, *SHAPE), "view_label": values.flip(2)}
     return {**batch, "labelled": labelled, "source": ["a"], **replaced}
@@ -291,9 +320,11 @@ def test_prepare_samples():
     assert args == ()
     assert list(kwargs) == ["view"]
     assert kwargs["view"] is batch["view"]
-    assert sorted(prepared) == ["kinds", "labelled", "levels"]
-    assert prepared["kinds"].flatten().tolist() == [0, 1, 1, 2, 2, UNKNOWN, UNKNOWN, 1]  # beyond the labels the kind is unknown ...
-    assert prepared["levels"].flatten().tolist() == [23, 0, UNKNOWN, 6, 0, 1, 12, 13]  # ... but it is no labelled level
+    assert sorted(prepared) == ["kinds", "labelled", "levels", "merged"]
+    assert prepared["kinds"].flatten().tolist() == [0, 1, 1, 2, UNKNOWN, UNKNOWN, 0, 0]  # beyond the labels the kind is unknown ...
+    assert prepared["merged"].flatten().tolist() == [0, 0, 0, 0, 0, 0, 2, 1]
+    assert batch["view_label"].flatten().tolist() == [BEYOND, UNKNOWN, NO_BODY, NO_DISC, 0, 1, 12, 23]
+    assert prepared["levels"].flatten().tolist() == [0, UNKNOWN, UNKNOWN, UNKNOWN, 0, 1, 12, 23]  # ... but it is no labelled level
     assert prepared["labelled"] is batch["labelled"]
     assert all(torch.equal(batch[k], v) for k, v in copies.items())
 
@@ -301,18 +332,20 @@ def test_prepare_samples():
 def test_prepared_kinds_of_all_channels():
     label = torch.arange(256, dtype=torch.float32).view(1, 1, 16, 4, 4)
     kinds = PrepareSamples()(samples(label=label))[1]["kinds"].flatten().tolist()
-    assert kinds == [0, *[1] * 12, *[2] * 11, *[UNKNOWN] * 232]
+    assert kinds == [0, *[1] * 12, *[2] * 11, *[UNKNOWN] * 228, 0, 0, UNKNOWN, UNKNOWN]
 
 
 def test_spine_loss_is_the_sum_of_both():
     batch = samples()
     labelled = torch.zeros_like(batch["labelled"])
-    labelled[:, [1, 6, 12, 13, 23]] = True
+    labelled[:, [1, 12, 23]] = True
     prepared = PrepareSamples()(samples(labelled=labelled))[1]
     generator = torch.Generator().manual_seed(8)
     levels, kinds = torch.randn(1, 24, *SHAPE, generator=generator), torch.randn(1, 3, *SHAPE, generator=generator)
     parts = MarginalDiceCELoss(1, 0), MarginalDiceCELoss(0, 2)
-    expected = parts[0](levels, target(prepared["levels"], labelled[0].tolist())) + parts[1](kinds, target(prepared["kinds"], ALL))
+    expected = parts[0](levels, target(prepared["levels"], labelled[0].tolist())) + parts[1](
+        kinds, {**target(prepared["kinds"], ALL), "merged": prepared["merged"]}
+    )
     assert SpineLoss(levels=parts[0], kinds=parts[1])((levels, kinds), prepared).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
@@ -322,6 +355,7 @@ def test_spine_loss_by_hand():
         "levels": torch.tensor([6, 6, 0, UNKNOWN]).view(1, 1, 4, 1, 1),
         "labelled": torch.tensor([[c in (0, 6) for c in range(24)]]),
         "kinds": torch.tensor([1, 0, UNKNOWN, UNKNOWN, UNKNOWN]).view(1, 1, 5, 1, 1),
+        "merged": torch.zeros(1, 1, 5, 1, 1, dtype=torch.uint8),
     }
     loss = SpineLoss(MarginalDiceCELoss(), MarginalDiceCELoss())((torch.zeros(1, 24, 4, 1, 1), torch.zeros(1, 3, 5, 1, 1)), prepared)
     levels = 1 - (2 * 2 / 24 + 1) / (2 + 3 / 24 + 1) + (2 * math.log(24) - math.log(23 / 24)) / 3

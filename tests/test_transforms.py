@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
 
 from scripts import transforms
-from scripts.complete_labels import BEYOND, UNKNOWN, complete_labels
+from scripts.complete_labels import BEYOND, NO_BODY, complete_labels
 from scripts.errors import UserError
 from scripts.labels import decode, label_table, structure
 from scripts.postprocess import clean_label_map
@@ -106,11 +106,12 @@ def test_complete_adds_the_disc_between_two_bodies():
     label = completed["label"]
     expected, _ = complete_labels(values, labelled.numpy(), (0.8, 0.9, 4.0))
     np.testing.assert_array_equal(label[0].numpy(), expected)
-    assert (label[0, 18:22, 8:22, 2:8] == DISC).all()
+    assert (label[0, 19:21, 8:22, 2:8] == DISC).all()
+    assert (label[0, [18, 21], 8:22, 2:8] == NO_BODY).all()  # within 1.5 mm of a body: its end-plate
     # 1.6 mm below L1 and 2.4 mm above L2: 0.9 mm beside the gap a voxel may be disc, 1.8 mm (cosine -0.08) beside it its neighbour
-    assert label[0, 19, [5, 6, 7], 5].tolist() == [0, UNKNOWN, UNKNOWN]
+    assert label[0, 19, [5, 6, 7], 5].tolist() == [0, NO_BODY, NO_BODY]
     assert label[0, 19, 12, [0, 9]].tolist() == [0, 0]
-    assert set(label.unique().tolist()) == {0, L1, structure("L2").channel, DISC, BEYOND, UNKNOWN}
+    assert set(label.unique().tolist()) == {0, L1, structure("L2").channel, DISC, BEYOND, NO_BODY}
     assert label.shape == (1, 40, 30, 10)
     assert label.dtype == torch.uint8
     np.testing.assert_allclose(label.affine.numpy(), pir_affine())
