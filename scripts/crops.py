@@ -19,7 +19,8 @@ class RandSpineSamplesd(Randomizable, MapTransform):
     """`image`, `label` -> a patch under the same names and a view under `view`, `view_label`.
 
     Rotation, scaling and left-right flip are applied while the voxels are drawn, so that nothing but the sample is interpolated and no
-    corner of a patch is empty where the scan goes on.
+    corner of a patch is empty where the scan goes on. Interpolation blurs, and a scan to be segmented is not interpolated: a share of
+    the patches is therefore taken voxel by voxel, flipped at most.
 
     Args:
         keys: image and label, shape 1XYZ, on the grid of the fine network.
@@ -29,6 +30,7 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         rotate: largest rotation about each axis, radians.
         scale: largest relative change of size along each axis.
         flip_prob: probability of a left-right flip.
+        exact_prob: probability that a patch is neither rotated nor scaled, with its voxels on those of the scan.
         spine_prob: probability that the patch is centred near a labelled voxel; else it lies anywhere in the scan.
         jitter: largest distance of a patch from that voxel, share of its size.
     """
@@ -42,19 +44,21 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         rotate: float = 0.2,
         scale: float = 0.15,
         flip_prob: float = 0.5,
+        exact_prob: float = 0.5,
         spine_prob: float = 0.9,
         jitter: float = 0.2,
     ) -> None:
         MapTransform.__init__(self, keys)
         self.patch_size, self.view_size, self.view_voxel = (np.array(n) for n in (patch_size, view_size, view_voxel))
-        self.rotate, self.scale, self.flip_prob, self.spine_prob, self.jitter = rotate, scale, flip_prob, spine_prob, jitter
+        self.rotate, self.scale, self.flip_prob, self.exact_prob = rotate, scale, flip_prob, exact_prob
+        self.spine_prob, self.jitter = spine_prob, jitter
 
     def randomize(self, label: torch.Tensor) -> None:
-        """Draw the affine map and the centres of both samples, all in voxels of the scan."""
+        """Draw the affine maps and the centres of both samples, all in voxels of the scan."""
         r, size = self.R, np.array(label.shape[1:])
         self.matrix = _rotation(r.uniform(-self.rotate, self.rotate, 3)) @ np.diag(1 + r.uniform(-self.scale, self.scale, 3))
-        if r.rand() < self.flip_prob:
-            self.matrix[:, 0] *= -1
+        flip = np.array([-1 if r.rand() < self.flip_prob else 1, 1, 1])
+        self.matrix = self.matrix * flip
         self.patch_centre = r.uniform(0, 1, 3) * (size - 1)
         if r.rand() < self.spine_prob:
             candidates = r.randint(0, size, (CANDIDATES, 3))  # a list of all labelled voxels would take longer than the sample
@@ -62,6 +66,10 @@ class RandSpineSamplesd(Randomizable, MapTransform):
             labelled = np.flatnonzero((values > 0) & (values < STRUCTURES_END))
             if len(labelled):
                 self.patch_centre = candidates[labelled[0]] + r.uniform(-self.jitter, self.jitter, 3) * self.patch_size
+        self.patch_matrix = self.matrix
+        if r.rand() < self.exact_prob:
+            self.patch_matrix = np.diag(flip).astype(float)
+            self.patch_centre = np.floor(self.patch_centre) + (self.patch_size - 1) / 2 % 1  # between two voxels if the size is even
         # where the view is smaller than the scan it may lie anywhere in it, else the scan anywhere in the view
         slack = np.abs(size - self.view_size * self.view_voxel) / 2
         self.view_centre = (size - 1) / 2 + r.uniform(-1, 1, 3) * slack
@@ -74,8 +82,8 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         fine_view = _draw(image, self.view_centre, self.matrix * half, self.view_size * VIEW_OVERSAMPLING, "bilinear")
         d["view"] = avg_pool3d(fine_view[None], VIEW_OVERSAMPLING)[0]
         d["view_label"] = _draw(label, self.view_centre, self.matrix * self.view_voxel, self.view_size, "nearest")
-        d[self.keys[0]] = _draw(image, self.patch_centre, self.matrix, self.patch_size, "bilinear")
-        d[self.keys[1]] = _draw(label, self.patch_centre, self.matrix, self.patch_size, "nearest")
+        d[self.keys[0]] = _draw(image, self.patch_centre, self.patch_matrix, self.patch_size, "bilinear")
+        d[self.keys[1]] = _draw(label, self.patch_centre, self.patch_matrix, self.patch_size, "nearest")
         return d
 
 

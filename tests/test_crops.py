@@ -23,7 +23,8 @@ def sampler(**options) -> RandSpineSamplesd:
 def draw(image: torch.Tensor, label: torch.Tensor, matrix=None, patch_centre=MIDDLE, view_centre=MIDDLE, **options) -> dict:
     """Samples through a given map instead of a random one."""
     transform = sampler(**options)
-    given = {"matrix": np.eye(3) if matrix is None else np.array(matrix, float), "patch_centre": patch_centre, "view_centre": view_centre}
+    matrix = np.eye(3) if matrix is None else np.array(matrix, float)
+    given = {"matrix": matrix, "patch_matrix": matrix, "patch_centre": patch_centre, "view_centre": view_centre}
     transform.randomize = lambda label: vars(transform).update(given)
     return transform({"image": image, "label": label})
 
@@ -138,6 +139,24 @@ def test_random_samples(size):
     assert torch.equal(label, copies[1])
 
 
+def test_exact_patches_are_crops():
+    image, label = scan()
+    transform = sampler(rotate=0.3, scale=0.2, exact_prob=1.0).set_random_state(0)
+    flipped = []
+    for _ in range(20):
+        samples = transform({"image": image, "label": label})
+        assert np.abs(transform.matrix - np.diag([np.linalg.det(transform.matrix), 1, 1])).max() > 0.01  # the view is still turned
+        mirrored = transform.patch_matrix[0, 0] < 0
+        start = (transform.patch_centre - (np.array(PATCH) - 1) / 2).astype(int)
+        inside = [slice(max(0, -s), min(n, size - s)) for s, n, size in zip(start, PATCH, SIZE)]
+        place = tuple(slice(i.start + s, i.stop + s) for i, s in zip(inside, start))
+        for name, volume in (("image", image), ("label", label.float())):
+            patch = samples[name].flip(1) if mirrored else samples[name]
+            torch.testing.assert_close(patch[(slice(None), *inside)], volume[(slice(None), *place)], atol=1e-4, rtol=0)
+        flipped.append(mirrored)
+    assert 4 < sum(flipped) < 16
+
+
 def test_random_maps():
     label = torch.zeros(1, *SIZE)
     still, mirrored = (sampler(rotate=0, scale=0, flip_prob=p) for p in (0.0, 1.0))
@@ -162,7 +181,7 @@ def test_patches_lie_near_the_spine():
     label[:, :20] = UNKNOWN
     label[:, 30:36, 5:25, 11:41] = 7  # 3 % of the scan
     low, high = np.array([30, 5, 11]), np.array([35, 24, 40])
-    transform = sampler(spine_prob=1.0, jitter=0.25).set_random_state(0)
+    transform = sampler(spine_prob=1.0, jitter=0.25, exact_prob=0.0).set_random_state(0)
     centres = []
     for _ in range(200):
         transform.randomize(label)
@@ -180,7 +199,7 @@ def test_patches_without_labelled_voxels_lie_anywhere(spine_prob):
     label[:, 0] = 0
     if spine_prob == 0:
         label[:, 8:12, 8:12, 8:12] = 7
-    transform = sampler(spine_prob=spine_prob).set_random_state(0)
+    transform = sampler(spine_prob=spine_prob, exact_prob=0.0).set_random_state(0)
     centres = []
     for _ in range(300):
         transform.randomize(label)
