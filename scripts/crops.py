@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool3d, grid_sample
 
 from scripts.complete_labels import STRUCTURES_END
 
+BEND_LENGTH = (200.0, 400.0)  # voxels of the scan, of a whole wave: a lumbar spine is some 200 mm long
 VIEW_OVERSAMPLING = 2  # the view is drawn that much finer and averaged, as the network averages a whole scan
 CANDIDATES = 4096  # voxels among which a labelled one is looked for; about 3 % of a scan are labelled
 
@@ -30,6 +31,8 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         rotate: largest rotation about each axis, radians.
         scale: largest relative change of size along each axis.
         flip_prob: probability of a left-right flip.
+        bend: largest amplitude of a wave from left to right along the spine, voxels of the scan, in the view alone: scoliosis moves
+            vertebrae out of the line that tells their level.
         exact_prob: probability that a patch is neither rotated nor scaled, with its voxels on those of the scan.
         spine_prob: probability that the patch is centred near a labelled voxel; else it lies anywhere in the scan.
         jitter: largest distance of a patch from that voxel, share of its size.
@@ -44,13 +47,14 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         rotate: float = 0.2,
         scale: float = 0.15,
         flip_prob: float = 0.5,
+        bend: float = 25.0,
         exact_prob: float = 0.5,
         spine_prob: float = 0.9,
         jitter: float = 0.2,
     ) -> None:
         MapTransform.__init__(self, keys)
         self.patch_size, self.view_size, self.view_voxel = (np.array(n) for n in (patch_size, view_size, view_voxel))
-        self.rotate, self.scale, self.flip_prob, self.exact_prob = rotate, scale, flip_prob, exact_prob
+        self.rotate, self.scale, self.flip_prob, self.bend, self.exact_prob = rotate, scale, flip_prob, bend, exact_prob
         self.spine_prob, self.jitter = spine_prob, jitter
 
     def randomize(self, label: torch.Tensor) -> None:
@@ -73,15 +77,16 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         # where the view is smaller than the scan it may lie anywhere in it, else the scan anywhere in the view
         slack = np.abs(size - self.view_size * self.view_voxel) / 2
         self.view_centre = (size - 1) / 2 + r.uniform(-1, 1, 3) * slack
+        self.wave = r.uniform(-self.bend, self.bend), 2 * np.pi / r.uniform(*BEND_LENGTH), r.uniform(0, 2 * np.pi)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
         d = dict(data)
         image, label = (d[key].as_tensor() if hasattr(d[key], "as_tensor") else d[key] for key in self.keys)
         self.randomize(label)
         half = np.array(self.view_voxel) / VIEW_OVERSAMPLING
-        fine_view = _draw(image, self.view_centre, self.matrix * half, self.view_size * VIEW_OVERSAMPLING, "bilinear")
+        fine_view = _draw(image, self.view_centre, self.matrix * half, self.view_size * VIEW_OVERSAMPLING, "bilinear", self.wave)
         d["view"] = avg_pool3d(fine_view[None], VIEW_OVERSAMPLING)[0]
-        d["view_label"] = _draw(label, self.view_centre, self.matrix * self.view_voxel, self.view_size, "nearest")
+        d["view_label"] = _draw(label, self.view_centre, self.matrix * self.view_voxel, self.view_size, "nearest", self.wave)
         d[self.keys[0]] = _draw(image, self.patch_centre, self.patch_matrix, self.patch_size, "bilinear")
         d[self.keys[1]] = _draw(label, self.patch_centre, self.patch_matrix, self.patch_size, "nearest")
         return d
@@ -98,11 +103,19 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _draw(volume: torch.Tensor, centre: np.ndarray, matrix: np.ndarray, size: np.ndarray, mode: str) -> torch.Tensor:
-    """Sample of `size` voxels whose index steps are the columns of `matrix`, around `centre`; zeros outside. Shape 1XYZ, float32."""
+def _draw(
+    volume: torch.Tensor, centre: np.ndarray, matrix: np.ndarray, size: np.ndarray, mode: str, wave: Sequence[float] = (0.0, 0.0, 0.0)
+) -> torch.Tensor:
+    """Sample of `size` voxels whose index steps are the columns of `matrix`, around `centre`; zeros outside. Shape 1XYZ, float32.
+
+    `wave` shifts the layers of the sample's last axis along the first axis of the volume: amplitude in voxels, radians per voxel,
+    and the phase at the centre, which stays where it is.
+    """
     corners = np.stack(np.meshgrid(*[(-n / 2, n / 2) for n in size], indexing="ij"), -1).reshape(-1, 3) @ matrix.T + centre
-    low = np.clip(np.floor(corners.min(0)) - 1, 0, np.array(volume.shape[1:]) - 1).astype(int)
-    high = np.clip(np.ceil(corners.max(0)) + 2, low + 1, volume.shape[1:]).astype(int)
+    amplitude, frequency, phase = wave
+    reach = np.array([2 * abs(amplitude), 0, 0])
+    low = np.clip(np.floor(corners.min(0) - reach) - 1, 0, np.array(volume.shape[1:]) - 1).astype(int)
+    high = np.clip(np.ceil(corners.max(0) + reach) + 2, low + 1, volume.shape[1:]).astype(int)
     source = volume[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]].float()
     # grid_sample: last axis first, -1 and 1 at the outer faces of the volume
     theta = np.empty((3, 4))
@@ -112,4 +125,8 @@ def _draw(volume: torch.Tensor, centre: np.ndarray, matrix: np.ndarray, size: np
     theta[:, :3] = theta[::-1, :3][:, ::-1]
     theta[:, 3] = theta[::-1, 3]
     grid = torch.nn.functional.affine_grid(torch.as_tensor(theta, dtype=torch.float32)[None], [1, 1, *size.tolist()], align_corners=False)
+    if amplitude:
+        along = (np.arange(size[2]) - (size[2] - 1) / 2) * np.linalg.norm(matrix[:, 2])
+        shift = amplitude * (np.sin(frequency * along + phase) - np.sin(phase))
+        grid[..., 2] += torch.as_tensor(2 * shift / extent[0], dtype=torch.float32)
     return grid_sample(source[None], grid, mode=mode, padding_mode="zeros", align_corners=False)[0]

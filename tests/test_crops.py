@@ -20,11 +20,12 @@ def sampler(**options) -> RandSpineSamplesd:
     return RandSpineSamplesd(["image", "label"], **{"patch_size": PATCH, "view_size": VIEW, "view_voxel": VOXEL, **options})
 
 
-def draw(image: torch.Tensor, label: torch.Tensor, matrix=None, patch_centre=MIDDLE, view_centre=MIDDLE, **options) -> dict:
+def draw(image: torch.Tensor, label: torch.Tensor, matrix=None, patch_centre=MIDDLE, view_centre=MIDDLE, wave=(0, 0, 0), **options) -> dict:
     """Samples through a given map instead of a random one."""
     transform = sampler(**options)
     matrix = np.eye(3) if matrix is None else np.array(matrix, float)
     given = {"matrix": matrix, "patch_matrix": matrix, "patch_centre": patch_centre, "view_centre": view_centre}
+    given["wave"] = wave
     transform.randomize = lambda label: vars(transform).update(given)
     return transform({"image": image, "label": label})
 
@@ -155,6 +156,22 @@ def test_exact_patches_are_crops():
             torch.testing.assert_close(patch[(slice(None), *inside)], volume[(slice(None), *place)], atol=1e-4, rtol=0)
         flipped.append(mirrored)
     assert 4 < sum(flipped) < 16
+
+
+def test_a_wave_bends_the_view_alone():
+    x, y, z = torch.meshgrid(*[torch.arange(float(n)) for n in SIZE], indexing="ij")
+    size, voxel = (3, 3, 6), (2, 2, 2)
+    wave = (2.0, 2 * np.pi / 24, 0.5)
+    options = {"view_size": size, "view_voxel": voxel, "wave": wave}
+    samples = draw(x[None], torch.zeros(1, *SIZE), **options)
+    layers = (np.arange(6) - 2.5) * 2
+    shift = 2 * (np.sin(layers * 2 * np.pi / 24 + 0.5) - np.sin(0.5))
+    expected = 7.5 + 2 * (np.arange(3) - 1)[:, None] + shift  # the first coordinate at the places of x and z
+    assert np.abs(samples["view"][0, :, 1].numpy() - expected).max() < 0.1  # the view averages two layers
+    for axis in (y, z):
+        bent, straight = (draw(axis[None], torch.zeros(1, *SIZE), **{**options, "wave": w}) for w in (wave, (0, 0, 0)))
+        torch.testing.assert_close(bent["view"], straight["view"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(samples["image"], draw(x[None], torch.zeros(1, *SIZE))["image"])
 
 
 def test_random_maps():
