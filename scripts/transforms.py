@@ -12,7 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.folder_layout import FolderLayoutBase
-from monai.transforms import MapTransform, SaveImaged, Spacingd
+from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd
 from monai.utils import SpaceKeys, convert_to_tensor
 
 from scripts.complete_labels import complete_labels
@@ -28,10 +28,11 @@ from scripts.scans import read_scan
 from scripts.volumes import grid_mismatch, read_volume
 
 
-class LoadImageVolumesd(MapTransform):
+class LoadImageVolumesd(LoadImaged):
     """Read scans (`read_scan`) and label maps (`read_volume`): float32, shape XYZ, with their grid and nothing else of their headers.
 
     What is said of the reading is in the metadata as `notes`, a line each. Headers may hold the patient's name: they stay behind.
+    It is a `LoadImaged` for MONAI Label, which tells such a loader to hand out `<key>_meta_dict` too, and for MONAI Deploy, which drops it.
 
     Args:
         keys: files, or folders with a DICOM series.
@@ -42,10 +43,10 @@ class LoadImageVolumesd(MapTransform):
     """
 
     def __init__(self, keys: KeysCollection, scan_key: str = "image") -> None:
-        super().__init__(keys)
+        super().__init__(keys, image_only=True)
         self.scan_key = scan_key
 
-    def __call__(self, data: Mapping[Hashable, str]) -> dict:
+    def __call__(self, data: Mapping[Hashable, str], reader: object = None) -> dict:
         d = dict(data)
         for key in self.key_iterator(d):
             volume = (read_scan if key == self.scan_key else read_volume)(d[key])
@@ -59,6 +60,8 @@ class LoadImageVolumesd(MapTransform):
             }
             array = torch.from_numpy(np.asarray(volume.data, np.float32))
             d[key] = MetaTensor(array, affine=torch.from_numpy(np.array(volume.affine, np.float64)), meta=meta)
+            if not self._loader.image_only:
+                d[f"{key}_meta_dict"] = dict(d[key].meta)
         return d
 
 

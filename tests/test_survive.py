@@ -233,15 +233,14 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
 def test_what_fails_after_reading_costs_one_scan(weights, two, tmp_path, capfd, monkeypatch):
     """Post-processing, a full disk, the figure; the table keeps what other runs into the same folder have found."""
     out = tmp_path / "out"
-    (two / "c.nii.gz").touch()
-    assert infer(weights, out, two, image=str(two / "c.nii.gz")) == 1
+    (tmp_path / "c.nii.gz").touch()
+    assert infer(weights, out, two, image=str(tmp_path / "c.nii.gz")) == 1
 
     def full(path: Path, write) -> Path:
         if path.name == "a_seg.nii.gz":
             raise OSError(errno.ENOSPC, "No space left on device", path.name)
         return write_whole(path, write)
 
-    (two / "c.nii.gz").unlink()
     monkeypatch.setattr(transforms, "write_whole", full)
     assert infer(weights, out, two) == 1
     assert last_line(capfd).startswith("1 segmented, 0 skipped (already done), 1 failed")
