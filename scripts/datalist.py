@@ -13,6 +13,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,18 +38,31 @@ def case_name(path: str | Path) -> str:
     return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
 
 
+def has_twin(path: Path) -> bool:
+    """True if another scan beside it has the same stem: `a.mha` with an `a.nii.gz`, or with a folder `a` that holds a DICOM series."""
+    stem = path.parent / case_name(path)
+    if stem == path:
+        return False  # a folder keeps its name
+    files = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
+    return any(f != path and os.path.lexists(f) for f in files) or (stem.is_dir() and is_dicom_folder(stem))
+
+
 def is_dicom_folder(folder: str | Path) -> bool:
     """True if a file directly in `folder` is a DICOM file (`DICM` after the 128-byte preamble)."""
     for path in sorted(Path(folder).iterdir())[:20]:  # exports do not mix, but a note or an index may lie beside the slices
         if path.is_file() and path.name.upper() != "DICOMDIR":
-            with path.open("rb") as handle:
-                if handle.read(132)[128:] == b"DICM":
-                    return True
+            try:
+                with path.open("rb") as handle:
+                    if handle.read(132)[128:] == b"DICM":
+                        return True
+            except PermissionError:
+                return True  # whether it is one cannot be seen: the scan fails, and is not passed over
     return False
 
 
 def find_images(dataset_dir: str | Path) -> list[Path]:
-    """Every scan in `dataset_dir` and below, sorted: image files whose stem does not end in `_seg`, and DICOM series folders.
+    """Every scan in `dataset_dir` and below, sorted: image files whose stem does not end in `_seg`, DICOM series folders, and folders
+    that cannot be looked into, which are for the reader to complain about.
 
     Raises:
         UserError: if the folder does not exist or holds no scan.
@@ -56,13 +70,15 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     root = Path(dataset_dir)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.")
-    found = []
-    for folder, subfolders, files in os.walk(root):
+    found: list[Path] = []
+    closed: list[OSError] = []
+    for folder, subfolders, files in os.walk(root, onerror=closed.append):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         images = [Path(folder, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
         found += [path for path in images if not case_name(path).endswith(LABEL_POSTFIX)]
         if files and not images and is_dicom_folder(folder):
             found.append(Path(folder))
+    found += [Path(error.filename) for error in closed]
     if not found:
         raise UserError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.")
     return sorted(found)
@@ -88,16 +104,19 @@ def is_in_label_folder(path: Path) -> bool:
     return any(path.parent.name in labels and (path.parent.parent / images).is_dir() for images, labels in LABEL_FOLDERS.items())
 
 
-def read_datalist(datalist: str | Path, dataset_dir: str | Path, must_exist: bool = True) -> dict[str, list[dict]]:
+def read_datalist(
+    datalist: str | Path, dataset_dir: str | Path, must_exist: bool = True, allow_outside: bool | str = False
+) -> dict[str, list[dict]]:
     """Splits of a datalist, with absolute paths.
 
     Args:
         datalist: JSON file.
         dataset_dir: the folder that its paths start from.
         must_exist: whether a listed file that does not exist is an error.
+        allow_outside: whether files may lie outside `dataset_dir`, by an absolute path or by `..`.
 
     Raises:
-        UserError: if the file is missing, is not JSON, has no list of entries, or names a file that does not exist.
+        UserError: if the file is missing, is not JSON, has no list of entries, or names a file that does not exist or lies outside.
     """
     datalist, root = Path(datalist), Path(dataset_dir).absolute()
     if not datalist.is_file():
@@ -111,16 +130,19 @@ def read_datalist(datalist: str | Path, dataset_dir: str | Path, must_exist: boo
     splits = {k: v for k, v in content.items() if isinstance(v, list)} if isinstance(content, dict) else {}
     if not any(splits.values()):
         raise UserError(f"{datalist}: holds no list of scans. Expected one of the keys {', '.join(SPLITS)}.")
-    return {split: [_resolve(entry, root, datalist, must_exist) for entry in entries] for split, entries in splits.items()}
+    resolve = partial(_resolve, root=root, datalist=datalist, must_exist=must_exist, allow_outside=is_true(allow_outside))
+    return {split: [resolve(entry) for entry in entries] for split, entries in splits.items()}
 
 
-def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool) -> dict:
+def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool, allow_outside: bool) -> dict:
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
         raise UserError(f"{datalist}: every entry needs an 'image' path, got {entry!r}")
     entry = dict(entry)
     for key in ("image", "label"):
         if entry.get(key):
-            path = root / entry[key]
+            path = Path(os.path.normpath(root / entry[key]))
+            if not (allow_outside or path.is_relative_to(os.path.normpath(root))):
+                raise UserError(f"{datalist}: {key} {path} lies outside dataset_dir ({root}). Set --allow_outside True if it may.")
             if must_exist and not path.exists():
                 raise UserError(f"{datalist}: {key} {path} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
             entry[key] = str(path)
@@ -129,7 +151,11 @@ def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool) -> dict:
 
 
 def training_entries(
-    datalist: str | Path, dataset_dir: str | Path, also: Sequence[str | Path] = (), repeat: Mapping[str, int] | None = None
+    datalist: str | Path,
+    dataset_dir: str | Path,
+    also: Sequence[str | Path] = (),
+    repeat: Mapping[str, int] | None = None,
+    allow_outside: bool | str = False,
 ) -> list[dict]:
     """Labelled entries to train on.
 
@@ -138,13 +164,14 @@ def training_entries(
         dataset_dir: the folder that its paths start from.
         also: more folders, each with a `datalist.json`, whose training scans are added.
         repeat: how often the scans of a `source` occur in an epoch; 1 for a source that is not named, 0 leaves it out.
+        allow_outside: see `read_datalist`.
 
     Raises:
         UserError: as `split_entries`, and for a source that no scan has.
     """
-    entries = split_entries(datalist, dataset_dir, "training")
+    entries = split_entries(datalist, dataset_dir, "training", allow_outside)
     for folder in also:
-        entries += split_entries(Path(folder) / "datalist.json", folder, "training")
+        entries += split_entries(Path(folder) / "datalist.json", folder, "training", allow_outside)
     repeat = repeat or {}
     sources = {e["source"] for e in entries if e.get("source")}
     if any(not isinstance(n, int) or n < 0 for n in repeat.values()):
@@ -156,13 +183,13 @@ def training_entries(
     return [entry for entry in entries for _ in range(repeat.get(entry.get("source", ""), 1))]
 
 
-def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str) -> list[dict]:
-    """Labelled entries of one split, for training and evaluation.
+def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, allow_outside: bool | str = False) -> list[dict]:
+    """Labelled entries of one split, for training and evaluation; for `allow_outside` see `read_datalist`.
 
     Raises:
         UserError: if the split is missing or empty, or an entry has no label.
     """
-    splits = read_datalist(datalist, dataset_dir)
+    splits = read_datalist(datalist, dataset_dir, allow_outside=allow_outside)
     if not splits.get(split):
         raise UserError(f"{datalist}: no scans under '{split}'; it has {', '.join(splits)}")
     for entry in splits[split]:
@@ -171,8 +198,12 @@ def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str) -> 
     return splits[split]
 
 
-def inference_entries(dataset_dir: str | Path, datalist: str | Path = "", image: str | Path = "", split: str = "") -> list[dict]:
-    """What to segment: one `image`, else a `datalist` (all splits, or one), else every scan in `dataset_dir` and below.
+def inference_entries(
+    dataset_dir: str | Path, datalist: str | Path = "", image: str | Path = "", split: str = "", allow_outside: bool | str = False
+) -> list[dict]:
+    """What to segment, each scan once: one `image`, else a `datalist` (all splits, or one), else every scan in `dataset_dir` and below.
+
+    A listed scan that does not exist is left to the reader, unless none of them does. For `allow_outside` see `read_datalist`.
 
     Raises:
         UserError: if nothing is there to be segmented.
@@ -184,13 +215,15 @@ def inference_entries(dataset_dir: str | Path, datalist: str | Path = "", image:
             raise UserError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.")
         return [{"image": str(Path(image).absolute())}]
     if datalist:
-        splits = read_datalist(datalist, dataset_dir)
+        splits = read_datalist(datalist, dataset_dir, must_exist=False, allow_outside=allow_outside)
         if split and split not in splits:
             raise UserError(f"{datalist}: no split '{split}'; it has {', '.join(splits)}")
-        entries = [{"image": entry["image"]} for name, entries in splits.items() if split in ("", name) for entry in entries]
-        if not entries:
+        images = dict.fromkeys(entry["image"] for name, entries in splits.items() if split in ("", name) for entry in entries)
+        if not images:
             raise UserError(f"{datalist}: no scans under '{split}'")
-        return entries
+        if not any(Path(path).exists() for path in images):
+            raise UserError(f"{datalist}: {next(iter(images))} does not exist, nor does any other. Is dataset_dir ({dataset_dir}) right?")
+        return [{"image": path} for path in images]
     return [{"image": str(path.absolute())} for path in find_images(dataset_dir) if not is_in_label_folder(path)]
 
 

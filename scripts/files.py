@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+PREFIX = ".partial_"  # hidden: never taken for a scan
+STALE_S = 6 * 3600.0  # a partial file that nobody has written to for so long belongs to a run that was killed
+
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a file beside `path`, then rename it: a crash or a full disk leaves no half file under the real name."""
+    """Let `write` fill a file beside `path`, then rename it: a crash or a full disk leaves no half file under the real name.
+
+    The partial file has a name of its own, so that two processes may write the same file. What a killed process has left is removed
+    by the next one that writes this file.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial_{path.name}")
+    for left in path.parent.glob(f"{PREFIX}*_{glob.escape(path.name)}"):
+        if _age_s(left) > STALE_S:
+            left.unlink(missing_ok=True)
+    partial = path.with_name(f"{PREFIX}{uuid.uuid4().hex[:8]}_{path.name}")
     try:
         write(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # another process was faster
+        return 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
+from monai.engines.utils import IterationEvents
 
 from scripts.datalist import case_name
 from scripts.distributed import gathered
@@ -20,9 +20,9 @@ from scripts.files import write_whole
 from scripts.labels import label_table, structure
 from scripts.metrics import score_structures, summarise, worst_cases
 from scripts.preflight import is_true
-from scripts.tables import aligned
+from scripts.scans import read_scan
+from scripts.tables import aligned, write_rows
 from scripts.transforms import MaskLayout
-from scripts.volumes import read_volume
 
 FORMATS = {
     "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f", "asd_mm": ".2f", "hd95_mm": ".2f", "identified": ".3f", "all_levels": ".3f",
@@ -117,7 +117,7 @@ class CaseFigures:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.restart)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.draw)  # within the iteration: an error costs this scan only
 
     def restart(self) -> None:
         self.drawn = 0
@@ -131,7 +131,7 @@ class CaseFigures:
                 return
             self.drawn += 1
             source = batch["image"].meta["filename_or_obj"]
-            volume = read_volume(source)  # the batch holds the resampled scan only
+            volume = read_scan(source)  # the batch holds the resampled scan only
             reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
             figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=case_name(source))
             if self.output_dir:
@@ -143,10 +143,11 @@ class CaseFigures:
 
 
 class CaseReports:
-    """`<stem>_seg.json` beside every mask: how sure the level names are, and volume and uncertainty of every structure; and
-    `structures.csv` in `output_dir`, a row per scan and structure.
+    """`<stem>_seg.json` beside every mask: how sure the level names are, volume and uncertainty of every structure, what to look at, and
+    what the mask was made from; and `structures.csv` in `output_dir`, a row per scan and structure, those of skipped scans too.
 
     Attach it to an evaluator whose output holds label maps on the scan's own grid with a `report` in their metadata (`NameLevelsd`).
+    It comes after whatever else is written for a scan: a scan with a report is done.
 
     Args:
         output_dir, data_root_dir: see `MaskLayout`.
@@ -159,7 +160,8 @@ class CaseReports:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.write)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.read_skipped)
         engine.add_event_handler(Events.COMPLETED, self.write_table)
 
     def write(self, engine: Engine) -> None:
@@ -170,17 +172,26 @@ class CaseReports:
             report["structures"] = [
                 {**row, "volume_mm3": round(volumes[structure(row["name"]).channel], 1)} for row in report["structures"]
             ]
-            if report["uncertain"]:
-                print(
-                    f"{source}: the levels are uncertain (probability {report['sequence_probability']:.2f}), see the .json beside the mask"
-                )
+            report["warnings"] = [*batch["image"].meta.get("notes", "").splitlines(), *doubts(report)]
+            for warning in report["warnings"]:
+                print(f"{source}: {warning}")
+            if "made_from" in batch:
+                report["made_from"] = batch["made_from"]
             mask = self.layout.filename(source)
             text = json.dumps(report, indent=1) + "\n"
             write_whole(mask.with_name(case_name(mask) + ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
-            of_scan = {"mask": mask.relative_to(self.output_dir).as_posix(), "sequence_probability": report["sequence_probability"]}
-            self.rows[source] = [
-                {**of_scan, **row, "cut_by_view": " ".join(row.get("cut_by_view", []))} for row in report["structures"] or [{}]
-            ]
+            self.rows[source] = self.table_rows(mask, report)
+
+    def table_rows(self, mask: Path, report: dict) -> list[dict]:
+        of_scan = {"mask": mask.relative_to(self.output_dir).as_posix(), "sequence_probability": report["sequence_probability"]}
+        return [{**of_scan, **row, "cut_by_view": " ".join(row.get("cut_by_view", []))} for row in report["structures"] or [{}]]
+
+    def read_skipped(self, engine: Engine) -> None:
+        if "skipped" in engine.state.batch:
+            for source in engine.state.batch["source"]:
+                mask = self.layout.filename(source)
+                report = json.loads(mask.with_name(case_name(mask) + ".json").read_text(encoding="utf-8"))
+                self.rows[source] = self.table_rows(mask, report)
 
     def write_table(self, engine: Engine) -> None:
         rows = gathered(self.rows)
@@ -188,10 +199,10 @@ class CaseReports:
             write_whole(self.output_dir / "structures.csv", partial(write_rows, rows))
 
 
-def write_rows(rows: list[dict], path: Path) -> None:
-    """Write a table; a row that lacks a column has nothing there."""
-    columns = dict.fromkeys(name for row in rows for name in row)
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(columns))
-        writer.writeheader()
-        writer.writerows(rows)
+def doubts(report: dict) -> list[str]:
+    """What a user should look at in a mask."""
+    if not report["structures"]:
+        return ["no vertebra and no disc was found: the mask is empty"]
+    if report["uncertain"]:
+        return [f"the levels are uncertain (probability {report['sequence_probability']:.2f}), see the .json beside the mask"]
+    return []

@@ -9,8 +9,13 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
+from scipy import ndimage
 
 from scripts.preflight import is_true
+
+MAX_BOX_VOXELS = 12_000_000  # of the working grid; a whole spine with its margin has 9 million, and the logits of 12 million take 1.2 GB
+SLAB_VOXELS = 4_000_000  # whose logits are computed together: four times their memory is needed on the way
+CONTEXT = 2  # coarse voxels beyond a slab that its logits depend on: one for the interpolation, one for the gate
 
 
 class AutocastInferer(Inferer):
@@ -56,8 +61,10 @@ class CoarseToFineInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Level logits (1CXYZ) of `inputs` (11XYZ): of the box alone, with its affine, if the input is a MetaTensor, else of all of it.
 
+        What the coarse network sees far from the spine is left out where the box would be larger than any spine.
+
         Raises:
-            ValueError: for more than one scan at a time, whose boxes would differ.
+            ValueError: for more than one scan at a time, whose boxes would differ, or for a spine that fills more than memory can hold.
         """
         if len(inputs) != 1:
             raise ValueError(f"one scan at a time, got a batch of {len(inputs)}: set the batch size to 1")
@@ -65,18 +72,19 @@ class CoarseToFineInferer(Inferer):
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         levels = network.locate(image)
         voxel = network.coarse_voxel
-        seen = (levels.argmax(1)[0] > 0).nonzero()
-        if not len(seen):
+        seen = levels.argmax(1)[0] > 0
+        if not seen.any():
             size = (1, 1, 1) if isinstance(inputs, MetaTensor) else image.shape[2:]
             empty = background_logits(levels.new_zeros(*levels.shape[:2], *size))
             return MetaTensor(empty, affine=inputs.affine) if isinstance(inputs, MetaTensor) else empty
-        margin = [math.ceil(self.margin / v) for v in voxel]
-        low = [max(0, int(n) - m) for n, m in zip(seen.amin(0), margin)]
-        high = [min(int(n) + 1 + m, end) for n, m, end in zip(seen.amax(0), margin, levels.shape[2:])]
-        coarse_box = tuple(slice(a, b) for a, b in zip(low, high))
-        box = tuple(slice(a * v, b * v) for a, b, v in zip(low, high, voxel))
+        coarse_box = self._box(seen, voxel)
+        if _voxels(coarse_box, voxel) > MAX_BOX_VOXELS:
+            coarse_box = self._box(largest_cluster(seen), voxel)
+        if (size := _voxels(coarse_box, voxel)) > MAX_BOX_VOXELS:
+            raise ValueError(f"the coarse network sees a spine in a box of {size / 1e6:.0f} million voxels: no lumbar spine is so large")
+        box = tuple(slice(s.start * v, s.stop * v) for s, v in zip(coarse_box, voxel))
         kinds = self.window(image[..., box[0], box[1], box[2]], network.delineate)
-        logits = network.combine(levels[..., coarse_box[0], coarse_box[1], coarse_box[2]], kinds)
+        logits = combine_slabs(network, levels[..., coarse_box[0], coarse_box[1], coarse_box[2]], kinds)
         if isinstance(inputs, MetaTensor):
             shift = torch.eye(4, dtype=inputs.affine.dtype)
             shift[:3, 3] = torch.tensor([s.start for s in box], dtype=shift.dtype)
@@ -84,6 +92,41 @@ class CoarseToFineInferer(Inferer):
         whole = background_logits(logits.new_zeros(*logits.shape[:2], *image.shape[2:]))
         whole[..., box[0], box[1], box[2]] = logits
         return whole
+
+    def _box(self, seen: torch.Tensor, voxel: Sequence[int]) -> tuple[slice, ...]:
+        """Box of coarse voxels around what is seen, with the margin."""
+        where = seen.nonzero()
+        margin = [math.ceil(self.margin / v) for v in voxel]
+        low = [max(0, int(n) - m) for n, m in zip(where.amin(0), margin)]
+        high = [min(int(n) + 1 + m, end) for n, m, end in zip(where.amax(0), margin, seen.shape)]
+        return tuple(slice(a, b) for a, b in zip(low, high))
+
+
+def _voxels(coarse_box: Sequence[slice], voxel: Sequence[int]) -> int:
+    return math.prod((s.stop - s.start) * v for s, v in zip(coarse_box, voxel))
+
+
+def largest_cluster(seen: torch.Tensor) -> torch.Tensor:
+    """The largest piece of a boolean map (XYZ); pieces a voxel apart are one, as the vertebrae of a spine are."""
+    mask = seen.cpu().numpy()
+    pieces, count = ndimage.label(ndimage.binary_dilation(mask))
+    sizes = ndimage.sum_labels(mask, pieces, range(1, count + 1))
+    return torch.from_numpy(mask & (pieces == 1 + sizes.argmax()))
+
+
+def combine_slabs(network: torch.nn.Module, levels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+    """`network.combine`, a slab of the last axis at a time where the box is large: the same logits in less memory."""
+    voxel, end = network.coarse_voxel[2], levels.shape[4]
+    thick = max(1, SLAB_VOXELS // (kinds.shape[2] * kinds.shape[3] * voxel))
+    if thick >= end:
+        return network.combine(levels, kinds)
+    logits = levels.new_empty(*levels.shape[:2], *kinds.shape[2:], dtype=torch.float32)
+    for first in range(0, end, thick):
+        low, high = max(0, first - CONTEXT), min(end, first + thick + CONTEXT)
+        slab = network.combine(levels[..., low:high], kinds[..., low * voxel : high * voxel])
+        target = logits[..., first * voxel : (first + thick) * voxel]
+        target.copy_(slab[..., (first - low) * voxel :][..., : target.shape[4]])
+    return logits
 
 
 def background_logits(like: torch.Tensor) -> torch.Tensor:

@@ -20,3 +20,10 @@ def keep_freed_memory() -> None:
             mallopt(M_MMAP_MAX, 0)
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
             mallopt(M_TOP_PAD, 2**28)
+
+
+def return_freed_memory() -> None:
+    """Give the kernel back what `keep_freed_memory` keeps: a process that reads scans would hold its peak while the network computes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

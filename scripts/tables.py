@@ -1,8 +1,10 @@
-"""Tables as text."""
+"""Tables, as text and as files."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
@@ -11,3 +13,12 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
     return "\n".join(
         "  ".join(cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip() for row in rows
     )
+
+
+def write_rows(rows: list[dict], path: Path) -> None:
+    """Write a table; a row that lacks a column has nothing there."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(columns))
+        writer.writeheader()
+        writer.writerows(rows)

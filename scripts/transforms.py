@@ -12,26 +12,69 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.folder_layout import FolderLayoutBase
-from monai.transforms import MapTransform, SaveImaged, Spacingd
-from monai.utils import convert_to_tensor
+from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd
+from monai.utils import SpaceKeys, convert_to_tensor
 
 from scripts.complete_labels import complete_labels
-from scripts.datalist import LABEL_POSTFIX, case_name
+from scripts.datalist import LABEL_POSTFIX, case_name, has_twin
 from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
 from scripts.name_levels import cut_faces, name_levels
 from scripts.postprocess import clean_label_map
+from scripts.resample import AxisResample
 from scripts.restore import largest, restore_label_map
-from scripts.volumes import grid_mismatch
+from scripts.scans import read_scan
+from scripts.volumes import grid_mismatch, read_volume
+
+
+class LoadImageVolumesd(LoadImaged):
+    """Read scans (`read_scan`) and label maps (`read_volume`): float32, shape XYZ, with their grid and nothing else of their headers.
+
+    What is said of the reading is in the metadata as `notes`, a line each. Headers may hold the patient's name: they stay behind.
+    It is a `LoadImaged` for MONAI Label, which tells such a loader to hand out `<key>_meta_dict` too, and for MONAI Deploy, which drops it.
+
+    Args:
+        keys: files, or folders with a DICOM series.
+        scan_key: which of the keys is the scan; the others are label maps.
+
+    Raises:
+        ScanError: for what cannot be read, and for a scan that cannot be segmented.
+    """
+
+    def __init__(self, keys: KeysCollection, scan_key: str = "image") -> None:
+        super().__init__(keys, image_only=True)
+        self.scan_key = scan_key
+
+    def __call__(self, data: Mapping[Hashable, str], reader: object = None) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            volume = (read_scan if key == self.scan_key else read_volume)(d[key])
+            meta = {
+                "filename_or_obj": str(d[key]),
+                "original_affine": volume.affine,
+                "spatial_shape": np.array(volume.data.shape),
+                "original_channel_dim": float("nan"),  # none
+                "space": SpaceKeys.RAS,
+                "notes": "\n".join(volume.notes),
+            }
+            array = torch.from_numpy(np.asarray(volume.data, np.float32))
+            d[key] = MetaTensor(array, affine=torch.from_numpy(np.array(volume.affine, np.float64)), meta=meta)
+            if not self._loader.image_only:
+                d[f"{key}_meta_dict"] = dict(d[key].meta)
+        return d
 
 
 class KeysOnlySpacingd(Spacingd):
-    """`Spacingd` that looks at nothing but its keys.
+    """`Spacingd` that looks at nothing but its keys, and interpolates linearly with little memory (`AxisResample`).
 
     MONAI 1.6 takes every other item whose name starts with `image_` for metadata, and fails where it is none: MONAI Label has an
     `image_path`.
     """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.spacing_transform.sp_resample = AxisResample(padding_mode="border")
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict:
         return {**data, **super().__call__({key: data[key] for key in self.key_iterator(data)}, lazy)}
@@ -187,7 +230,8 @@ class CleanLabelMapd(MapTransform):
 class MaskLayout(FolderLayoutBase):
     """`<output_dir>/<folders below data_root_dir>/<stem>_seg.nii.gz`, so that equal stems in two folders do not collide.
 
-    A scan that lies outside `data_root_dir` is written straight into `output_dir`.
+    A scan that lies outside `data_root_dir` is written straight into `output_dir`. One that shares its stem with another scan beside it
+    keeps its suffix: `a.mha_seg.nii.gz`.
     """
 
     def __init__(self, output_dir: str, data_root_dir: str = "") -> None:
@@ -198,7 +242,8 @@ class MaskLayout(FolderLayoutBase):
         source = Path(os.path.abspath(subject))
         inside = self.data_root_dir in source.parents  # not so for a DICOM folder that is the data set itself
         folder = source.parent.relative_to(self.data_root_dir) if inside else Path()
-        return self.output_dir / folder / f"{case_name(source)}{LABEL_POSTFIX}.nii.gz"
+        name = source.name if has_twin(source) else case_name(source)
+        return self.output_dir / folder / f"{name}{LABEL_POSTFIX}.nii.gz"
 
 
 class SaveImageLabelsd(SaveImaged):
@@ -222,6 +267,7 @@ class SaveImageLabelsd(SaveImaged):
         for key in self.key_iterator(dict(data)):
             label = data[key]
             path = self.saver.folder_layout.filename(label.meta["filename_or_obj"])
+            path.with_name(f"{case_name(path)}.json").unlink(missing_ok=True)  # an older report: it tells of the mask that goes now
             write_label_map(decode(label[0].numpy(), self.label_scheme), label.affine.numpy(), path)
             label.meta["saved_to"] = str(path)
         return dict(data)

@@ -105,6 +105,15 @@ def test_every_knob_has_a_comment(name):
     assert not [lines[k] for k in knobs if "  # " not in lines[k] and k != "bundle_root"]
 
 
+def test_every_knob_that_changes_masks_makes_a_scan_undone():
+    config = ConfigParser.load_config_file(INFERENCE)
+    knobs = {k for k, v in config.items() if k not in INTERFACE and not isinstance(v, dict)} - {"network"}
+    where = {"bundle_root", "dataset_dir", "datalist", "split", "allow_outside", "image", "output_dir", "figures", "overwrite"}
+    machine = {"device", "num_workers", "sw_batch_size"}
+    looked_at_otherwise = {"ckpt_path", "labels", "keys"}  # the files' contents, and what train.yaml alone changes
+    assert knobs - where - machine - looked_at_otherwise <= set(config["done"]["settings"])
+
+
 @pytest.mark.skipif(not SCHEMA.exists(), reason="needs ../shared/tools/meta_schema_20240725.json: MONAI would download it")
 def test_metadata_fits_the_schema(tmp_path):
     schema = shutil.copy(SCHEMA, tmp_path / "schema.json")

@@ -16,6 +16,7 @@ from scripts.datalist import (
     case_name,
     find_images,
     find_label,
+    has_twin,
     inference_entries,
     is_dicom_folder,
     prepare,
@@ -203,6 +204,23 @@ def test_bad_entries(tmp_path, entry, message):
         read_datalist(datalist, tmp_path)
 
 
+def test_a_datalist_stays_in_its_folder(tmp_path):
+    data = touch(tmp_path / "data", "a.nii", "x/b.nii")
+    touch(tmp_path, "c.nii")
+    for inside in ("x/../a.nii", f"{data}/a.nii"):
+        assert read_datalist(write(tmp_path / "list.json", {"training": [{"image": inside}]}), data)["training"] == [
+            {"image": f"{data}/a.nii"}
+        ]
+    for entry in ({"image": "../c.nii"}, {"image": "a.nii", "label": f"{tmp_path}/c.nii"}, {"image": "x/../../c.nii"}):
+        datalist = write(tmp_path / "list.json", {"training": [entry]})
+        key = list(entry)[-1]
+        message = f"{datalist}: {key} {tmp_path}/c.nii lies outside dataset_dir ({data}). Set --allow_outside True if it may."
+        for read in (read_datalist, lambda *paths: split_entries(*paths, "training"), lambda *paths: inference_entries(*reversed(paths))):
+            with fails(message):
+                read(datalist, data)
+        assert read_datalist(datalist, data, allow_outside="True")["training"][0][key] == f"{tmp_path}/c.nii"
+
+
 def test_bad_labelled(tmp_path):
     datalist = write(touch(tmp_path, "a.nii") / "list.json", {"training": [{"image": "a.nii", "labelled": [20, 99]}]})
     with pytest.raises(UserError, match=rf"list.json: 'labelled' of {tmp_path}/a.nii: unknown label values \[99\]\. The label scheme"):
@@ -287,6 +305,23 @@ def test_inference_entries_errors(tmp_path):
         inference_entries(tmp_path, datalist, split="test")
     with pytest.raises(UserError, match="no such datalist"):
         inference_entries(tmp_path, tmp_path / "no.json")
+
+
+def test_a_listed_scan_that_is_missing_costs_itself_only(tmp_path):
+    touch(tmp_path, "a.nii")
+    datalist = write(tmp_path / "list.json", {"training": [{"image": "b.nii"}, {"image": "a.nii"}], "testing": [{"image": "a.nii"}]})
+    assert inference_entries(tmp_path, datalist) == [{"image": f"{tmp_path}/b.nii"}, {"image": f"{tmp_path}/a.nii"}]
+    (tmp_path / "a.nii").unlink()
+    with fails(f"{datalist}: {tmp_path}/b.nii does not exist, nor does any other. Is dataset_dir ({tmp_path}) right?"):
+        inference_entries(tmp_path, datalist)
+
+
+def test_scans_of_one_stem_in_a_folder_are_twins(tmp_path):
+    touch(tmp_path, "a.nii", "a.nii.gz", "b.mha", "c.nii", "x/a.mha", "s.nii", "t.nii", "t/note.txt")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "IM1").write_bytes(b"\0" * 128 + b"DICM")
+    names = ("a.nii", "a.nii.gz", "b.mha", "c.nii", "x/a.mha", "s.nii", "s", "t.nii")
+    assert [name for name in names if has_twin(tmp_path / name)] == ["a.nii", "a.nii.gz", "s.nii"]
 
 
 def test_inference_entries_of_an_empty_split(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from scripts import distributed
 from scripts.distributed import ScanSampler, from_first, gathered
 from scripts.errors import UserError
+from scripts.outcomes import Outcomes
 
 
 @pytest.fixture
@@ -59,3 +60,23 @@ def test_start_without_torchrun(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(UserError, match="runs under torchrun"):
         distributed.start()
+
+
+def test_failures_of_all_processes_are_in_one_table(of_processes, monkeypatch, tmp_path, capsys):
+    outcomes = [Outcomes(str(tmp_path)) for _ in range(2)]
+    monkeypatch.setattr(idist, "all_gather", lambda own: [o.rows for o in outcomes])
+    for rank, (file, outcome) in enumerate(zip(("/a.nii", "/b.nii"), outcomes)):
+        of_processes(rank, 2)
+        outcome.segmented(f"/good_{rank}.nii")
+        outcome.failed(file, "too small", "Scan more.")
+    assert not list(tmp_path.iterdir())  # two writers would overwrite each other
+    capsys.readouterr()
+    for rank, outcome in enumerate(outcomes):
+        of_processes(rank, 2)
+        outcome.close(None)
+        with pytest.raises(SystemExit) as end:
+            outcome.end()
+        assert end.value.code == 1
+    rows = ["/a.nii,too small,Scan more.", "/b.nii,too small,Scan more."]
+    assert (tmp_path / "failures.csv").read_text().splitlines() == ["file,reason,fix", *rows]
+    assert capsys.readouterr().out == f"2 segmented, 0 skipped (already done), 2 failed: see {tmp_path / 'failures.csv'}\n"

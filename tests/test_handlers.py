@@ -11,6 +11,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
+from monai.engines.utils import IterationEvents
 
 from scripts import figures
 from scripts.errors import UserError
@@ -43,7 +44,14 @@ def step(path: str, predicted: np.ndarray, reference: np.ndarray | None = None, 
 
 def run(handler, steps: list[tuple[list[dict], list[dict]]], epochs: int = 1) -> Engine:
     outputs = iter([output for _ in range(epochs) for _, output in steps])
-    engine = Engine(lambda engine, batch: next(outputs))
+
+    def step(engine: Engine, batch: list[dict]) -> list[dict]:
+        engine.state.output = next(outputs)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    engine = Engine(step)
+    engine.register_events(*IterationEvents)
     handler.attach(engine)
     engine.run([batch for batch, _ in steps], max_epochs=epochs)
     return engine

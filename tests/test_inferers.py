@@ -9,7 +9,7 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from torch import nn
 
 from scripts import inferers
-from scripts.inferers import AutocastInferer, CoarseToFineInferer, background_logits
+from scripts.inferers import AutocastInferer, CoarseToFineInferer, background_logits, combine_slabs
 from scripts.labels import label_table, structure
 from scripts.network import SpineNet
 
@@ -108,6 +108,26 @@ def test_windows_blend_into_the_same_logits():
     x, net = image(SPINE), network()
     one, many = infer(x, net), infer(x, net, window=(16, 16, 16), sw_batch_size=3, overlap=0.5)
     torch.testing.assert_close(many, one, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("slab", [1, 3 * 4 * 37 * 70])
+def test_slabs_give_the_same_logits(slab, monkeypatch):
+    net = network()
+    x, levels = image(SPINE), torch.randn(1, CHANNELS, 10, 18, 17, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = net.combine(levels, net.delineate(x))
+        monkeypatch.setattr(inferers, "SLAB_VOXELS", slab)
+        assert torch.equal(combine_slabs(net, levels, net.delineate(x)), whole)
+
+
+def test_what_lies_far_from_the_spine_is_left_out_where_the_box_would_be_too_large(monkeypatch):
+    far = (slice(24, 28), slice(60, 64), slice(0, 4))
+    x, affine = MetaTensor(image(SPINE, far), affine=oblique()), oblique()
+    monkeypatch.setattr(inferers, "MAX_BOX_VOXELS", 8 * 12 * 32)
+    assert box_of(infer(x, margin=0), affine) == SPINE
+    monkeypatch.setattr(inferers, "MAX_BOX_VOXELS", 8 * 12 * 32 - 1)
+    with pytest.raises(ValueError, match="sees a spine in a box of 0 million voxels"):
+        infer(x, margin=0)
 
 
 def test_plain_tensor_gives_the_whole_grid():

@@ -171,6 +171,11 @@ def test_check_weights(tmp_path):
         with fails(f"{missing}: no weights there. Train some with configs/train.yaml, or set --ckpt_path to a model.pt."):
             check_weights(str(missing), "ckpt_path")
     path.write_bytes(b"x")
+    with pytest.raises(
+        UserError, match=r"model.pt: not a file of weights, or one that would run code \(.+\). Set --ckpt_path to a model.pt.$"
+    ):
+        check_weights(str(path), "ckpt_path")
+    torch.save({"weight": torch.zeros(2)}, path)
     check_weights(str(path), "ckpt_path")
 
 
@@ -238,8 +243,10 @@ def test_write_whole(tmp_path):
     names = []
     assert write_whole(path, lambda partial: names.append(partial.name) or partial.write_text("first")) == path
     assert path.read_text() == "first"
-    assert names == [".partial_a.nii.gz"]  # hidden, and with the suffix by which writers choose the format
-    assert write_whole(str(path), lambda partial: partial.write_text("second")) == path
+    assert write_whole(str(path), lambda partial: names.append(partial.name) or partial.write_text("second")) == path
+    # hidden, with the suffix by which writers choose the format, and another name for every writer
+    assert all(re.fullmatch(r"\.partial_[0-9a-f]{8}_a\.nii\.gz", name) for name in names)
+    assert len(set(names)) == 2
     assert path.read_text() == "second"
     assert [p.name for p in path.parent.iterdir()] == ["a.nii.gz"]
 

@@ -17,7 +17,7 @@ from scripts.complete_labels import BEYOND, NO_BODY, complete_labels
 from scripts.errors import UserError
 from scripts.labels import decode, label_table, structure
 from scripts.postprocess import clean_label_map
-from scripts.transforms import CleanLabelMapd, CompleteLabelsd, EncodeLabelsd, MaskLayout, RestoreGridd, SaveImageLabelsd
+from scripts.transforms import CleanLabelMapd, CompleteLabelsd, EncodeLabelsd, LoadImageVolumesd, MaskLayout, RestoreGridd, SaveImageLabelsd
 
 CHANNELS = len(label_table())
 L1, L5, S1, DISC = (structure(name).channel for name in ("L1", "L5", "S1", "L1/L2"))
@@ -186,6 +186,28 @@ def test_clean_uses_the_spacing_of_the_oblique_grid():
     expected[2:4, 2:4, 4:6] = 0
     np.testing.assert_array_equal(CleanLabelMapd(min_speck_mm3=23.1)(data)["pred"][0].numpy(), expected)
     assert not CleanLabelMapd(min_instance_mm3=740)(data)["pred"].any()  # 256 x 2.88 = 737.28 mm3
+
+
+# LoadImageVolumesd
+
+
+def test_of_a_header_only_the_grid_is_kept(tmp_path):
+    affine = np.array([[0, 0, 3.0, -10], [-0.8, 0, 0, 5], [0, -1.2, 0, 40], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), affine)
+    image.header["descrip"] = b"Mustermann^Erika"
+    for name in ("a.nii.gz", "a_seg.nii.gz"):
+        nib.save(image, tmp_path / name)
+    load = LoadImageVolumesd(["image", "label"])
+    loaded = load({"image": tmp_path / "a.nii.gz", "label": tmp_path / "a_seg.nii.gz"})
+    assert [*loaded] == ["image", "label"]
+    for key in loaded:
+        assert loaded[key].dtype == torch.float32
+        np.testing.assert_array_equal(loaded[key].numpy(), np.asarray(image.dataobj))
+        np.testing.assert_allclose(loaded[key].affine, affine, atol=1e-6)
+        assert "Mustermann" not in str(loaded[key].meta)
+        assert tuple(loaded[key].meta["spatial_shape"]) == (2, 3, 4)
+    load._loader.image_only = False  # as MONAI Label does
+    np.testing.assert_allclose(load({"image": tmp_path / "a.nii.gz"})["image_meta_dict"]["affine"], affine, atol=1e-6)
 
 
 # MaskLayout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -111,8 +112,9 @@ def test_bad_labels_end_the_training_before_it_begins(cohort, tmp_path, change, 
     nib.save(change(label), tmp_path / "bad_seg.nii.gz")
     entries["training"][1]["label"] = str(tmp_path / "bad_seg.nii.gz")
     (tmp_path / "list.json").write_text(json.dumps(entries))
+    options = {"datalist": str(tmp_path / "list.json"), "allow_outside": True}
     with pytest.raises(UserError, match=message):
-        run_bundle(TRAIN, dataset_dir=str(cohort), datalist=str(tmp_path / "list.json"), output_dir=str(tmp_path / "out"), epochs=1)
+        run_bundle(TRAIN, dataset_dir=str(cohort), output_dir=str(tmp_path / "out"), epochs=1, **options)
 
 
 def test_postprocessing_without_a_loader(cohort):
@@ -223,6 +225,9 @@ def test_label_scheme_changes_the_numbers_only(cohort, trained, masks, tmp_path,
         assert set(other[verse == 26].tolist()) <= {0}
 
 
+PATIENT = "Mustermann^Erika"
+
+
 def write_as(folder: Path, kind: str, scan: nib.Nifti1Image) -> Path:
     """The scan as MetaImage, NRRD or DICOM series, written by ITK (world LPS)."""
     image = itk.image_from_array(np.ascontiguousarray(np.asarray(scan.dataobj).T.astype(np.int16)))
@@ -243,6 +248,7 @@ def write_as(folder: Path, kind: str, scan: nib.Nifti1Image) -> Path:
         tags = slice_2d.GetMetaDataDictionary()
         tags["0008|0016"] = "1.2.840.10008.5.1.4.1.1.4"  # MR image storage
         tags["0008|0060"] = "MR"
+        tags["0010|0010"] = PATIENT
         tags["0020|000e"] = "1.2.826.0.1.3680043.2.1125.1"  # series
         tags["0020|000d"] = "1.2.826.0.1.3680043.2.1125.2"  # study
         tags["0020|0013"] = str(i + 1)
@@ -255,11 +261,14 @@ def write_as(folder: Path, kind: str, scan: nib.Nifti1Image) -> Path:
 
 
 @pytest.mark.parametrize("kind", [".mha", ".nrrd", "dicom"])
-def test_every_format_gives_the_same_mask(cohort, trained, masks, tmp_path, kind):
+def test_every_format_gives_the_same_mask(cohort, trained, masks, tmp_path, kind, capfd):
     source = next(p for p in sorted((cohort / "testing").glob("*w.nii.gz")))
     scan = nib.load(source)
     path = write_as(tmp_path, kind, scan)
-    infer(trained, tmp_path / "out", dataset_dir=str(tmp_path), figures=False)
+    infer(trained, tmp_path / "out", dataset_dir=str(tmp_path))
+    written = [gzip.decompress(p.read_bytes()) if p.suffix == ".gz" else p.read_bytes() for p in (tmp_path / "out").iterdir()]
+    assert len(written) == 4  # mask, figure, report, table
+    assert not any(name in content for content in [*written, "".join(capfd.readouterr()).encode()] for name in (b"Mustermann", b"Erika"))
     mask = nib.load(tmp_path / "out" / f"{case_name(path)}_seg.nii.gz")
     expected = nib.load(masks / "testing" / f"{case_name(source)}_seg.nii.gz")
     assert mask.shape == scan.shape
