@@ -49,14 +49,27 @@ def find_instances(
         pieces, count = _separate(pieces, count, spacing_mm, min_mm3 / 4 / voxel_mm3, core_depth_mm)
     if levels is not None:
         pieces, count = _divide(pieces, count, levels[box], spacing_mm)
-    sizes = np.bincount(pieces.ravel(), minlength=count + 1) * voxel_mm3
-    centres = np.array(ndimage.center_of_mass(pieces > 0, pieces, range(1, count + 1))).reshape(-1, 3)
+    places = np.nonzero(pieces)
+    voxels = np.bincount(pieces[places], minlength=count + 1)
+    sizes = voxels * voxel_mm3
+    centres = np.stack([np.bincount(pieces[places], p, minlength=count + 1)[1:] for p in places], 1) / voxels[1:, None]
     centres = (centres + [s.start for s in box]) * np.array(spacing_mm)
     kept = [i for i in np.argsort(-centres[:, 2]) if sizes[i + 1] >= min_mm3]
     renumber = np.zeros(count + 1, np.int32)
     renumber[[i + 1 for i in kept]] = range(1, len(kept) + 1)
     numbers[box] = renumber[pieces]
     return numbers, [Instance(n, centres[i], float(sizes[i + 1])) for n, i in enumerate(kept, start=1)]
+
+
+def grown(mask: np.ndarray) -> np.ndarray:
+    """A mask and every voxel that touches it, by a corner too: SciPy's dilation takes seven times as long."""
+    for axis in range(mask.ndim):
+        wider = mask.copy()
+        ahead, behind = ((slice(None),) * axis + (s,) for s in (slice(1, None), slice(None, -1)))
+        wider[ahead] |= mask[behind]
+        wider[behind] |= mask[ahead]
+        mask = wider
+    return mask
 
 
 def usual_volume(volumes: Sequence[float]) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from scripts.instances import CORE_DEPTH_MM, Instance, find_instances
+from scripts.instances import CORE_DEPTH_MM, Instance, find_instances, grown
 from scripts.labels import label_table
 from scripts.naming import name_bodies
 from scripts.network import KINDS
@@ -37,17 +39,17 @@ def name_levels(logits: torch.Tensor, spacing_mm: Sequence[float], min_instance_
         probabilities) and the `vote` (mean probability of the level given the kind) of each.
     """
     table = label_table()
-    groups = np.array([s.group for s in table])
-    log_kind = torch.stack([logits[torch.from_numpy(groups == g)].float().logsumexp(0) for g in KINDS]).log_softmax(0)
+    logits = logits.float()
+    log_kind = _log_kinds(logits)
     kind = largest(log_kind)
-    levels = largest(logits[torch.from_numpy(groups == "body")])
+    levels = np.zeros(kind.shape, np.uint8)
+    levels[kind == 1] = largest(_at(logits, np.flatnonzero(kind == 1))[_channels("body")])
     body_map, bodies = find_instances(kind == 1, spacing_mm, min_instance_mm3, CORE_DEPTH_MM, levels)
     disc_map, discs = find_instances(kind == 2, spacing_mm, min_instance_mm3)
-    votes = _votes(logits, groups == "body", body_map, len(bodies))
-    naming = name_bodies(bodies, votes)
-    disc_votes = _votes(logits, groups == "disc", disc_map, len(discs))
+    body_evidence, disc_evidence = _evidence(logits, "body", body_map, len(bodies)), _evidence(logits, "disc", disc_map, len(discs))
+    naming = name_bodies(bodies, np.array([e.vote for e in body_evidence]).reshape(-1, len(table)))
     named = [(b, c) for b, c in zip(bodies, naming.channels) if c is not None]
-    disc_channels = [_name_disc(disc, named, vote) for disc, vote in zip(discs, disc_votes)]
+    disc_channels = [_name_disc(disc, named, e.vote) for disc, e in zip(discs, disc_evidence)]
     channel_map = np.zeros(kind.shape, np.uint8)
     for numbers, channels in ((body_map, naming.channels), (disc_map, disc_channels)):
         channel_map += np.array([0, *(c or 0 for c in channels)], np.uint8)[numbers]
@@ -57,19 +59,52 @@ def name_levels(logits: torch.Tensor, spacing_mm: Sequence[float], min_instance_
         "uncertain": naming.probability < CERTAIN,
         "runner_up": [table[c].name for c in naming.runner_up if c],
         "runner_up_probability": naming.runner_up_probability,
-        "structures": _structures(logits, channel_map),
+        "structures": _structures([*zip(naming.channels, body_evidence), *zip(disc_channels, disc_evidence)]),
     }
     return _agreeing_logits(log_kind, kind, channel_map), report
 
 
-def _votes(logits: torch.Tensor, of_kind: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:
-    """Mean log-probability of every channel given the kind, shape (count, C); -inf for channels of another kind."""
-    votes = np.full((count, len(logits)), -np.inf)
-    channels = torch.from_numpy(np.flatnonzero(of_kind))
+@dataclass(frozen=True)
+class _Evidence:
+    """What the voxels of an instance say, all means over them."""
+
+    voxels: int
+    vote: np.ndarray  # log-probability of every channel given the kind, shape C; -inf for channels of another kind
+    share: np.ndarray  # the probability itself, 0 for channels of another kind
+    entropy: float  # nats, of the level probabilities
+
+
+def _evidence(logits: torch.Tensor, group: str, numbers: np.ndarray, count: int) -> list[_Evidence]:
+    found = []
     for number, box in enumerate(ndimage.find_objects(numbers, max_label=count), start=1):
-        inside = torch.from_numpy(numbers[box] == number)
-        votes[number - 1, of_kind] = logits[(channels, *box)][:, inside].float().log_softmax(0).mean(1).numpy()
-    return votes
+        values = _at(logits[(slice(None), *box)], np.flatnonzero(numbers[box] == number))
+        log_p, given_kind = values.log_softmax(0), values[_channels(group)].log_softmax(0)
+        vote, share = np.full(len(logits), -np.inf), np.zeros(len(logits))
+        vote[_channels(group)] = given_kind.mean(1).numpy()
+        share[_channels(group)] = given_kind.exp().mean(1).numpy()
+        found.append(_Evidence(values.shape[1], vote, share, float(-(log_p.exp() * log_p).sum(0).mean())))
+    return found
+
+
+def _log_kinds(logits: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the kinds, shape 3XYZ; where neither a body nor a disc is near, background has all of it."""
+    # the sum of n probabilities is at most n times the largest of them
+    ahead = logits[1:].amax(0) > logits[0] - math.log(len(logits))
+    near = np.flatnonzero(grown(ahead.numpy()))
+    values = _at(logits, near)
+    result = torch.full((len(KINDS), *logits.shape[1:]), NEVER)
+    result[0] = 0.0
+    result.flatten(1)[:, near] = torch.stack([values[_channels(g)].logsumexp(0) for g in KINDS]).log_softmax(0)
+    return result
+
+
+def _at(logits: torch.Tensor, voxels: np.ndarray) -> torch.Tensor:
+    """Logits of single voxels, flat indices, shape CN: NumPy takes half the time of torch."""
+    return torch.from_numpy(logits.flatten(1).numpy().take(voxels, axis=1))
+
+
+def _channels(group: str) -> list[int]:
+    return [s.channel for s in label_table() if s.group == group]
 
 
 def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], vote: np.ndarray) -> int:
@@ -109,17 +144,13 @@ def _project(point: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, fl
     return along, float(np.linalg.norm(point - a - along * line))
 
 
-def _structures(logits: torch.Tensor, channel_map: np.ndarray) -> list[dict]:
-    table = label_table()
+def _structures(instances: list[tuple[int | None, _Evidence]]) -> list[dict]:
+    """A row for every channel that an instance has, in the order of the table."""
     rows = []
-    for structure, box in zip(table[1:], ndimage.find_objects(channel_map, max_label=len(table) - 1)):
-        if box is None:
-            continue
-        values = logits[(slice(None), *box)][:, torch.from_numpy(channel_map[box] == structure.channel)].float()
-        log_p = values.log_softmax(0)
-        of_kind = [s.channel for s in table if s.group == structure.group]
-        vote = values[of_kind].softmax(0)[of_kind.index(structure.channel)].mean()
-        rows.append({"name": structure.name, "mean_entropy": float(-(log_p.exp() * log_p).sum(0).mean()), "vote": float(vote)})
+    for channel in sorted({c for c, _ in instances if c}):
+        own = [e for c, e in instances if c == channel]
+        means = np.average([(e.entropy, e.share[channel]) for e in own], axis=0, weights=[e.voxels for e in own])
+        rows.append({"name": label_table()[channel].name, "mean_entropy": float(means[0]), "vote": float(means[1])})
     return rows
 
 
@@ -135,7 +166,7 @@ def _agreeing_logits(log_kind: torch.Tensor, kind: np.ndarray, channel_map: np.n
         if box is None:
             continue
         wide = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
-        near = ndimage.binary_dilation(channel_map[wide] == structure.channel, np.ones((3, 3, 3)))
+        near = grown(channel_map[wide] == structure.channel)
         of_kind = kind[wide] == KINDS.index(structure.group)
         other = torch.from_numpy(of_kind & (channel_map[wide] > 0) & (channel_map[wide] != structure.channel))
         log_p = log_kind[(KINDS.index(structure.group), *wide)] - NEIGHBOUR_COST * other

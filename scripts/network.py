@@ -87,13 +87,14 @@ class SpineNet(nn.Module):
         gate = functional.max_pool3d(2 * (1 - levels.softmax(1)[:, :1]), 3, 1, 1).clamp(self.gate_floor, 1.0).log()
         # logits are interpolated, not the log-probabilities: between L3 and L4 the two then still add up to one
         factor = [float(f) for f in self.coarse_voxel]
-        both = functional.interpolate(torch.cat([levels, gate], 1), scale_factor=factor, mode="trilinear", align_corners=False)
+        foreground = torch.cat([torch.zeros_like(gate), levels[:, 1:], gate], 1)  # background is the fine network's alone
+        both = functional.interpolate(foreground, scale_factor=factor, mode="trilinear", align_corners=False)
         both = _inner(both, [0] * 6, size)  # the last coarse voxels may reach beyond the image
         levels, gate = both[:, :-1], both[:, -1:]
-        given_kind = torch.zeros_like(levels)
-        given_kind[:, self.bodies] = levels[:, self.bodies].log_softmax(1) + gate
-        given_kind[:, self.discs] = levels[:, self.discs].log_softmax(1) + gate
-        return given_kind + log_kind[:, self.kind_of_channel]
+        shift = [log_kind[:, :1]]  # what makes log-probabilities of the logits of a kind
+        for kind, channels in [(1, self.bodies), (2, self.discs)]:
+            shift.append(log_kind[:, kind : kind + 1] + gate - levels[:, channels].logsumexp(1, keepdim=True))
+        return torch.cat(shift, 1)[:, self.kind_of_channel].add_(levels)
 
 
 def _frame(shape: list[int], multiple: list[int], least: list[int]) -> list[int]:

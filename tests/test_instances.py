@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts.instances import CORE_DEPTH_MM, find_instances
+from scripts.instances import CORE_DEPTH_MM, find_instances, grown
 
 UNIT = (1.0, 1.0, 1.0)
 
@@ -164,3 +164,12 @@ def test_a_large_piece_is_divided_among_its_levels(height, share, volumes):
     assert [i.volume_mm3 for i in found] == volumes
     assert (numbers > 0).sum() == mask.sum()
     assert len(find_instances(mask, (1.0, 1.0, 1.0), 100, 3.0)[1]) == 4
+
+
+def test_grown_reaches_over_edges_and_corners():
+    mask, expected = np.zeros((4, 5, 6), bool), np.zeros((4, 5, 6), bool)
+    mask[0, 2, 2] = mask[3, 4, 5] = True
+    expected[0:2, 1:4, 1:4] = expected[2:4, 3:5, 4:6] = True
+    before = mask.copy()
+    np.testing.assert_array_equal(grown(mask), expected)
+    np.testing.assert_array_equal(mask, before)

@@ -1,0 +1,59 @@
+"""Interpolation axis by axis: against SciPy, and by hand at the rim."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from scripts.resampling import interpolate_straight, straight_axes
+
+BOX = (slice(2, 9), slice(0, 6), slice(1, 12))
+TURNED = np.array([[0, 0, 0.4, 0.3], [-1.5, 0, 0, 12.0], [0, 0.7, 0, 1.2], [0, 0, 0, 1]])  # source axes: axes 2, 0 and 1 of the box
+
+
+def test_axes_of_a_turned_grid():
+    assert straight_axes(np.diag([2.0, -0.5, 1.0, 1.0]), BOX) == [0, 1, 2]
+    assert straight_axes(TURNED, BOX) == [2, 0, 1]
+
+
+@pytest.mark.parametrize(("aside", "straight"), [(0.5e-4, True), (1e-3, False)])
+def test_an_axis_may_leave_its_line_by_a_thousandth_of_a_voxel(aside, straight):
+    matrix = np.eye(4)
+    matrix[0, 1] = aside
+    assert (straight_axes(matrix, BOX) is not None) is straight  # 12 voxels from the first
+
+
+def test_two_axes_along_one_are_oblique():
+    c = np.sqrt(0.5)
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[c, -c], [c, c]]
+    assert straight_axes(matrix, BOX) is None
+
+
+@pytest.mark.parametrize("matrix", [np.diag([0.6, 1.7, 1.0, 1.0]), TURNED], ids=["scaled", "turned"])
+def test_equals_scipy(matrix):
+    volume = np.random.default_rng(0).normal(size=(6, 14, 13)).astype(np.float32)
+    result = interpolate_straight(torch.from_numpy(volume), matrix, BOX, straight_axes(matrix, BOX)).numpy()
+    voxel = np.stack(np.meshgrid(*(np.arange(s.start, s.stop) for s in BOX), indexing="ij"), -1) @ matrix[:3, :3].T + matrix[:3, 3]
+    inside = ((voxel > -0.5) & (voxel < np.array(volume.shape) - 0.5)).all(-1)
+    assert inside.sum() > 100
+    expected = ndimage.map_coordinates(volume.astype(float), np.moveaxis(voxel, -1, 0), order=1, mode="nearest")
+    np.testing.assert_allclose(result[inside], expected[inside], atol=1e-5)
+    assert np.isneginf(result[~inside]).all()
+
+
+def test_rim_by_hand():
+    volume = torch.tensor([1.0, 3.0]).view(1, 1, 2)
+    matrix = np.diag([1.0, 1.0, 0.25, 1.0])
+    matrix[2, 3] = -0.5
+    result = interpolate_straight(volume, matrix, (slice(0, 1), slice(0, 1), slice(0, 9)), [0, 1, 2])  # -0.5 to 1.5
+    never = -torch.inf
+    assert result.flatten().tolist() == [never, 1.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0, never]
+
+
+def test_input_is_not_changed():
+    volume = torch.arange(8.0).view(2, 2, 2)
+    interpolate_straight(volume, np.diag([1.0, 1.0, 1.0, 1.0]), (slice(0, 4), slice(0, 2), slice(0, 2)), [0, 1, 2])
+    assert torch.equal(volume, torch.arange(8.0).view(2, 2, 2))
