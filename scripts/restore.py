@@ -40,7 +40,7 @@ def restore_label_map(
     if not boxes:
         return result
     whole = tuple(slice(min(b[a].start for b in boxes.values()), max(b[a].stop for b in boxes.values())) for a in range(3))
-    best = _interpolate(logits[0], to_source, whole)
+    best = _interpolate(logits[0], to_source, whole).clone()  # on the same grid it is the volume itself
     for channel, box in boxes.items():
         part = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, whole))
         values = _interpolate(logits[channel], to_source, box)

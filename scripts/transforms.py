@@ -22,7 +22,7 @@ from scripts.files import write_whole
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
 from scripts.name_levels import cut_faces, name_levels
 from scripts.postprocess import clean_label_map
-from scripts.resample import AxisResample
+from scripts.resampling import AxisResample
 from scripts.restore import largest, restore_label_map
 from scripts.scans import read_scan
 from scripts.volumes import grid_mismatch, read_volume
