@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scripts.errors import UserError
+from scripts.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.files import write_whole
 from scripts.labels import channels_from_verse, encode, label_table
 from scripts.preflight import is_true
@@ -51,11 +51,11 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     """Every scan in `dataset_dir` and below, sorted: image files whose stem does not end in `_seg`, and DICOM series folders.
 
     Raises:
-        UserError: if the folder does not exist or holds no scan.
+        CallError: if the folder does not exist or holds no scan.
     """
     root = Path(dataset_dir)
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.")
+        raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.{similar_path(root)}")
     found = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
@@ -64,7 +64,7 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
         if files and not images and is_dicom_folder(folder):
             found.append(Path(folder))
     if not found:
-        raise UserError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.")
+        raise CallError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.")
     return sorted(found)
 
 
@@ -88,22 +88,25 @@ def is_in_label_folder(path: Path) -> bool:
     return any(path.parent.name in labels and (path.parent.parent / images).is_dir() for images, labels in LABEL_FOLDERS.items())
 
 
-def read_datalist(datalist: str | Path, dataset_dir: str | Path, must_exist: bool = True) -> dict[str, list[dict]]:
+def read_datalist(
+    datalist: str | Path, dataset_dir: str | Path, must_exist: bool = True, absolute_paths: bool | str = False
+) -> dict[str, list[dict]]:
     """Splits of a datalist, with absolute paths.
 
     Args:
         datalist: JSON file.
         dataset_dir: the folder that its paths start from.
         must_exist: whether a listed file that does not exist is an error.
+        absolute_paths: whether it may name files outside `dataset_dir`. Links within the folder are followed wherever they lead.
 
     Raises:
-        UserError: if the file is missing, is not JSON, has no list of entries, or names a file that does not exist.
+        CallError: if the file is missing.
+        UserError: if it is not JSON, has no list of entries, or names a file that does not exist or lies outside.
     """
     datalist, root = Path(datalist), Path(dataset_dir).absolute()
     if not datalist.is_file():
-        raise UserError(
-            f"{datalist}: no such datalist. Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml"
-        )
+        hint = "Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml"
+        raise CallError(f"{datalist}: no such datalist. {hint}{similar_path(datalist)}")
     try:
         content = json.loads(datalist.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -111,16 +114,21 @@ def read_datalist(datalist: str | Path, dataset_dir: str | Path, must_exist: boo
     splits = {k: v for k, v in content.items() if isinstance(v, list)} if isinstance(content, dict) else {}
     if not any(splits.values()):
         raise UserError(f"{datalist}: holds no list of scans. Expected one of the keys {', '.join(SPLITS)}.")
-    return {split: [_resolve(entry, root, datalist, must_exist) for entry in entries] for split, entries in splits.items()}
+    anywhere = is_true(absolute_paths)
+    return {split: [_resolve(entry, root, datalist, must_exist, anywhere) for entry in entries] for split, entries in splits.items()}
 
 
-def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool) -> dict:
+def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool, anywhere: bool) -> dict:
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
         raise UserError(f"{datalist}: every entry needs an 'image' path, got {entry!r}")
     entry = dict(entry)
     for key in ("image", "label"):
         if entry.get(key):
-            path = root / entry[key]
+            path = Path(os.path.normpath(root / entry[key]))
+            if not anywhere and not path.is_relative_to(os.path.normpath(root)):
+                raise UserError(
+                    f"{datalist}: {key} {path} lies outside dataset_dir ({root}). If it is meant to, set --absolute_paths True."
+                )
             if must_exist and not path.exists():
                 raise UserError(f"{datalist}: {key} {path} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
             entry[key] = str(path)
@@ -129,7 +137,11 @@ def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool) -> dict:
 
 
 def training_entries(
-    datalist: str | Path, dataset_dir: str | Path, also: Sequence[str | Path] = (), repeat: Mapping[str, int] | None = None
+    datalist: str | Path,
+    dataset_dir: str | Path,
+    also: Sequence[str | Path] = (),
+    repeat: Mapping[str, int] | None = None,
+    absolute_paths: bool | str = False,
 ) -> list[dict]:
     """Labelled entries to train on.
 
@@ -138,58 +150,80 @@ def training_entries(
         dataset_dir: the folder that its paths start from.
         also: more folders, each with a `datalist.json`, whose training scans are added.
         repeat: how often the scans of a `source` occur in an epoch; 1 for a source that is not named, 0 leaves it out.
+        absolute_paths: see `read_datalist`.
 
     Raises:
-        UserError: as `split_entries`, and for a source that no scan has.
+        CallError, UserError: as `split_entries`, for a source that no scan has, and for a patient in two splits.
     """
-    entries = split_entries(datalist, dataset_dir, "training")
-    for folder in also:
-        entries += split_entries(Path(folder) / "datalist.json", folder, "training")
+    entries = []
+    for file, folder in [(datalist, dataset_dir), *((Path(folder) / "datalist.json", folder) for folder in also)]:
+        entries += split_entries(file, folder, "training", absolute_paths)
+        splits = read_datalist(file, folder, must_exist=False, absolute_paths=absolute_paths)
+        if problems := patients_in_two_splits({split: splits.get(split, []) for split in SPLITS}):  # other splits train and choose nothing
+            raise UserError("\n".join(f"{file}: {problem}" for problem in problems))
     repeat = repeat or {}
     sources = {e["source"] for e in entries if e.get("source")}
     if any(not isinstance(n, int) or n < 0 for n in repeat.values()):
-        raise UserError(f"repeat: whole numbers are needed, got {repeat}")
+        raise CallError(f"repeat: whole numbers are needed, got {repeat}")
     if set(repeat) - sources:
-        raise UserError(
+        raise CallError(
             f"repeat: no training scan has the source {', '.join(sorted(set(repeat) - sources))}; there is {', '.join(sorted(sources))}"
         )
     return [entry for entry in entries for _ in range(repeat.get(entry.get("source", ""), 1))]
 
 
-def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str) -> list[dict]:
+def patients_in_two_splits(splits: Mapping[str, Sequence[dict]]) -> list[str]:
+    """A problem for each patient whose scans are in more than one split."""
+    of_patient: dict[str, dict[str, str]] = defaultdict(dict)
+    for split, entries in splits.items():
+        for entry in entries:
+            if entry.get("patient"):
+                of_patient[entry["patient"]].setdefault(split, entry["image"])
+    return [
+        f"{next(iter(of.values()))}: patient {patient} is in the splits {' and '.join(of)}. Keep a patient's scans in one split."
+        for patient, of in of_patient.items()
+        if len(of) > 1
+    ]
+
+
+def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, absolute_paths: bool | str = False) -> list[dict]:
     """Labelled entries of one split, for training and evaluation.
 
     Raises:
-        UserError: if the split is missing or empty, or an entry has no label.
+        CallError: if the datalist or the split is missing or empty.
+        UserError: as `read_datalist`, and if an entry has no label.
     """
-    splits = read_datalist(datalist, dataset_dir)
+    splits = read_datalist(datalist, dataset_dir, absolute_paths=absolute_paths)
     if not splits.get(split):
-        raise UserError(f"{datalist}: no scans under '{split}'; it has {', '.join(splits)}")
+        raise CallError(f"{datalist}: no scans under '{split}'; it has {', '.join(splits)}.{did_you_mean(split, splits)}")
     for entry in splits[split]:
         if not entry.get("label"):
             raise UserError(f"{datalist}: {entry['image']} under '{split}' has no label")
     return splits[split]
 
 
-def inference_entries(dataset_dir: str | Path, datalist: str | Path = "", image: str | Path = "", split: str = "") -> list[dict]:
+def inference_entries(
+    dataset_dir: str | Path, datalist: str | Path = "", image: str | Path = "", split: str = "", absolute_paths: bool | str = False
+) -> list[dict]:
     """What to segment: one `image`, else a `datalist` (all splits, or one), else every scan in `dataset_dir` and below.
 
     Raises:
-        UserError: if nothing is there to be segmented.
+        CallError: if nothing is there to be segmented.
+        UserError: as `read_datalist`.
     """
     if split and not datalist:
-        raise UserError(f"--split {split} picks a part of a datalist: set --datalist too")
+        raise CallError(f"--split {split} picks a part of a datalist: set --datalist too")
     if image:
         if not Path(image).exists():
-            raise UserError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.")
+            raise CallError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.{similar_path(image)}")
         return [{"image": str(Path(image).absolute())}]
     if datalist:
-        splits = read_datalist(datalist, dataset_dir)
+        splits = read_datalist(datalist, dataset_dir, absolute_paths=absolute_paths)
         if split and split not in splits:
-            raise UserError(f"{datalist}: no split '{split}'; it has {', '.join(splits)}")
+            raise CallError(f"{datalist}: no split '{split}'; it has {', '.join(splits)}.{did_you_mean(split, splits)}")
         entries = [{"image": entry["image"]} for name, entries in splits.items() if split in ("", name) for entry in entries]
         if not entries:
-            raise UserError(f"{datalist}: no scans under '{split}'")
+            raise CallError(f"{datalist}: no scans under '{split}'")
         return entries
     return [{"image": str(path.absolute())} for path in find_images(dataset_dir) if not is_in_label_folder(path)]
 
@@ -222,10 +256,10 @@ def prepare(
     from monai.transforms import LoadImage  # here: MONAI takes seconds to import, and everything else in this module does without
 
     if Path(datalist).exists() and not is_true(overwrite):
-        raise UserError(f"{datalist}: exists already; set --overwrite True to replace it")
+        raise CallError(f"{datalist}: exists already; set --overwrite True to replace it")
     patient_pattern = patient_pattern or PATIENT_PATTERN
     if not re.compile(patient_pattern).groups:
-        raise UserError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
+        raise CallError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
     root = Path(dataset_dir)
     load = LoadImage(image_only=True)
     patients: dict[str, list[dict]] = defaultdict(list)

@@ -52,6 +52,23 @@ def read_volume(path: str | Path) -> Volume:
     return Volume(data.reshape(shape[:3]), affine, dtype)
 
 
+def read_grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine of a scan; of a NIfTI file the header alone is read.
+
+    Raises:
+        UserError: as `read_volume`.
+    """
+    if str(path).lower().endswith((".nii", ".nii.gz")):
+        try:
+            image = nib.load(path)
+        except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
+            image = None  # `read_volume` says what is wrong
+        if image is not None and _is_3d(image.shape):
+            return image.shape[:3], image.affine
+    volume = read_volume(path)
+    return volume.data.shape, volume.affine
+
+
 def _is_3d(shape: Sequence[int]) -> bool:
     return len(shape) >= 3 and min(shape) > 0 and all(n == 1 for n in shape[3:])
 

@@ -52,7 +52,7 @@ def test_multi_gpu_overlay_parses_from_a_foreign_folder(cohort, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     workflow = ConfigWorkflow([TRAIN, MULTI_GPU], workflow_type="train", **SMALL, dataset_dir=str(cohort), output_dir=str(tmp_path))
     assert workflow.parser.get_parsed_content("device") == torch.device("cpu")
-    assert workflow.parser["train::sampler"]["even_divisible"] is True
+    assert workflow.parser["validate::sampler"]["never_empty"] is True
 
 
 def test_network_is_one_and_the_same():

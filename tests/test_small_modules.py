@@ -170,7 +170,7 @@ def test_check_weights(tmp_path):
     for missing in (path, tmp_path):  # nothing there, and a folder
         with fails(f"{missing}: no weights there. Train some with configs/train.yaml, or set --ckpt_path to a model.pt."):
             check_weights(str(missing), "ckpt_path")
-    path.write_bytes(b"x")
+    torch.save({"weight": torch.zeros(2)}, path)
     check_weights(str(path), "ckpt_path")
 
 

@@ -102,7 +102,7 @@ def on_another_grid(label: nib.Nifti1Image) -> nib.Nifti1Image:
     [
         (with_unknown_value, r"bad_seg.nii.gz: unknown label values \[99\]"),
         (with_fractions, r"bad_seg.nii.gz: fractional label values"),
-        (on_another_grid, r"bad_seg.nii.gz: not on its scan's grid"),
+        (on_another_grid, r"bad_seg.nii.gz: not on the grid of"),
     ],
 )
 def test_bad_labels_end_the_training_before_it_begins(cohort, tmp_path, change, message):
@@ -112,7 +112,14 @@ def test_bad_labels_end_the_training_before_it_begins(cohort, tmp_path, change, 
     entries["training"][1]["label"] = str(tmp_path / "bad_seg.nii.gz")
     (tmp_path / "list.json").write_text(json.dumps(entries))
     with pytest.raises(UserError, match=message):
-        run_bundle(TRAIN, dataset_dir=str(cohort), datalist=str(tmp_path / "list.json"), output_dir=str(tmp_path / "out"), epochs=1)
+        run_bundle(
+            TRAIN,
+            dataset_dir=str(cohort),
+            datalist=str(tmp_path / "list.json"),
+            output_dir=str(tmp_path / "out"),
+            epochs=1,
+            absolute_paths=True,
+        )
 
 
 def test_postprocessing_without_a_loader(cohort):
