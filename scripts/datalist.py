@@ -89,7 +89,7 @@ def is_in_label_folder(path: Path) -> bool:
 
 
 def read_datalist(
-    datalist: str | Path, dataset_dir: str | Path, must_exist: bool = True, absolute_paths: bool | str = False
+    datalist: str | Path, dataset_dir: str | Path, must_exist: bool = True, allow_outside: bool | str = False
 ) -> dict[str, list[dict]]:
     """Splits of a datalist, with absolute paths.
 
@@ -97,7 +97,7 @@ def read_datalist(
         datalist: JSON file.
         dataset_dir: the folder that its paths start from.
         must_exist: whether a listed file that does not exist is an error.
-        absolute_paths: whether it may name files outside `dataset_dir`. Links within the folder are followed wherever they lead.
+        allow_outside: whether it may name files outside `dataset_dir`. Links within the folder are followed wherever they lead.
 
     Raises:
         CallError: if the file is missing.
@@ -114,7 +114,7 @@ def read_datalist(
     splits = {k: v for k, v in content.items() if isinstance(v, list)} if isinstance(content, dict) else {}
     if not any(splits.values()):
         raise UserError(f"{datalist}: holds no list of scans. Expected one of the keys {', '.join(SPLITS)}.")
-    anywhere = is_true(absolute_paths)
+    anywhere = is_true(allow_outside)
     return {split: [_resolve(entry, root, datalist, must_exist, anywhere) for entry in entries] for split, entries in splits.items()}
 
 
@@ -127,7 +127,7 @@ def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool, anywhere
             path = Path(os.path.normpath(root / entry[key]))
             if not anywhere and not path.is_relative_to(os.path.normpath(root)):
                 raise UserError(
-                    f"{datalist}: {key} {path} lies outside dataset_dir ({root}). If it is meant to, set --absolute_paths True."
+                    f"{datalist}: {key} {path} lies outside dataset_dir ({root}). If it is meant to, set --allow_outside True."
                 )
             if must_exist and not path.exists():
                 raise UserError(f"{datalist}: {key} {path} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
@@ -141,7 +141,7 @@ def training_entries(
     dataset_dir: str | Path,
     also: Sequence[str | Path] = (),
     repeat: Mapping[str, int] | None = None,
-    absolute_paths: bool | str = False,
+    allow_outside: bool | str = False,
 ) -> list[dict]:
     """Labelled entries to train on.
 
@@ -150,15 +150,15 @@ def training_entries(
         dataset_dir: the folder that its paths start from.
         also: more folders, each with a `datalist.json`, whose training scans are added.
         repeat: how often the scans of a `source` occur in an epoch; 1 for a source that is not named, 0 leaves it out.
-        absolute_paths: see `read_datalist`.
+        allow_outside: see `read_datalist`.
 
     Raises:
         CallError, UserError: as `split_entries`, for a source that no scan has, and for a patient in two splits.
     """
     entries = []
     for file, folder in [(datalist, dataset_dir), *((Path(folder) / "datalist.json", folder) for folder in also)]:
-        entries += split_entries(file, folder, "training", absolute_paths)
-        splits = read_datalist(file, folder, must_exist=False, absolute_paths=absolute_paths)
+        entries += split_entries(file, folder, "training", allow_outside)
+        splits = read_datalist(file, folder, must_exist=False, allow_outside=allow_outside)
         if problems := patients_in_two_splits({split: splits.get(split, []) for split in SPLITS}):  # other splits train and choose nothing
             raise UserError("\n".join(f"{file}: {problem}" for problem in problems))
     repeat = repeat or {}
@@ -186,14 +186,14 @@ def patients_in_two_splits(splits: Mapping[str, Sequence[dict]]) -> list[str]:
     ]
 
 
-def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, absolute_paths: bool | str = False) -> list[dict]:
+def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, allow_outside: bool | str = False) -> list[dict]:
     """Labelled entries of one split, for training and evaluation.
 
     Raises:
         CallError: if the datalist or the split is missing or empty.
         UserError: as `read_datalist`, and if an entry has no label.
     """
-    splits = read_datalist(datalist, dataset_dir, absolute_paths=absolute_paths)
+    splits = read_datalist(datalist, dataset_dir, allow_outside=allow_outside)
     if not splits.get(split):
         raise CallError(f"{datalist}: no scans under '{split}'; it has {', '.join(splits)}.{did_you_mean(split, splits)}")
     for entry in splits[split]:
@@ -203,7 +203,7 @@ def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, abs
 
 
 def inference_entries(
-    dataset_dir: str | Path, datalist: str | Path = "", image: str | Path = "", split: str = "", absolute_paths: bool | str = False
+    dataset_dir: str | Path, datalist: str | Path = "", image: str | Path = "", split: str = "", allow_outside: bool | str = False
 ) -> list[dict]:
     """What to segment: one `image`, else a `datalist` (all splits, or one), else every scan in `dataset_dir` and below.
 
@@ -218,7 +218,7 @@ def inference_entries(
             raise CallError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.{similar_path(image)}")
         return [{"image": str(Path(image).absolute())}]
     if datalist:
-        splits = read_datalist(datalist, dataset_dir, absolute_paths=absolute_paths)
+        splits = read_datalist(datalist, dataset_dir, allow_outside=allow_outside)
         if split and split not in splits:
             raise CallError(f"{datalist}: no split '{split}'; it has {', '.join(splits)}.{did_you_mean(split, splits)}")
         entries = [{"image": entry["image"]} for name, entries in splits.items() if split in ("", name) for entry in entries]

@@ -51,7 +51,7 @@ class Scan:
         return case_name(self.image)
 
 
-def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "", absolute_paths: bool | str = False) -> int:
+def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "", allow_outside: bool | str = False) -> int:
     """Describe a dataset and find its problems.
 
     Prints a table of scans, totals and the problems, and writes `explore.csv` (a row per scan; volumes in ml) and `explore.png`. One
@@ -62,7 +62,7 @@ def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Pat
         output_dir: created if missing.
         datalist: JSON file with the splits; empty: `datalist.json` in `dataset_dir`, or, without one, all scans there and below, paired
             with labels by name.
-        absolute_paths: see `read_datalist`.
+        allow_outside: see `read_datalist`.
 
     Returns:
         The number of problems.
@@ -70,7 +70,7 @@ def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Pat
     Raises:
         UserError: if the folder or the datalist itself cannot be used.
     """
-    splits = list_entries(dataset_dir, datalist, absolute_paths)
+    splits = list_entries(dataset_dir, datalist, allow_outside)
     problems = patients_in_two_splits(splits)
     entries = [{"split": split, **entry} for split, entries in splits.items() for entry in entries]
     scans: list[Scan] = []
@@ -90,21 +90,21 @@ def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Pat
     return len(problems)
 
 
-def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "", absolute_paths: bool | str = False) -> None:
+def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "", allow_outside: bool | str = False) -> None:
     """`explore` as a bundle command, which fails if there are problems.
 
     Raises:
         UserError: with the number of problems, after everything is printed and written.
     """
-    if count := explore(dataset_dir, output_dir, datalist, absolute_paths):
+    if count := explore(dataset_dir, output_dir, datalist, allow_outside):
         raise UserError(f"{count} problem{'s' * (count != 1)} in {datalist or dataset_dir}, listed above")
 
 
-def list_entries(dataset_dir: str | Path, datalist: str | Path, absolute_paths: bool | str) -> Mapping[str, Sequence[dict]]:
+def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: bool | str) -> Mapping[str, Sequence[dict]]:
     """Entries by split. Without a datalist the split is "-" and the source is the scan's folder."""
     default = Path(dataset_dir) / "datalist.json"
     if datalist or default.is_file():
-        return read_datalist(datalist or default, dataset_dir, must_exist=False, absolute_paths=absolute_paths)
+        return read_datalist(datalist or default, dataset_dir, must_exist=False, allow_outside=allow_outside)
     found = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
     return {"-": [{"source": path.parent.name, "image": str(path), "label": find_label(path)} for path in found]}
 

@@ -280,13 +280,13 @@ def test_no_path_leads_out_of_dataset_dir(tmp_path, key):
     for path in ("../out.nii", "in/../../out.nii", str(tmp_path / "out.nii"), "../data_too/a.nii"):
         write(datalist, {"training": [{**inside, key: path}]})
         resolved = os.path.normpath(data / path)
-        message = f"{datalist}: {key} {resolved} lies outside dataset_dir ({data}). If it is meant to, set --absolute_paths True."
+        message = f"{datalist}: {key} {resolved} lies outside dataset_dir ({data}). If it is meant to, set --allow_outside True."
         with fails(message):
             split_entries(datalist, data, "training")
         with fails(message):
             inference_entries(data, datalist)
-        assert read_datalist(datalist, data, absolute_paths="True")["training"][0][key] == resolved
-        assert len(inference_entries(data, datalist, absolute_paths=True)) == 1
+        assert read_datalist(datalist, data, allow_outside="True")["training"][0][key] == resolved
+        assert len(inference_entries(data, datalist, allow_outside=True)) == 1
 
 
 # what to segment

@@ -118,7 +118,7 @@ def test_bad_labels_end_the_training_before_it_begins(cohort, tmp_path, change, 
             datalist=str(tmp_path / "list.json"),
             output_dir=str(tmp_path / "out"),
             epochs=1,
-            absolute_paths=True,
+            allow_outside=True,
         )
 
 
