@@ -10,8 +10,12 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.errors import UserError
+from scripts.command import is_command
+from scripts.errors import CallError, similar_path
 from scripts.files import write_whole
+from scripts.interruption import Interruption, StoppedError
+from scripts.preflight import load_weights
+from scripts.sampling import SeededSampler
 
 
 class OnCpu:
@@ -54,12 +58,13 @@ class PretrainedWeights:
     def load(self, engine: Engine) -> None:
         """
         Raises:
-            UserError: if the layers of the file have other names, or most have other sizes: weights of another network.
+            CallError: if the layers of the file have other names, or most have other sizes: weights of another network.
         """
-        state, own = torch.load(self.path, map_location="cpu", weights_only=True), self.network.state_dict()
+        state, own = load_weights(self.path), self.network.state_dict()
+        state = state.get("model", state)  # of a last.pt
         fitting = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
         if state.keys() != own.keys() or 2 * len(fitting) < len(own):
-            raise UserError(f"{self.path}: weights of another network, {len(fitting)} of {len(own)} layers fit; give its --network_def")
+            raise CallError(f"{self.path}: weights of another network, {len(fitting)} of {len(own)} layers fit; give its --network_def")
         self.network.load_state_dict(fitting, strict=False)
         for name in sorted(own.keys() - fitting.keys()):
             sizes = f"{tuple(state[name].shape)} there, {tuple(own[name].shape)} here"
@@ -67,11 +72,15 @@ class PretrainedWeights:
 
 
 class ResumableCheckpoint:
-    """Write `last.pt` after every epoch; with `resume`, start from it.
+    """Write `last.pt` after every epoch, and when Ctrl-C or SIGTERM ends the run; with `resume`, start from it.
 
     MONAI's `CheckpointSaver` cannot hold the trainer itself (a circular reference in the config) and numbers its files; this handler
     has the trainer at hand when it is attached. The file is replaced as a whole. It holds plain tensors and numbers only, so that it
     loads with `weights_only=True`.
+
+    What is random comes from the seed and the step (`scripts.sampling`), so that both are the whole random state. A run that is
+    stopped within an epoch goes on with the next step of that epoch. During a validation, whose outcome belongs to the checkpoint, it
+    is stopped after that.
 
     Args:
         path: the file.
@@ -85,11 +94,15 @@ class ResumableCheckpoint:
         self.save_dict = dict(save_dict)
         self.best_saver = best_saver
         self.resume = resume
+        self.interruption = Interruption()
 
     def attach(self, engine: Engine) -> None:
         if self.resume:
             engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        if is_command():
+            engine.add_event_handler(Events.STARTED, self.interruption.listen)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.end_step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.end_epoch)
 
     def _objects(self, engine: Engine) -> dict[str, Any]:
         objects = {"trainer": engine, **self.save_dict}
@@ -102,17 +115,57 @@ class ResumableCheckpoint:
             states = {name: o.state_dict() for name, o in self._objects(engine).items()}
             write_whole(self.path, lambda partial: torch.save(states, partial))
 
+    def end_step(self, engine: Engine) -> None:
+        if self.interruption.asked and engine.state.iteration % engine.state.epoch_length:  # else the validation comes first
+            self.save(engine)
+            self._stop(engine)
+
+    def end_epoch(self, engine: Engine) -> None:
+        self.save(engine)
+        if self.interruption.asked and engine.state.epoch < engine.state.max_epochs and not engine.should_terminate:
+            self._stop(engine)
+
+    def _stop(self, engine: Engine) -> None:
+        """
+        Raises:
+            StoppedError: always.
+        """
+        place = f"stopped in epoch {engine.state.epoch} of {engine.state.max_epochs}, step {engine.state.iteration}"
+        raise StoppedError(f"{place}. The same command with --resume {self.path.parent} goes on.", self.interruption.asked)
+
     def load(self, engine: Engine) -> None:
         """
         Raises:
-            UserError: if the file is missing or its run is over.
+            CallError: if the file is missing, its run is over, or an epoch of it had another number of steps.
+            UserError: if the file is damaged, or holds more than a checkpoint.
         """
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: nothing to resume. --resume takes the output_dir of an earlier run.")
-        epochs = engine.state.max_epochs
-        states = torch.load(self.path, map_location="cpu", weights_only=True)
-        for name, o in self._objects(engine).items():
+        check_resume(self.path.parent)
+        epochs, steps = engine.state.max_epochs, engine.state.epoch_length
+        states = load_weights(self.path)
+        objects = self._objects(engine)
+        if objects.keys() - states.keys():
+            lacking = ", ".join(sorted(objects.keys() - states.keys()))
+            raise CallError(f"{self.path}: has no {lacking}, an earlier version wrote it. Start anew, with --pretrained {self.path}")
+        if steps not in (None, states["trainer"]["epoch_length"]):
+            before = states["trainer"]["epoch_length"]
+            raise CallError(
+                f"{self.path}: an epoch of its run has {before} steps, not {steps}. Resume with the same scans and --batch_size."
+            )
+        for name, o in objects.items():
             o.load_state_dict(states[name])
         if engine.state.epoch >= epochs:
-            raise UserError(f"{self.path}: its run has done {engine.state.epoch} epochs already; set --epochs above that")
+            raise CallError(f"{self.path}: its run has done {engine.state.epoch} epochs already; set --epochs above that")
         engine.state.max_epochs = epochs
+        loader = engine.state.dataloader
+        if isinstance(getattr(loader, "sampler", None), SeededSampler):
+            loader.sampler.skip = engine.state.iteration % engine.state.epoch_length * loader.batch_size
+
+
+def check_resume(folder: str | Path) -> None:
+    """
+    Raises:
+        CallError: if there is no `last.pt` in `folder`.
+    """
+    path = Path(folder) / "last.pt"
+    if not path.is_file():
+        raise CallError(f"{path}: nothing to resume. --resume takes the output_dir of an earlier run.{similar_path(path.parent)}")

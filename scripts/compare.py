@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from scripts.errors import UserError
+from scripts.errors import CallError, UserError
 from scripts.handlers import FORMATS
 from scripts.tables import aligned
 
@@ -34,7 +34,7 @@ def compare(before: str | Path, after: str | Path) -> list[list[str]]:
 
 def _read(path: str | Path) -> dict[tuple[str, str], dict]:
     if not Path(path).is_file():
-        raise UserError(f"compare needs --before and --after, the metrics.json of two evaluations; '{path}' is not a file")
+        raise CallError(f"compare needs --before and --after, the metrics.json of two evaluations; '{path}' is not a file")
     return {(row["source"], row["group"]): row for row in json.loads(Path(path).read_text(encoding="utf-8"))["by_source"]}
 
 

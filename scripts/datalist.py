@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scripts.errors import UserError
+from scripts.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.files import write_whole
 from scripts.labels import channels_from_verse, encode, label_table
 from scripts.preflight import is_true
@@ -65,11 +65,11 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     that cannot be looked into, which are for the reader to complain about.
 
     Raises:
-        UserError: if the folder does not exist or holds no scan.
+        CallError: if the folder does not exist or holds no scan.
     """
     root = Path(dataset_dir)
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.")
+        raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.{similar_path(root)}")
     found: list[Path] = []
     closed: list[OSError] = []
     for folder, subfolders, files in os.walk(root, onerror=closed.append):
@@ -80,7 +80,7 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
             found.append(Path(folder))
     found += [Path(error.filename) for error in closed]
     if not found:
-        raise UserError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.")
+        raise CallError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.")
     return sorted(found)
 
 
@@ -113,16 +113,17 @@ def read_datalist(
         datalist: JSON file.
         dataset_dir: the folder that its paths start from.
         must_exist: whether a listed file that does not exist is an error.
-        allow_outside: whether files may lie outside `dataset_dir`, by an absolute path or by `..`.
+        allow_outside: whether files may lie outside `dataset_dir`, by an absolute path or by `..`. Links within the folder are
+            followed wherever they lead.
 
     Raises:
-        UserError: if the file is missing, is not JSON, has no list of entries, or names a file that does not exist or lies outside.
+        CallError: if the file is missing.
+        UserError: if it is not JSON, has no list of entries, or names a file that does not exist or lies outside.
     """
     datalist, root = Path(datalist), Path(dataset_dir).absolute()
     if not datalist.is_file():
-        raise UserError(
-            f"{datalist}: no such datalist. Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml"
-        )
+        hint = "Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml"
+        raise CallError(f"{datalist}: no such datalist. {hint}{similar_path(datalist)}")
     try:
         content = json.loads(datalist.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -167,31 +168,49 @@ def training_entries(
         allow_outside: see `read_datalist`.
 
     Raises:
-        UserError: as `split_entries`, and for a source that no scan has.
+        CallError, UserError: as `split_entries`, for a source that no scan has, and for a patient in two splits.
     """
-    entries = split_entries(datalist, dataset_dir, "training", allow_outside)
-    for folder in also:
-        entries += split_entries(Path(folder) / "datalist.json", folder, "training", allow_outside)
+    entries = []
+    for file, folder in [(datalist, dataset_dir), *((Path(folder) / "datalist.json", folder) for folder in also)]:
+        entries += split_entries(file, folder, "training", allow_outside)
+        splits = read_datalist(file, folder, must_exist=False, allow_outside=allow_outside)
+        if problems := patients_in_two_splits({split: splits.get(split, []) for split in SPLITS}):  # other splits train and choose nothing
+            raise UserError("\n".join(f"{file}: {problem}" for problem in problems))
     repeat = repeat or {}
     sources = {e["source"] for e in entries if e.get("source")}
     if any(not isinstance(n, int) or n < 0 for n in repeat.values()):
-        raise UserError(f"repeat: whole numbers are needed, got {repeat}")
+        raise CallError(f"repeat: whole numbers are needed, got {repeat}")
     if set(repeat) - sources:
-        raise UserError(
+        raise CallError(
             f"repeat: no training scan has the source {', '.join(sorted(set(repeat) - sources))}; there is {', '.join(sorted(sources))}"
         )
     return [entry for entry in entries for _ in range(repeat.get(entry.get("source", ""), 1))]
+
+
+def patients_in_two_splits(splits: Mapping[str, Sequence[dict]]) -> list[str]:
+    """A problem for each patient whose scans are in more than one split."""
+    of_patient: dict[str, dict[str, str]] = defaultdict(dict)
+    for split, entries in splits.items():
+        for entry in entries:
+            if entry.get("patient"):
+                of_patient[entry["patient"]].setdefault(split, entry["image"])
+    return [
+        f"{next(iter(of.values()))}: patient {patient} is in the splits {' and '.join(of)}. Keep a patient's scans in one split."
+        for patient, of in of_patient.items()
+        if len(of) > 1
+    ]
 
 
 def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, allow_outside: bool | str = False) -> list[dict]:
     """Labelled entries of one split, for training and evaluation; for `allow_outside` see `read_datalist`.
 
     Raises:
-        UserError: if the split is missing or empty, or an entry has no label.
+        CallError: if the datalist or the split is missing or empty.
+        UserError: as `read_datalist`, and if an entry has no label.
     """
     splits = read_datalist(datalist, dataset_dir, allow_outside=allow_outside)
     if not splits.get(split):
-        raise UserError(f"{datalist}: no scans under '{split}'; it has {', '.join(splits)}")
+        raise CallError(f"{datalist}: no scans under '{split}'; it has {', '.join(splits)}.{did_you_mean(split, splits)}")
     for entry in splits[split]:
         if not entry.get("label"):
             raise UserError(f"{datalist}: {entry['image']} under '{split}' has no label")
@@ -206,23 +225,24 @@ def inference_entries(
     A listed scan that does not exist is left to the reader, unless none of them does. For `allow_outside` see `read_datalist`.
 
     Raises:
-        UserError: if nothing is there to be segmented.
+        CallError: if nothing is there to be segmented.
+        UserError: as `read_datalist`.
     """
     if split and not datalist:
-        raise UserError(f"--split {split} picks a part of a datalist: set --datalist too")
+        raise CallError(f"--split {split} picks a part of a datalist: set --datalist too")
     if image:
         if not Path(image).exists():
-            raise UserError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.")
+            raise CallError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.{similar_path(image)}")
         return [{"image": str(Path(image).absolute())}]
     if datalist:
         splits = read_datalist(datalist, dataset_dir, must_exist=False, allow_outside=allow_outside)
         if split and split not in splits:
-            raise UserError(f"{datalist}: no split '{split}'; it has {', '.join(splits)}")
+            raise CallError(f"{datalist}: no split '{split}'; it has {', '.join(splits)}.{did_you_mean(split, splits)}")
         images = dict.fromkeys(entry["image"] for name, entries in splits.items() if split in ("", name) for entry in entries)
         if not images:
-            raise UserError(f"{datalist}: no scans under '{split}'")
+            raise CallError(f"{datalist}: no scans under '{split}'")
         if not any(Path(path).exists() for path in images):
-            raise UserError(f"{datalist}: {next(iter(images))} does not exist, nor does any other. Is dataset_dir ({dataset_dir}) right?")
+            raise CallError(f"{datalist}: {next(iter(images))} does not exist, nor does any other. Is dataset_dir ({dataset_dir}) right?")
         return [{"image": path} for path in images]
     return [{"image": str(path.absolute())} for path in find_images(dataset_dir) if not is_in_label_folder(path)]
 
@@ -255,10 +275,10 @@ def prepare(
     from monai.transforms import LoadImage  # here: MONAI takes seconds to import, and everything else in this module does without
 
     if Path(datalist).exists() and not is_true(overwrite):
-        raise UserError(f"{datalist}: exists already; set --overwrite True to replace it")
+        raise CallError(f"{datalist}: exists already; set --overwrite True to replace it")
     patient_pattern = patient_pattern or PATIENT_PATTERN
     if not re.compile(patient_pattern).groups:
-        raise UserError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
+        raise CallError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
     root = Path(dataset_dir)
     load = LoadImage(image_only=True)
     patients: dict[str, list[dict]] = defaultdict(list)

@@ -14,7 +14,7 @@ from ignite.engine import Events
 from monai.engines import Evaluator
 from torch.utils.data import Sampler
 
-from scripts.errors import UserError
+from scripts.errors import CallError
 
 TIMEOUT = timedelta(hours=1)  # for a process that still reads its scans; one that dies is noticed at once
 
@@ -23,17 +23,17 @@ def start() -> None:
     """Join the other processes that `torchrun` started, and take this process's GPU where there are any.
 
     Raises:
-        UserError: without `torchrun`, or with more processes than GPUs on this machine.
+        CallError: without `torchrun`, or with more processes than GPUs on this machine.
     """
     if "LOCAL_RANK" not in os.environ:
-        raise UserError("a multi_gpu config runs under torchrun: torchrun --nproc_per_node=2 -m monai.bundle run ...")
+        raise CallError("a multi_gpu config runs under torchrun: torchrun --nproc_per_node=2 -m monai.bundle run ...")
     if not dist.is_initialized():
         dist.init_process_group(backend="nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     idist.sync()
     if torch.cuda.is_available():
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
-            raise UserError(f"{torch.cuda.device_count()} GPUs here, but more processes: lower --nproc_per_node")
+            raise CallError(f"{torch.cuda.device_count()} GPUs here, but more processes: lower --nproc_per_node")
         torch.cuda.set_device(local)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,11 @@ from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
 from scripts import figures
-from scripts.datalist import case_name, find_images, find_label, is_in_label_folder, read_datalist
+from scripts.check_labels import label_problems
+from scripts.datalist import case_name, find_images, find_label, is_in_label_folder, patients_in_two_splits, read_datalist
 from scripts.errors import UserError
 from scripts.files import write_whole
-from scripts.labels import channels_from_verse, encode, label_table
+from scripts.labels import anatomical_order, channels_from_verse, encode, label_table
 from scripts.tables import aligned
 from scripts.volumes import Volume, grid_mismatch, read_volume
 
@@ -50,7 +51,7 @@ class Scan:
         return case_name(self.image)
 
 
-def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "") -> int:
+def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "", allow_outside: bool | str = False) -> int:
     """Describe a dataset and find its problems.
 
     Prints a table of scans, totals and the problems, and writes `explore.csv` (a row per scan; volumes in ml) and `explore.png`. One
@@ -61,6 +62,7 @@ def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Pat
         output_dir: created if missing.
         datalist: JSON file with the splits; empty: `datalist.json` in `dataset_dir`, or, without one, all scans there and below, paired
             with labels by name.
+        allow_outside: see `read_datalist`.
 
     Returns:
         The number of problems.
@@ -68,8 +70,9 @@ def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Pat
     Raises:
         UserError: if the folder or the datalist itself cannot be used.
     """
-    entries = list_entries(dataset_dir, datalist)
-    problems = patients_in_two_splits(entries)
+    splits = list_entries(dataset_dir, datalist, allow_outside)
+    problems = patients_in_two_splits(splits)
+    entries = [{"split": split, **entry} for split, entries in splits.items() for entry in entries]
     scans: list[Scan] = []
     seen: dict[str, Path] = {}
     for entry in tqdm(entries, desc="explore", unit="scan"):
@@ -87,37 +90,23 @@ def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Pat
     return len(problems)
 
 
-def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "") -> None:
+def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "", allow_outside: bool | str = False) -> None:
     """`explore` as a bundle command, which fails if there are problems.
 
     Raises:
         UserError: with the number of problems, after everything is printed and written.
     """
-    if count := explore(dataset_dir, output_dir, datalist):
+    if count := explore(dataset_dir, output_dir, datalist, allow_outside):
         raise UserError(f"{count} problem{'s' * (count != 1)} in {datalist or dataset_dir}, listed above")
 
 
-def list_entries(dataset_dir: str | Path, datalist: str | Path) -> list[dict]:
-    """Entries of all splits, each with its `split`. Without a datalist the split is "-" and the source is the scan's folder."""
+def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: bool | str) -> Mapping[str, Sequence[dict]]:
+    """Entries by split. Without a datalist the split is "-" and the source is the scan's folder."""
     default = Path(dataset_dir) / "datalist.json"
     if datalist or default.is_file():
-        splits = read_datalist(datalist or default, dataset_dir, must_exist=False)
-        return [{"split": split, **entry} for split, entries in splits.items() for entry in entries]
+        return read_datalist(datalist or default, dataset_dir, must_exist=False, allow_outside=allow_outside)
     found = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
-    return [{"split": "-", "source": path.parent.name, "image": str(path), "label": find_label(path)} for path in found]
-
-
-def patients_in_two_splits(entries: Iterable[dict]) -> list[str]:
-    """A problem for each patient whose scans are in more than one split."""
-    splits: dict[str, dict[str, str]] = defaultdict(dict)
-    for entry in entries:
-        if entry.get("patient"):
-            splits[entry["patient"]].setdefault(entry["split"], entry["image"])
-    return [
-        f"{next(iter(of.values()))}: patient {patient} is in the splits {' and '.join(of)}. Keep a patient's scans in one split."
-        for patient, of in splits.items()
-        if len(of) > 1
-    ]
+    return {"-": [{"source": path.parent.name, "image": str(path), "label": find_label(path)} for path in found]}
 
 
 def examine(entry: dict, seen: dict[str, Path]) -> Scan:
@@ -175,28 +164,17 @@ def check_label(label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarr
         grid: shape and affine of the image; None if that could not be read.
         labelled: VerSe numbers that the datalist says are annotated; None if it does not say.
     """
-    where, problems = str(scan.label), []
-    if grid and (mismatch := grid_mismatch(*grid, label.data.shape, label.affine)):
-        problems.append(f"{where}: not on the grid of {scan.image} ({mismatch}). Resample it to the image by nearest neighbour.")
-    channels = encode(label.data, where)
+    where = str(scan.label)
+    channels, problems = label_problems(label, where, scan.image, grid)
     counts = np.bincount(channels.ravel(), minlength=len(label_table()))
     voxel_ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000
     scan.volume_ml = {int(c): float(counts[c] * voxel_ml) for c in np.flatnonzero(counts) if c}
-    if not scan.volume_ml:
-        problems.append(f"{where}: no foreground. Label it or remove 'label' from its entry.")
     if labelled is not None:
         missing = [label_table()[c] for c in sorted(set(scan.volume_ml) - set(channels_from_verse(labelled, where)))]
         if missing:
             names = ", ".join(f"{s.verse} ({s.name})" for s in missing)
             problems.append(f"{where}: holds {names}, which 'labelled' does not list. Add to 'labelled' or erase.")
     return problems
-
-
-def anatomical_order() -> list[int]:
-    """Channels from head to feet: each body, then the disc below it. L5/S1 comes before L6."""
-    table = label_table()[1:]
-    bodies = [s.name for s in table if not s.is_disc]
-    return [s.channel for s in sorted(table, key=lambda s: (bodies.index(s.name.split("/")[0]), s.is_disc))]
 
 
 def write_csv(scans: Iterable[Scan], path: Path) -> None:

@@ -17,7 +17,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy import ndimage
 
 from scripts.datalist import case_name
-from scripts.errors import UserError
+from scripts.errors import CallError, UserError
 from scripts.files import write_whole
 from scripts.labels import encode, label_table
 from scripts.volumes import grid_mismatch, read_volume
@@ -302,7 +302,7 @@ def visualize(
         UserError: for unreadable files, different grids or unknown label values.
     """
     if not image or not prediction:
-        raise UserError("visualize needs --image, a scan, and --prediction, its mask")
+        raise CallError("visualize needs --image, a scan, and --prediction, its mask")
     scan = read_volume(image)
     labels = []
     for path, scheme in ((prediction, label_scheme), (reference, "verse")):

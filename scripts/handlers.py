@@ -86,10 +86,10 @@ class FinalValidation:
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.COMPLETED, self.validate)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.validate)  # a checkpoint written after it holds its outcome
 
     def validate(self, engine: Engine) -> None:
-        if engine.state.epoch % self.interval:
+        if engine.state.epoch == engine.state.max_epochs and engine.state.epoch % self.interval:
             self.validator.run(engine.state.epoch)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.errors import UserError
+from scripts.errors import CallError, UserError, did_you_mean, similar_path
 
 METADATA_FILE = Path(__file__).resolve().parents[1] / "configs" / "metadata.json"
 SCHEMES = ("verse", "channel", "spider", "totalspineseg")
@@ -49,7 +49,8 @@ def use_table(path: str = "") -> None:
     bottom, discs from top to bottom, each with `channel`, `name` and `verse`, the number in the label files.
 
     Raises:
-        UserError: if the file is missing or its table does not hold together.
+        CallError: if the file is missing or holds no table.
+        UserError: if its table does not hold together.
     """
     os.environ.pop(OWN_TABLE, None)
     if path:
@@ -72,7 +73,8 @@ def _read_table(path: str) -> tuple[Structure, ...]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         table = tuple(Structure(**row) for row in (content["labels"] if isinstance(content, dict) else content))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no label table there ({error}). It is a list like 'labels' in {METADATA_FILE}.") from None
+        near = "" if Path(path).exists() else similar_path(path)
+        raise CallError(f"{path}: no label table there ({error}). It is a list like 'labels' in {METADATA_FILE}.{near}") from None
     if [s.channel for s in table] != list(range(len(table))) or len(table) < 2:
         raise UserError(f"{path}: the channels of 'labels' must count 0, 1, 2, ... in order")
     for field in ("name", "verse"):
@@ -91,6 +93,13 @@ def structure(name: str) -> Structure:
     return {s.name: s for s in label_table()}[name]
 
 
+def anatomical_order() -> list[int]:
+    """Channels from head to feet: each body, then the disc below it. L5/S1 comes before L6."""
+    table = label_table()[1:]
+    bodies = [s.name for s in table if not s.is_disc]
+    return [s.channel for s in sorted(table, key=lambda s: (bodies.index(s.name.split("/")[0]), s.is_disc))]
+
+
 def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> np.ndarray:
     """Label values of a file -> channel indices (uint8), same shape.
 
@@ -102,7 +111,8 @@ def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> n
         scheme: of the values.
 
     Raises:
-        UserError: for an unknown scheme, and for fractional values or values that the scheme does not hold.
+        CallError: for an unknown scheme.
+        UserError: for fractional values or values that the scheme does not hold.
     """
     check_scheme(scheme)
     integers = values if np.issubdtype(values.dtype, np.integer) else np.rint(values).astype(np.int64)
@@ -143,10 +153,10 @@ def _channels_of(values: Iterable[int], where: str, scheme: str) -> list[int]:
 def check_scheme(scheme: str) -> None:
     """
     Raises:
-        UserError: if `scheme` is none of `SCHEMES`.
+        CallError: if `scheme` is none of `SCHEMES`.
     """
     if scheme not in SCHEMES:
-        raise UserError(f"label_scheme '{scheme}' does not exist; choose one of {', '.join(SCHEMES)}")
+        raise CallError(f"label scheme '{scheme}' does not exist; choose one of {', '.join(SCHEMES)}.{did_you_mean(str(scheme), SCHEMES)}")
 
 
 def decode(channels: np.ndarray, scheme: str) -> np.ndarray:
@@ -156,7 +166,7 @@ def decode(channels: np.ndarray, scheme: str) -> np.ndarray:
     SPIDER has no number for S1: it becomes background there.
 
     Raises:
-        UserError: for an unknown `scheme`.
+        CallError: for an unknown `scheme`.
     """
     check_scheme(scheme)
     values = np.zeros(len(label_table()), np.int16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from scripts.errors import UserError
+from scripts.errors import CallError, UserError
 from scripts.files import write_whole
 from scripts.handlers import FORMATS
 from scripts.labels import METADATA_FILE
@@ -35,7 +35,7 @@ def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
     """
     metrics_file, docs_dir = Path(metrics_file), Path(docs_dir)
     if not isinstance(name, str) or not name or not metrics_file.is_file():  # the command line reads `a, b` as a list
-        raise UserError(f"record needs --name and --metrics, the metrics.json of an evaluation; got '{name}' and '{metrics_file}'")
+        raise CallError(f"record needs --name and --metrics, the metrics.json of an evaluation; got '{name}' and '{metrics_file}'")
     results_file, card_file = docs_dir / "results.json", docs_dir / "README.md"
     results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.is_file() else {}
     version = json.loads(METADATA_FILE.read_text())["version"]

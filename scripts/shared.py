@@ -7,20 +7,20 @@ from typing import Any
 
 from monai.bundle import ConfigParser, load_bundle_config
 
-from scripts.errors import UserError
+from scripts.errors import CallError
 
 
 def inference_config(bundle_root: str, **overrides: Any) -> ConfigParser:
     """The parsed `configs/inference.yaml` with some of its top-level values replaced.
 
     Raises:
-        UserError: if `bundle_root` is not this bundle, or an override names a key that inference.yaml does not have.
+        CallError: if `bundle_root` is not this bundle, or an override names a key that inference.yaml does not have.
     """
     if not (Path(bundle_root) / "configs" / "inference.yaml").is_file():
-        raise UserError(f"{bundle_root}: no configs/inference.yaml there. Set --bundle_root to the bundle's folder.")
+        raise CallError(f"{bundle_root}: no configs/inference.yaml there. Set --bundle_root to the bundle's folder.")
     parser = load_bundle_config(bundle_root, "inference.yaml")
     unknown = set(overrides) - set(parser.config)
     if unknown:
-        raise UserError(f"inference.yaml has no {', '.join(sorted(unknown))}")
+        raise CallError(f"inference.yaml has no {', '.join(sorted(unknown))}")
     parser.update(overrides)
     return parser

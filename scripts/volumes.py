@@ -138,6 +138,23 @@ def _check_kind(path: Path, shape: Sequence[int], series: bool, colour: bool) ->
         raise ScanError(path, f"has the shape {tuple(int(n) for n in shape)}", "Export one 3-D volume.")
 
 
+def read_grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine of a scan; of a NIfTI file the header alone is read.
+
+    Raises:
+        UserError: as `read_volume`.
+    """
+    if str(path).lower().endswith((".nii", ".nii.gz")):
+        try:
+            image = nib.load(path)
+        except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
+            image = None  # `read_volume` says what is wrong
+        if image is not None and len(image.shape) >= 3 and all(n == 1 for n in image.shape[3:]):
+            return image.shape[:3], image.affine
+    volume = read_volume(path)
+    return volume.data.shape, volume.affine
+
+
 def grid_mismatch(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> str:
     """Why two volumes are not on one grid, in words; empty if they are."""
     if tuple(shape) != tuple(other_shape):

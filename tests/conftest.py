@@ -25,7 +25,9 @@ for part in ("coarse", "fine"):
     NETWORK |= {f"network_def::{part}::{k}": v for k, v in {"channels": [16, 32, 48, 64], "strides": [2, 2, 2], "num_res_units": 1}.items()}
 SMALL = {"bundle_root": str(BUNDLE), "num_workers": 0, **WORKING_GRID, **NETWORK}
 EPOCHS = 240  # of one step each
-NO_AUGMENTATION = dict.fromkeys(("rotate", "scale", "flip_prob", "bend", "intensity_prob", "contrast_prob", "invert_prob", "thick_prob"), 0.0)
+NO_AUGMENTATION = dict.fromkeys(
+    ("rotate", "scale", "flip_prob", "bend", "intensity_prob", "contrast_prob", "invert_prob", "thick_prob"), 0.0
+)
 
 
 def run_bundle(config_file: str | list[str], run_id: str = "run", **overrides) -> None:

@@ -52,7 +52,7 @@ def test_multi_gpu_overlay_parses_from_a_foreign_folder(cohort, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     workflow = ConfigWorkflow([TRAIN, MULTI_GPU], workflow_type="train", **SMALL, dataset_dir=str(cohort), output_dir=str(tmp_path))
     assert workflow.parser.get_parsed_content("device") == torch.device("cpu")
-    assert workflow.parser["train::sampler"]["even_divisible"] is True
+    assert workflow.parser["validate::sampler"]["never_empty"] is True
 
 
 def test_network_is_one_and_the_same():
@@ -108,7 +108,7 @@ def test_every_knob_has_a_comment(name):
 def test_every_knob_that_changes_masks_makes_a_scan_undone():
     config = ConfigParser.load_config_file(INFERENCE)
     knobs = {k for k, v in config.items() if k not in INTERFACE and not isinstance(v, dict)} - {"network"}
-    where = {"bundle_root", "dataset_dir", "datalist", "split", "allow_outside", "image", "output_dir", "figures", "overwrite"}
+    where = {"bundle_root", "dataset_dir", "datalist", "split", "allow_outside", "image", "output_dir", "figures", "overwrite", "debug"}
     machine = {"device", "num_workers", "sw_batch_size"}
     looked_at_otherwise = {"ckpt_path", "labels", "keys"}  # the files' contents, and what train.yaml alone changes
     assert knobs - where - machine - looked_at_otherwise <= set(config["done"]["settings"])

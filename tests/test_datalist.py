@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from itertools import chain
 from pathlib import Path
@@ -204,23 +205,6 @@ def test_bad_entries(tmp_path, entry, message):
         read_datalist(datalist, tmp_path)
 
 
-def test_a_datalist_stays_in_its_folder(tmp_path):
-    data = touch(tmp_path / "data", "a.nii", "x/b.nii")
-    touch(tmp_path, "c.nii")
-    for inside in ("x/../a.nii", f"{data}/a.nii"):
-        assert read_datalist(write(tmp_path / "list.json", {"training": [{"image": inside}]}), data)["training"] == [
-            {"image": f"{data}/a.nii"}
-        ]
-    for entry in ({"image": "../c.nii"}, {"image": "a.nii", "label": f"{tmp_path}/c.nii"}, {"image": "x/../../c.nii"}):
-        datalist = write(tmp_path / "list.json", {"training": [entry]})
-        key = list(entry)[-1]
-        message = f"{datalist}: {key} {tmp_path}/c.nii lies outside dataset_dir ({data}). Set --allow_outside True if it may."
-        for read in (read_datalist, lambda *paths: split_entries(*paths, "training"), lambda *paths: inference_entries(*reversed(paths))):
-            with fails(message):
-                read(datalist, data)
-        assert read_datalist(datalist, data, allow_outside="True")["training"][0][key] == f"{tmp_path}/c.nii"
-
-
 def test_bad_labelled(tmp_path):
     datalist = write(touch(tmp_path, "a.nii") / "list.json", {"training": [{"image": "a.nii", "labelled": [20, 99]}]})
     with pytest.raises(UserError, match=rf"list.json: 'labelled' of {tmp_path}/a.nii: unknown label values \[99\]\. The label scheme"):
@@ -240,7 +224,8 @@ def test_split_entries(tmp_path):
     with fails(f"{datalist}: {tmp_path}/b.nii under 'validation' has no label"):
         split_entries(datalist, tmp_path, "validation")
     for split in ("testing", "test"):
-        with fails(f"{datalist}: no scans under '{split}'; it has training, validation, testing"):
+        near = " Did you mean testing?"
+        with fails(f"{datalist}: no scans under '{split}'; it has training, validation, testing.{near}"):
             split_entries(datalist, tmp_path, split)
 
 
@@ -248,7 +233,7 @@ def test_training_entries(tmp_path):
     def cohort(name: str, sources: dict[str, str]) -> Path:
         entries = [{"image": f"{case}.nii", "label": f"{case}_seg.nii", **({"source": s} if s else {})} for case, s in sources.items()]
         touch(tmp_path / name, *[e[k] for e in entries for k in ("image", "label")])
-        write(tmp_path / name / "datalist.json", {"training": entries, "validation": entries[:1]})
+        write(tmp_path / name / "datalist.json", {"training": entries, "validation": []})
         return tmp_path / name
 
     def cases(**options) -> list[str]:
@@ -268,8 +253,41 @@ def test_training_entries(tmp_path):
     with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path / 'datalist.json'))}: no such datalist"):
         cases(also=[tmp_path])
     write(third / "datalist.json", {"validation": [{"image": "a.nii", "label": "a_seg.nii"}]})
-    with fails(f"{third / 'datalist.json'}: no scans under 'training'; it has validation"):
+    with fails(f"{third / 'datalist.json'}: no scans under 'training'; it has validation."):
         cases(also=[third])
+
+
+def test_a_patient_in_two_splits_is_not_trained_on(tmp_path):
+    touch(tmp_path, "a.nii", "b.nii", "c.nii", "seg.nii")
+    a, b, c = ({"image": f"{name}.nii", "label": "seg.nii", "patient": patient} for name, patient in zip("abc", ("p1", "p1", "p2")))
+    datalist = write(tmp_path / "list.json", {"training": [a, c], "testing": [b]})
+    problem = f"{tmp_path}/a.nii: patient p1 is in the splits training and testing. Keep a patient's scans in one split."
+    with fails(f"{datalist}: {problem}"):
+        training_entries(datalist, tmp_path)
+    write(datalist, {"training": [a, b], "testing": [c], "a_part": [a]})
+    assert len(training_entries(datalist, tmp_path)) == 2
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_no_path_leads_out_of_dataset_dir(tmp_path, key):
+    data = touch(tmp_path / "data", "in/a.nii", "in/..b.nii")
+    touch(tmp_path, "out.nii", "data_too/a.nii")
+    (data / "link.nii").symlink_to(tmp_path / "out.nii")
+    inside = {"image": "in/a.nii", "label": "in/..b.nii"}
+    datalist = tmp_path / "list.json"
+    for path in ("link.nii", "in/../link.nii", str(data / "in" / "a.nii")):  # who can link within the folder, owns it
+        write(datalist, {"training": [{**inside, key: path}]})
+        assert len(read_datalist(datalist, data)["training"]) == 1
+    for path in ("../out.nii", "in/../../out.nii", str(tmp_path / "out.nii"), "../data_too/a.nii"):
+        write(datalist, {"training": [{**inside, key: path}]})
+        resolved = os.path.normpath(data / path)
+        message = f"{datalist}: {key} {resolved} lies outside dataset_dir ({data}). Set --allow_outside True if it may."
+        with fails(message):
+            split_entries(datalist, data, "training")
+        with fails(message):
+            inference_entries(data, datalist)
+        assert read_datalist(datalist, data, allow_outside="True")["training"][0][key] == resolved
+        assert len(inference_entries(data, datalist, allow_outside=True)) == 1
 
 
 # what to segment
@@ -301,7 +319,7 @@ def test_inference_entries_errors(tmp_path):
     datalist = write(tmp_path / "list.json", {"training": [{"image": "a.nii"}], "validation": []})
     with fails(f"{tmp_path}/b.nii: no such file. --image takes one scan or a folder with a DICOM series."):
         inference_entries(tmp_path, datalist, tmp_path / "b.nii")
-    with fails(f"{datalist}: no split 'test'; it has training, validation"):
+    with fails(f"{datalist}: no split 'test'; it has training, validation."):
         inference_entries(tmp_path, datalist, split="test")
     with pytest.raises(UserError, match="no such datalist"):
         inference_entries(tmp_path, tmp_path / "no.json")

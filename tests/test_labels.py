@@ -63,7 +63,7 @@ def test_spider_counts_from_the_lowest_vertebra(names, expected):
         ([-1, 20], "verse", r"a.nii: unknown label values \[-1\]"),
         ([20, 1000], "verse", r"a.nii: unknown label values \[1000\]"),
         ([0, 77], "spider", r"a.nii: unknown label values \[77\]. The label scheme 'spider' has 1 = L5"),
-        ([0], "verso", r"label_scheme 'verso' does not exist; choose one of verse, channel, spider, totalspineseg"),
+        ([0], "verso", r"label scheme 'verso' does not exist; choose one of verse, channel, spider, totalspineseg. Did you mean verse\?"),
     ],
 )
 def test_bad_values(values, scheme, message):
@@ -72,7 +72,7 @@ def test_bad_values(values, scheme, message):
 
 
 def test_decode_refuses_an_unknown_scheme():
-    with pytest.raises(UserError, match="label_scheme 'bids' does not exist"):
+    with pytest.raises(UserError, match="label scheme 'bids' does not exist"):
         decode(np.zeros(1, np.uint8), "bids")
 
 

@@ -43,7 +43,7 @@ def test_label_files_with_channels():
     encoded = EncodeLabelsd(label_scheme="channel")({"label": label})
     np.testing.assert_array_equal(encoded["label"].numpy().ravel(), [0, 6, 18, 23])
     assert np.flatnonzero(encoded["labelled"]).tolist() == [0, 6, 18, 23]
-    with pytest.raises(UserError, match="label_scheme 'channels' does not exist"):
+    with pytest.raises(UserError, match="label scheme 'channels' does not exist"):
         EncodeLabelsd(label_scheme="channels")
 
 

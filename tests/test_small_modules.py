@@ -170,11 +170,6 @@ def test_check_weights(tmp_path):
     for missing in (path, tmp_path):  # nothing there, and a folder
         with fails(f"{missing}: no weights there. Train some with configs/train.yaml, or set --ckpt_path to a model.pt."):
             check_weights(str(missing), "ckpt_path")
-    path.write_bytes(b"x")
-    with pytest.raises(
-        UserError, match=r"model.pt: not a file of weights, or one that would run code \(.+\). Set --ckpt_path to a model.pt.$"
-    ):
-        check_weights(str(path), "ckpt_path")
     torch.save({"weight": torch.zeros(2)}, path)
     check_weights(str(path), "ckpt_path")
 

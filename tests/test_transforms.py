@@ -332,5 +332,5 @@ def test_a_failed_write_leaves_the_old_mask(tmp_path, monkeypatch):
 
 
 def test_save_refuses_an_unknown_scheme_before_the_first_scan(tmp_path):
-    with pytest.raises(UserError, match=r"^label_scheme 'bids' does not exist; choose one of verse, channel, spider, totalspineseg$"):
+    with pytest.raises(UserError, match=r"^label scheme 'bids' does not exist; choose one of verse, channel, spider, totalspineseg\.$"):
         SaveImageLabelsd("pred", str(tmp_path), label_scheme="bids")

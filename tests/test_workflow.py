@@ -103,7 +103,7 @@ def on_another_grid(label: nib.Nifti1Image) -> nib.Nifti1Image:
     [
         (with_unknown_value, r"bad_seg.nii.gz: unknown label values \[99\]"),
         (with_fractions, r"bad_seg.nii.gz: fractional label values"),
-        (on_another_grid, r"bad_seg.nii.gz: not on its scan's grid"),
+        (on_another_grid, r"bad_seg.nii.gz: not on the grid of"),
     ],
 )
 def test_bad_labels_end_the_training_before_it_begins(cohort, tmp_path, change, message):

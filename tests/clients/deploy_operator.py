@@ -1,6 +1,6 @@
 """Run MONAI Deploy's own operator on one scan; called by test_deploy.py with the Python of .venv-deploy.
 
-    python deploy_operator.py BUNDLE SCAN.nii.gz MASK.npy
+python deploy_operator.py BUNDLE SCAN.nii.gz MASK.npy
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ def deploy_image(path: Path) -> Image:
     """A scan as DICOMSeriesToVolumeOperator hands it on: an array DHW, and metadata with the affine but no name of the space."""
     scan = nib.load(path)
     names = ("row_pixel_spacing", "col_pixel_spacing", "depth_pixel_spacing")
-    metadata = {**dict(zip(names, map(float, scan.header.get_zooms()))), "nifti_affine_transform": scan.affine, "SeriesInstanceUID": "1.2.3"}
+    spacing = dict(zip(names, map(float, scan.header.get_zooms())))
+    metadata = {**spacing, "nifti_affine_transform": scan.affine, "SeriesInstanceUID": "1.2.3"}
     return Image(np.swapaxes(np.asarray(scan.dataobj), 0, 2), metadata)
 
 

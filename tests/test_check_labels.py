@@ -1,0 +1,100 @@
+"""Bad labels are named, all of them, before a training begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts.check_labels import check_labels, order_problems
+from scripts.errors import UserError
+from scripts.labels import encode
+
+# the second axis runs down and forward, 1.6 mm of 2 mm a voxel
+OBLIQUE = np.array([[0, 0, 3.0, 5], [-1.6, 1.2, 0, 7], [-1.2, -1.6, 0, -40], [0, 0, 0, 1]])
+BODIES = [20, 21, 22, 23]  # L1 to L4
+
+
+def column(levels: list[int]) -> np.ndarray:
+    """Structures of five voxels, 8 mm, one below the other along the second axis."""
+    values = np.zeros((4, 5 * len(levels) + 2, 3), np.uint8)
+    for i, level in enumerate(levels):
+        values[1:3, 5 * i + 1 : 5 * i + 6, 1] = level
+    return values
+
+
+def problems(levels: list[int], scheme: str = "verse") -> list[str]:
+    return order_problems(encode(column(levels), "label", scheme), OBLIQUE, scheme)
+
+
+def test_levels_in_order():
+    assert (
+        problems(BODIES)
+        == problems([20, 120, 21, 121, 22])
+        == problems([123, 24, 124, 25, 125, 26])
+        == problems([22])
+        == problems([])
+        == []
+    )
+    assert problems([3, 2, 1], "spider") == []  # counted from below
+
+
+def test_two_levels_exchanged():
+    assert problems([20, 22, 21, 23]) == ["L3 (22) lies 8 mm above L2 (21), which should be the other way round. Correct the numbers."]
+    assert problems([2, 3, 1], "spider") == ["L4 (2) lies 8 mm above L3 (3), which should be the other way round. Correct the numbers."]
+
+
+def test_one_level_out_of_order():
+    assert problems([20, 24, 21, 22]) == ["L5 (24) lies 16 mm above L3 (22), which should be the other way round. Correct the numbers."]
+    assert [line[:35] for line in problems([20, 21, 120, 22])] == ["L2 (21) lies 8 mm above L1/L2 (120)"]  # a disc below its lower body
+
+
+def test_numbers_from_feet_to_head():
+    upside_down = "numbered upside down, L4 (23) lies above L1 (20). Levels count from head to feet; or the scan's header is wrong."
+    assert problems(BODIES[::-1]) == [upside_down]
+
+
+def write(path: Path, values: np.ndarray, affine: np.ndarray = OBLIQUE) -> str:
+    nib.save(nib.Nifti1Image(values, affine), path)
+    return str(path)
+
+
+def test_every_problem_of_every_file_in_one_error(tmp_path):
+    good = column(BODIES)
+    mirrored = OBLIQUE @ np.diag([1, 1, -1, 1])  # left and right exchanged
+    files = {
+        "a": (column(BODIES[::-1]), OBLIQUE),
+        "b": (np.where(good == 22, 99, good), OBLIQUE),
+        "c": (good * np.float32(0.5), OBLIQUE),
+        "d": (np.zeros_like(good), OBLIQUE),
+        "e": (good, mirrored),
+        "f": (good[:, :-1], OBLIQUE),
+        "g": (good, OBLIQUE),
+    }
+    image = write(tmp_path / "scan.nii.gz", np.zeros(good.shape, np.int16))
+    entries = [{"image": image, "label": write(tmp_path / f"{name}_seg.nii.gz", *file)} for name, file in files.items()]
+    (tmp_path / "h_seg.nii.gz").write_bytes(b"no scan")
+    entries.append({"image": image, "label": str(tmp_path / "h_seg.nii.gz")})
+    with pytest.raises(UserError) as error:
+        check_labels([*entries, entries[0]])  # a repeated scan is named once
+    lines = str(error.value).replace(f"{tmp_path}/", "").splitlines()
+    starts = [
+        "a_seg.nii.gz: numbered upside down, L4 (23) lies above L1 (20)",
+        "b_seg.nii.gz: unknown label values [99]",
+        "c_seg.nii.gz: fractional label values, e.g. 10.5",
+        "d_seg.nii.gz: no foreground, all values are 0",
+        "e_seg.nii.gz: not on the grid of scan.nii.gz (affines that differ by up to 6 mm)",
+        "f_seg.nii.gz: not on the grid of scan.nii.gz (shape (4, 22, 3) and (4, 21, 3))",
+        "h_seg.nii.gz: cannot be read",
+    ]
+    assert [line[: len(start)] for line, start in zip(lines, starts)] == starts
+    assert len(lines) == len(starts)
+    assert error.value.exit_code == 1
+
+
+def test_good_labels_pass(tmp_path):
+    image = write(tmp_path / "scan.nii.gz", np.zeros((4, 22, 3), np.int16))
+    check_labels([{"image": image, "label": write(tmp_path / "verse.nii.gz", column(BODIES))}])
+    check_labels([{"image": image, "label": write(tmp_path / "channel.nii.gz", column([6, 7, 8, 9]))}], label_scheme="channel")
