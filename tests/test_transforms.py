@@ -198,7 +198,8 @@ def test_of_a_header_only_the_grid_is_kept(tmp_path):
     for name in ("a.nii.gz", "a_seg.nii.gz"):
         nib.save(image, tmp_path / name)
     load = LoadImageVolumesd(["image", "label"])
-    loaded = load({"image": tmp_path / "a.nii.gz", "label": tmp_path / "a_seg.nii.gz"})
+    paths = {"image": tmp_path / "a.nii.gz", "label": tmp_path / "a_seg.nii.gz"}
+    loaded = load(paths)
     assert [*loaded] == ["image", "label"]
     for key in loaded:
         assert loaded[key].dtype == torch.float32
@@ -207,7 +208,7 @@ def test_of_a_header_only_the_grid_is_kept(tmp_path):
         assert "Mustermann" not in str(loaded[key].meta)
         assert tuple(loaded[key].meta["spatial_shape"]) == (2, 3, 4)
     load._loader.image_only = False  # as MONAI Label does
-    np.testing.assert_allclose(load({"image": tmp_path / "a.nii.gz"})["image_meta_dict"]["affine"], affine, atol=1e-6)
+    np.testing.assert_allclose(load(paths)["image_meta_dict"]["affine"], affine, atol=1e-6)
 
 
 # MaskLayout
