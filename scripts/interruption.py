@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from types import FrameType
 
 from scripts.errors import UserError
@@ -34,4 +33,5 @@ class Interruption:
         self.asked = self.asked or number
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if os.getpid() == self.process:
-            print(f"{signal.Signals(number).name}: stopping after this step, or the validation", file=sys.stderr, flush=True)
+            text = f"{signal.Signals(number).name}: stopping after this step, or the validation\n"
+            os.write(2, text.encode())  # a signal may arrive within a print

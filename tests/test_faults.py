@@ -92,14 +92,14 @@ def equal(a, b) -> bool:
 
 
 @pytest.mark.parametrize(("step", "number", "code"), [(2, signal.SIGTERM, 143), (5, signal.SIGINT, 130), (6, signal.SIGTERM, 143)])
-def test_a_stopped_run_goes_on_bit_by_bit(tmp_path, whole, step, number, code, capsys):
+def test_a_stopped_run_goes_on_bit_by_bit(tmp_path, whole, step, number, code, capfd):
     trainer = training(tmp_path)
     interrupt(trainer, step, number)
     message = f"stopped in epoch {-(-step // 3)} of 3, step {step}. The same command with --resume {tmp_path} goes on."
     with pytest.raises(StoppedError, match=f"^{message}$") as error:
         trainer.run()
     assert error.value.exit_code == code
-    assert "stopping after this step" in capsys.readouterr().err
+    assert "stopping after this step" in capfd.readouterr().err
     assert torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["iteration"] == step
     resumed = training(tmp_path, resume=True)
     resumed.run()
@@ -137,14 +137,14 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path, whole, mo
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "whole"]
 
 
-def test_signals_reach_the_handler_and_a_second_ctrl_c_stops_at_once(capsys):
+def test_signals_reach_the_handler_and_a_second_ctrl_c_stops_at_once(capfd):
     interruption = Interruption()
     interruption.listen()
     signal.raise_signal(signal.SIGTERM)
     assert interruption.asked == signal.SIGTERM
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    assert capsys.readouterr().err == "SIGTERM: stopping after this step, or the validation\n"
+    assert capfd.readouterr().err == "SIGTERM: stopping after this step, or the validation\n"
 
 
 def test_nan_loss_names_the_scans_and_keeps_the_checkpoint(tmp_path):
