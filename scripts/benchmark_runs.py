@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, load_bundle_config
 from monai.inferers import sliding_window_inference
-from monai.transforms import AsDiscrete, Invertd
+from monai.transforms import AsDiscrete, Compose, Invertd, Spacingd
 from monai.utils import set_determinism
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,14 +32,14 @@ from scripts.labels import decode
 from scripts.memory import keep_freed_memory
 from scripts.preflight import is_true
 from scripts.shared import inference_config
-from scripts.transforms import write_label_map
+from scripts.transforms import KeysOnlySpacingd, write_label_map
 from scripts.volumes import read_volume
 
 COARSE, FINE = "coarse network", "fine network"
-STEPS = {
-    "LoadImaged": "read", "EnsureChannelFirstd": "read", "Orientationd": "orient and resample", "KeysOnlySpacingd": "orient and resample",
-    "ScaleIntensityRangePercentilesd": "scale intensities", "CastToTyped": "scale intensities", "NameLevelsd": "name levels",
-    "RestoreGridd": "back to the scan's grid", "CleanLabelMapd": "clean up", "SaveImageLabelsd": "write mask",
+STEPS = {  # how the names of the transforms start
+    "LoadImage": "read", "EnsureChannelFirst": "read", "Orientation": "orient and resample", "KeysOnlySpacing": "orient and resample",
+    "ScaleIntensity": "scale intensities", "CastToType": "scale intensities", "NameLevels": "name levels",
+    "RestoreGrid": "back to the scan's grid", "CleanLabelMap": "clean up", "SaveImage": "write mask",
 }  # fmt: skip
 PLAIN_WINDOW, PLAIN_OVERLAP, PLAIN_BATCH = (96, 96, 96), 0.5, 4  # as in the spleen bundle of the model zoo
 
@@ -102,13 +102,13 @@ def segment(bundle_root: str, scan: str, output_dir: str, repeats: int, spawned:
         with torch.no_grad():
             data = {"image": scan}
             for transform in parts.preprocessing:
-                with watch.step(STEPS.get(type(transform).__name__, type(transform).__name__)):
+                with watch.step(step_of(transform)):
                     data = transform(data)
                 first_voxel = first_voxel or time.time() - spawned
             with watch.step("windows and levels"):
                 data["pred"] = parts.inferer(data["image"][None].to(parts.device), parts.network)[0]
             for transform in parts.postprocessing:
-                with watch.step(STEPS.get(type(transform).__name__, type(transform).__name__)):
+                with watch.step(step_of(transform)):
                     data = transform(data)
         if is_true(parser["figures"]):
             with watch.step("figure"):
@@ -130,6 +130,12 @@ def segment(bundle_root: str, scan: str, output_dir: str, repeats: int, spawned:
         "forward": forward_rate(parts, data["image"], steps[COARSE] + steps.get(FINE, 0.0), parser.get_parsed_content("patch_size")),
         "mask": str(data["pred"].meta["saved_to"]),
     }
+
+
+def step_of(transform: Any) -> str:
+    """The step that a transform belongs to; its own name if there is none."""
+    name = type(transform).__name__
+    return next((step for start, step in STEPS.items() if name.startswith(start)), name)
 
 
 def _parts(parser: ConfigParser) -> SimpleNamespace:
@@ -176,7 +182,9 @@ def plain(bundle_root: str, scan: str, output_dir: str, repeats: int = 1) -> dic
     parser = inference_config(bundle_root, output_dir=output_dir)
     parts = _parts(parser)
     network = parts.network.to(memory_format=torch.contiguous_format)
-    preprocessing = parser.get_parsed_content("preprocessing")
+    preprocessing = Compose(
+        [Spacingd(t.keys, parser["spacing"], mode="bilinear") if isinstance(t, KeysOnlySpacingd) else t for t in parts.preprocessing]
+    )
     back = Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False)
     path = Path(output_dir) / f"{case_name(scan)}_seg.nii.gz"
     totals = []
