@@ -66,7 +66,7 @@ them stands what a single 3 x 3 x 3 convolution of 32 channels reaches in the sa
 *Plain way of the model zoo*: the same weights in float32, `sliding_window_inference` with windows of 96 x 96 x 96 voxels and an overlap of
 0.5 over the whole scan, one-hot classes brought back by linear interpolation; it draws no figure and writes no report. *nnU-Net v2*: the
 predictor of the package with the plan that its own planner makes for a data set of this scan, random weights, one fold, no mirroring, on
-the CPU; a Dice it cannot have. Dice is the mean over the structures of the scan's label.
+the CPU: it has no Dice. Dice is the mean over the structures of the scan's label.
 
 ## Knobs of `inference.yaml`
 
