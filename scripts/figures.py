@@ -30,6 +30,7 @@ DPI = 120
 WIDTH_INCH = 10.0  # 1200 pixels
 MAX_HEIGHT_INCH = 8.6  # of a panel: the whole figure then fits a laptop screen
 GAP_INCH = 0.42  # between panels: level names stand there where a sagittal slab is narrow
+WINDOW_VOXELS = 2**20  # so many, evenly spread, tell black from white
 MARGIN_MM = {"sagittal": 40.0, "coronal": 30.0}  # kept in front of and behind (left and right of) the labels; never cut along the spine
 BACKGROUND, TEXT, DIM = "#0d0f12", "#e8eaed", "#8b929b"
 BODY_COLORS = ("#ff7ab8", "#54e08a", "#f6f05a", "#b79cff", "#41c7ff", "#ffb000")  # repeats after six levels; L5 and S1 differ too
@@ -83,9 +84,9 @@ def take_slice(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
 def best_index(label: np.ndarray, plane: str) -> int:
     """Index of the slice of a RAS label map (channel indices) through most of the bodies, else of all labels, else the middle."""
     axis = 0 if plane == "sagittal" else 1
-    groups = np.array([s.group == "body" for s in label_table()] + [False] * 256)  # beyond the table: "ignore" values
-    for mask in (groups[label], (label > 0) & (label < len(label_table()))):
-        area = mask.sum(axis=tuple({0, 1, 2} - {axis}))
+    ignored = [False] * 256  # values beyond the table
+    for counts in ([s.group == "body" for s in label_table()], [s.channel > 0 for s in label_table()]):
+        area = np.array(counts + ignored)[label].sum(axis=tuple({0, 1, 2} - {axis}))
         if area.any():
             return int(np.flatnonzero(area == area.max()).mean().round())  # the middle one of equals
     return label.shape[axis] // 2
@@ -110,6 +111,8 @@ def crop_columns(label: np.ndarray, plane: str, spacing_mm: np.ndarray) -> slice
 
 def intensity_window(image: np.ndarray, label: np.ndarray) -> tuple[float, float]:
     """Black and white level: percentiles 1 and 99.5, narrowed so that the labelled structures are mid-grey and fat may saturate."""
+    step = max(1, round((image.size / WINDOW_VOXELS) ** (1 / 3)))
+    image, label = (volume[::step, ::step, ::step] for volume in (image, label))
     finite = np.isfinite(image)
     if not finite.any():
         return 0.0, 1.0

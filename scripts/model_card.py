@@ -9,6 +9,7 @@ from scripts.errors import CallError, UserError
 from scripts.files import write_whole
 from scripts.handlers import FORMATS
 from scripts.labels import METADATA_FILE
+from scripts.tables import markdown
 
 START, END = "<!-- results: written by the command `record` -->", "<!-- end of results -->"
 COLUMNS = {
@@ -52,8 +53,8 @@ def results_tables(results: dict[str, dict]) -> str:
     """Markdown: a row per evaluation, source and group, then the worst scans of every evaluation."""
     rows = [[name, row["source"], row["group"], *_cells(row, COLUMNS)] for name, result in results.items() for row in result["by_source"]]
     worst = [[name, *_cells(row, WORST)] for name, result in results.items() for row in result["worst_cases"]]
-    first = _markdown(["evaluation", "source", "group", *COLUMNS.values()], rows, words=3)
-    return f"{first}\n\nThe scans with the lowest Dice of the level in every evaluation:\n\n" + _markdown(
+    first = markdown(["evaluation", "source", "group", *COLUMNS.values()], rows, words=3)
+    return f"{first}\n\nThe scans with the lowest Dice of the level in every evaluation:\n\n" + markdown(
         ["evaluation", *WORST.values()], worst, words=3
     )
 
@@ -61,9 +62,3 @@ def results_tables(results: dict[str, dict]) -> str:
 def _cells(row: dict, columns: dict[str, str]) -> list[str]:
     formats = {**FORMATS, "worst_level_dice": ".3f"}
     return ["-" if row[k] is None else format(row[k], formats.get(k, "")) for k in columns]
-
-
-def _markdown(header: list[str], rows: list[list[str]], words: int) -> str:
-    """Table whose first columns hold words, the others numbers."""
-    lines = [header, ["---"] * words + ["---:"] * (len(header) - words), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -28,11 +28,10 @@ def restore_label_map(
         target_shape: of the result; voxels outside the grid of `logits` are background, but for the half voxel at its rim.
     """
     result = torch.zeros(target_shape, dtype=torch.uint8)
-    logits = logits.float().cpu()
-    scores = logits.numpy()
+    scores = logits.float().cpu().numpy()
     to_source = np.linalg.inv(affine) @ target_affine
     boxes = {}
-    for channel in range(1, len(logits)):
+    for channel in range(1, len(scores)):
         if ahead := _occupied_box(scores[channel] > scores[0]):
             box = _target_box([s.start - 1.5 for s in ahead], [s.stop + 0.5 for s in ahead], np.linalg.inv(to_source), target_shape)
             if all(s.start < s.stop for s in box):
@@ -40,18 +39,19 @@ def restore_label_map(
     if not boxes:
         return result
     whole = tuple(slice(min(b[a].start for b in boxes.values()), max(b[a].stop for b in boxes.values())) for a in range(3))
-    best = _interpolate(logits[0], to_source, whole).clone()  # on the same grid it is the volume itself
+    best = _interpolate(scores[0], to_source, whole).clone()  # on the same grid it is the volume itself
     for channel, box in boxes.items():
         part = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, whole))
-        values = _interpolate(logits[channel], to_source, box)
+        values = _interpolate(scores[channel], to_source, box)
         wins = values > best[part]
         result[box][wins] = channel
         best[part] = torch.maximum(best[part], values)
     return result
 
 
-def _interpolate(volume: torch.Tensor, to_source: np.ndarray, box: tuple[slice, ...]) -> torch.Tensor:
+def _interpolate(scores: np.ndarray, to_source: np.ndarray, box: tuple[slice, ...]) -> torch.Tensor:
     """Values of a volume (XYZ) in the target voxels of `box`; -inf more than half a voxel outside."""
+    volume = torch.from_numpy(scores)
     if axes := straight_axes(to_source, box):
         return interpolate_straight(volume, to_source, box, axes)
     size = torch.tensor(volume.shape, dtype=torch.float64)

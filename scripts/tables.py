@@ -22,3 +22,9 @@ def write_rows(rows: list[dict], path: Path) -> None:
         writer = csv.DictWriter(handle, fieldnames=list(columns))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
+    """Markdown table whose first columns hold words, the others numbers."""
+    lines = [header, ["---"] * words + ["---:"] * (len(header) - words), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

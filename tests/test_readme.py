@@ -54,6 +54,10 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
         (tmp_path / "docs" / "README.md").write_text(f"{START}\n{END}\n")
         (tmp_path / "configs").symlink_to(BUNDLE / "configs")
         extra = {"bundle_root": tmp_path}
+    elif "benchmark" in arguments:
+        few = {"machine": {}, "repeats": 1, "scans": {"a": {"shape": [9, 32, 51], "spacing_mm": [4.9, 2.5, 2.5]}}}
+        (tmp_path / "speed.json").write_text(json.dumps(few))
+        extra = {"results": tmp_path / "speed.json", "parts": []}
     elif "package" in arguments:
         extra = {"release_dir": tmp_path / "release"}
     elif "configs/inference.yaml" in arguments:
@@ -70,7 +74,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     expected = {
         "phantoms": "phantoms/datalist.json", "prepare": "datalist.json", "explore": "out/explore.png",
         "visualize": f"out/{scan.name.removesuffix('.nii.gz')}.png", "record": "docs/results.json",
-        "package": "release/spine_mri_segmentation/LICENSE", "evaluate": "out/metrics.csv",
+        "benchmark": "speed.md", "package": "release/spine_mri_segmentation/LICENSE", "evaluate": "out/metrics.csv",
         "train.yaml": "out/last.pt", "inference": "out/testing",
     }  # fmt: skip
     named = [path for key, path in expected.items() if key in " ".join(arguments[:6]) and "show_batch" not in arguments]

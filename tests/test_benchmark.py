@@ -1,0 +1,236 @@
+"""What the benchmark computes, with clocks and processes that do as they are told; the measurements themselves are not tested."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import BUNDLE, SMALL
+from ignite.engine import Engine
+from monai.bundle import load_bundle_config
+
+from scripts import benchmark as bench
+from scripts import benchmark_runs
+from scripts.benchmark import benchmark, run_child
+from scripts.benchmark_page import KNOBS, NETWORKS, forward_s, write_page
+from scripts.benchmark_runs import Stopwatch, step_rate
+from scripts.errors import UserError
+from scripts.shared import inference_config
+
+
+def measured(total: float, dice: float, factor: float = 1.0) -> dict:
+    steps = {"read": 0.5, "coarse network": 0.5, "fine network": 1.5, "figure": 0.25}
+    return {
+        "total_s": total, "dice": dice, "peak_mib": 953.67431640625, "steps": {k: factor * v for k, v in steps.items()},
+        "first_voxel_s": 4.0, "cold_s": 9.0, "cold_peak_mib": 2 * 953.67431640625,
+        "forward": {"gflops": 300.0, "gflops_per_s": 150.0, "convolution_gflops_per_s": 200.0},
+    }  # fmt: skip
+
+
+def results() -> dict:
+    return {
+        "machine": {"processor": "a processor", "cores": "2"},
+        "repeats": 3,
+        "scans": {"thick": {"shape": [20, 320, 320], "spacing_mm": [4.0, 0.8, 0.8]}},
+        "ours": {"thick": measured(3.0, 0.93)},
+        "plain": {"thick": {"total_s": 45.0, "peak_mib": 4768.37158203125, "dice": 0.931}},
+        "nnunet": {"missing": "nnunetv2 was not installed"},
+        "knobs": {"thick": {KNOBS[0].name: {"total_s": 3.0, "peak_mib": 953.67431640625, "dice": 0.93}}},
+        "folder": {
+            "scans": [4, 8],
+            "one_by_one": {"seconds": [20.0, 32.0], "per_scan_s": 3.0, "peak_mib": [953.67431640625] * 2},
+            "overlapped": {"seconds": [18.0, 26.0], "per_scan_s": 2.0, "peak_mib": [953.67431640625] * 2},
+        },
+        "training": {
+            "ours": {"steps_per_s": 0.8, "waiting": 0.01, "peak_mib": 953.67431640625},
+            "plain": {"steps_per_s": 0.2, "waiting": 0.25, "peak_mib": 953.67431640625},
+        },
+    }
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """A clock that stands still until somebody changes its only item."""
+    time = [0.0]
+    monkeypatch.setattr(benchmark_runs.time, "perf_counter", lambda: time[0])
+    return time
+
+
+# measurements
+
+
+def test_a_step_inside_another_counts_once(clock):
+    watch = Stopwatch()
+
+    def inner(seconds: float) -> str:
+        clock[0] += seconds
+        return "result"
+
+    for _ in range(2):
+        with watch.step("outer"):
+            clock[0] += 1
+            assert watch.timed("inner", inner)(seconds=4.0) == "result"
+            clock[0] += 2
+    assert watch.seconds == {"inner": 8.0, "outer": 6.0}
+
+
+def test_step_rate_leaves_the_warmup_out(clock):
+    def batches():
+        for i in range(100):
+            clock[0] += 1.0 if i < 3 else 0.5  # waiting
+            yield i
+
+    def step(engine: Engine, batch: int) -> None:
+        clock[0] += 10.0 if batch < 3 else 1.5
+
+    trainer = Engine(step)
+    trainer.run = lambda run=trainer.run: run(batches(), epoch_length=100)
+    assert step_rate(trainer, steps=5, warmup=3) == {"steps_per_s": pytest.approx(0.5), "waiting": pytest.approx(0.25)}
+    assert trainer.state.iteration == 8
+
+
+def test_child_returns_its_output_time_and_memory(tmp_path):
+    code = "import os; data = bytearray(100 * 2**20); print(os.getcwd()); print('last')"
+    child = run_child([sys.executable, "-c", code], str(tmp_path))
+    assert child.output.splitlines() == [str(tmp_path), "last"]
+    assert 100 < child.peak_mib < 1000
+    assert child.seconds > 0
+
+
+@pytest.mark.parametrize(("code", "timeout"), [("raise ValueError('why')", 60), ("import time; time.sleep(60)", 0.5)])
+def test_child_that_fails(tmp_path, code, timeout):
+    with pytest.raises(UserError, match="ended with 1 .*ValueError: why" if timeout > 1 else "ended with -9 after"):
+        run_child([sys.executable, "-c", code], str(tmp_path), timeout)
+
+
+@pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").exists(), reason="no weights are shipped")
+def test_both_ways_segment_the_same_spine(small_scan, tmp_path, monkeypatch):
+    monkeypatch.chdir(BUNDLE)
+    ours = benchmark_runs.segment(str(BUNDLE), str(small_scan), str(tmp_path / "ours"), repeats=1)
+    assert {"read", "orient and resample", *NETWORKS, "name levels", "back to the scan's grid", "figure", "report"} <= set(ours["steps"])
+    assert 0.9 * ours["total_s"] < sum(ours["steps"].values()) <= ours["total_s"]
+    assert ours["forward"]["gflops"] > 1
+    assert len(list((tmp_path / "ours").glob("*_seg.*"))) == 3
+    plain = benchmark_runs.plain(str(BUNDLE), str(small_scan), str(tmp_path / "plain"))
+    a, b = (nib.load(way["mask"]) for way in (ours, plain))
+    np.testing.assert_allclose(a.affine, b.affine, atol=1e-4)
+    a, b = (np.asarray(mask.dataobj) > 0 for mask in (a, b))
+    assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.9
+
+
+@pytest.mark.parametrize("as_usual", [False, True])
+def test_training_is_measured(cohort, tmp_path, monkeypatch, as_usual):
+    def small(*args):
+        parser = load_bundle_config(*args)
+        parser.update(SMALL)
+        return parser
+
+    monkeypatch.setattr(benchmark_runs, "load_bundle_config", small)
+    found = benchmark_runs.train(str(BUNDLE), str(cohort), str(tmp_path), steps=2, warmup=1, as_usual=as_usual)
+    assert found["steps_per_s"] > 0
+    assert 0 < found["waiting"] < 1
+
+
+# command
+
+
+@pytest.fixture
+def parts(monkeypatch) -> dict:
+    """Parts that measure nothing."""
+    made = {"ours": lambda b: results()["ours"], "plain": lambda b: {name: {"n": b.repeats} for name in b.scans}}
+    monkeypatch.setattr(bench, "PARTS", made)
+    monkeypatch.setattr(bench, "machine", lambda: {"cores": "2"})
+    monkeypatch.setattr(bench, "write_page", lambda results, path: path.with_suffix(".md"))
+    return made
+
+
+def run(folder: Path, *names: str, scans: tuple = ("thick.nii.gz",), **options) -> dict:
+    path = folder / "benchmark.json"
+    benchmark(str(BUNDLE), str(path), list(names), [str(folder / s) for s in scans], **options)
+    return json.loads(path.read_text())
+
+
+def test_parts_are_entered_one_by_one(tmp_path, small_scan, parts):
+    (tmp_path / "thick.nii.gz").write_bytes(small_scan.read_bytes())
+    assert list(run(tmp_path, "ours")) == ["machine", "repeats", "scans", "ours"]
+    found = run(tmp_path, "plain")
+    assert found["plain"] == {"thick": {"n": 3}}
+    assert found["ours"] == results()["ours"]
+    assert sorted(found["scans"]["thick"]["shape"]) == [9, 32, 51]
+    assert sorted(found["scans"]["thick"]["spacing_mm"]) == [2.5, 2.5, 4.9]
+
+
+def test_figures_of_another_machine_go(tmp_path, small_scan, parts, monkeypatch):
+    (tmp_path / "thick.nii.gz").write_bytes(small_scan.read_bytes())
+    run(tmp_path, "ours")
+    monkeypatch.setattr(bench, "machine", lambda: {"cores": "64"})
+    assert "ours" not in run(tmp_path, "plain")
+
+
+def test_wrong_calls(tmp_path, parts):
+    with pytest.raises(UserError, match="benchmark has no part speed; choose from ours, plain"):
+        run(tmp_path, "speed", scans=())
+    with pytest.raises(UserError, match=r"missing\.nii\.gz: no such file"):
+        run(tmp_path, "ours", scans=("missing.nii.gz",))
+    with pytest.raises(UserError, match="nothing measured yet"):
+        run(tmp_path, scans=())
+
+
+def test_nnunet_that_is_not_installed_is_reported(tmp_path):
+    empty = bench.Bench(str(BUNDLE), tmp_path, {}, 1, 1, 1, str(tmp_path / "python"))
+    assert "not installed" in bench.nnunet(empty)["missing"]
+
+
+def test_knobs_exist():
+    names = {name for knob in KNOBS for name in knob.overrides}
+    assert names <= set(inference_config(str(BUNDLE)).config)
+    assert all(f"--{k} {v}" == knob.name for knob in KNOBS for k, v in knob.overrides.items())
+
+
+# page
+
+
+def cells(text: str, first: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_page_holds_the_figures(tmp_path):
+    text = write_page(results(), tmp_path / "benchmark.json").read_text(encoding="utf-8")
+    assert "*thick*, 20 x 320 x 320 voxels of 4 x 0.8 x 0.8 mm" in text
+    assert cells(text, "fine network") == ["1.50"]
+    assert cells(text, "sum / networks") == ["1.50"]  # 3.0 s, 2.0 s of them in the networks
+    assert cells(text, "peak memory, GB") == ["2.00"]
+    assert "| thick | this bundle | 3.0 | 1.0 | 1.00 | 0.9300 |" in text
+    assert "| thick | plain way of the model zoo | 45.0 | 15.0 | 5.00 | 0.9310 |" in text
+    assert "nnU-Net v2: nnunetv2 was not installed." in text
+    assert cells(text, KNOBS[0].name)[2:] == ["3.00", "1.00", "0.9300"]
+    assert cells(text, f"`{KNOBS[1].name}`")[2:] == ["-", "-", "-"]
+    assert "1.50 times the rate" in text
+    assert cells(text, "`train.yaml`") == ["0.800", "1 %", "1.00"]
+    assert "Ratio: 4.0." in text
+    assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_page_says_what_was_not_measured(tmp_path):
+    few = {k: v for k, v in results().items() if k in ("machine", "repeats", "scans")}
+    text = write_page(few, tmp_path / "benchmark.json").read_text(encoding="utf-8")
+    assert text.count("Not measured.") == 4
+    assert not (tmp_path / "benchmark.png").exists()
+    assert "benchmark.png" not in text
+
+
+def test_published_page_is_that_of_the_published_results(tmp_path):
+    source = BUNDLE / "docs" / "benchmark.json"
+    if not source.is_file():
+        pytest.skip("no results are published")
+    page = write_page(json.loads(source.read_text(encoding="utf-8")), tmp_path / "benchmark.json")
+    assert page.read_text(encoding="utf-8") == source.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_seconds_in_the_networks():
+    assert forward_s(measured(3.0, 0.9, factor=2.0)) == 4.0
