@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.errors import CallError, UserError, similar_path
+from scripts.errors import CallError, similar_path
 
 if TYPE_CHECKING:
     import torch  # takes a second to import
@@ -23,8 +23,7 @@ def check_weights(path: str, option: str, network: torch.nn.Module | None = None
         network: what is to hold the weights; None checks the file alone.
 
     Raises:
-        CallError: if there is no file at `path`, or its weights are those of another network.
-        UserError: as `load_weights`.
+        CallError: if there is no file at `path`, its weights are those of another network, or as `load_weights`.
     """
     if not Path(path).is_file():
         hint = f"Train some with configs/train.yaml, or set --{option} to a model.pt."
@@ -48,7 +47,7 @@ def load_weights(path: str | Path) -> dict[str, Any]:
     """What `torch.save` wrote, on the CPU; tensors and plain values only, so that nothing in the file is ever run.
 
     Raises:
-        UserError: if the file is damaged, or holds anything else.
+        CallError: if the file is damaged, or holds anything else.
     """
     import torch  # here: it takes seconds to import, and everything else in this module does without
 
@@ -57,13 +56,13 @@ def load_weights(path: str | Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code:
-            raise UserError(
+            raise CallError(
                 f"{path}: refused, it holds {code[1]} beside weights, which could run code. Take a plain state_dict."
             ) from error
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(f"{path}: cannot be read as weights ({reason}). Copy or train it again.") from error
+        raise CallError(f"{path}: cannot be read as weights ({reason}). Copy or train it again.") from error
     if not isinstance(state, dict):
-        raise UserError(f"{path}: holds a {type(state).__name__}, not a state_dict")
+        raise CallError(f"{path}: holds a {type(state).__name__}, not a state_dict")
     return state
 
 
