@@ -213,6 +213,7 @@ def test_page_holds_the_figures(tmp_path):
     assert "1.50 times the rate" in text
     assert cells(text, "`train.yaml`") == ["0.800", "1 %", "1.00"]
     assert "Ratio: 4.0." in text
+    assert "(benchmark.png)" in text
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
 
 
