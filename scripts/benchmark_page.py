@@ -53,9 +53,9 @@ Scans (phantoms unless `--scans` names others): {scans}. Times are medians of {r
 
 {steps}
 
-{plot}*Start-up* is the time from a cold shell to the first voxel of the scan in memory: Python, PyTorch and MONAI are imported, the config is
-parsed, the weights are loaded. *Cold* is the whole command for one scan. GFLOPs per second are those of the networks' convolutions; beside
-them stands what a single 3 x 3 x 3 convolution of 32 channels reaches in the same precision.
+{plot}*Start-up* is the time from a cold shell to the first voxel of the scan in memory: Python, PyTorch and MONAI are imported, the config
+is parsed, the weights are loaded. *Cold* is the whole command for one scan. GFLOPs per second are those of the networks' convolutions;
+beside them stands what a single 3 x 3 x 3 convolution of 32 channels reaches in the same precision.
 
 ## Beside its rivals
 
