@@ -53,11 +53,9 @@ Scans (phantoms unless `--scans` names others): {scans}. Times are medians of {r
 
 {steps}
 
-![Seconds per step](benchmark.png)
-
-*Start-up* is the time from a cold shell to the first voxel of the scan in memory: Python, PyTorch and MONAI are imported, the config is
-parsed, the weights are loaded. *Cold* is the whole command for one scan. GFLOPs per second are those of the networks' convolutions; beside
-them stands what a single 3 x 3 x 3 convolution of 32 channels reaches in the same precision.
+{plot}*Start-up* is the time from a cold shell to the first voxel of the scan in memory: Python, PyTorch and MONAI are imported, the config
+is parsed, the weights are loaded. *Cold* is the whole command for one scan. GFLOPs per second are those of the networks' convolutions;
+beside them stands what a single 3 x 3 x 3 convolution of 32 channels reaches in the same precision.
 
 ## Beside its rivals
 
@@ -87,19 +85,18 @@ one process. `--spacing` and `--patch_size` belong to the weights: leave them.
 
 def write_page(results: Mapping[str, Any], results_file: Path) -> Path:
     """Write `<results_file>.md` and, where steps were measured, the plot `.png`, both beside it; returns the page's path."""
-    page = results_file.with_suffix(".md")
+    page, plot = (results_file.with_suffix(suffix) for suffix in (".md", ".png"))
     scans = [f"*{name}*, {_by(scan['shape'])} voxels of {_by(scan['spacing_mm'])} mm" for name, scan in results["scans"].items()]
     text = PAGE.format(
         results=results_file.name,
         machine=markdown(["machine", ""], [[k, v] for k, v in results["machine"].items()], words=2),
         scans="; ".join(scans),
         repeats=results["repeats"],
+        plot=f"![Seconds per step]({plot.name})\n\n" if "ours" in results else "",
         **{section.__name__.strip("_"): section(results) for section in (_steps, _rivals, _knobs, _folder, _training)},
     )
-    if "ours" not in results:
-        text = text.replace("![Seconds per step](benchmark.png)\n\n", "")
-    else:
-        write_whole(results_file.with_suffix(".png"), lambda path: _plot(results["ours"], path))
+    if "ours" in results:
+        write_whole(plot, lambda path: _plot(results["ours"], path))
     return write_whole(page, lambda path: path.write_text(text, encoding="utf-8"))
 
 

@@ -119,7 +119,7 @@ def test_both_ways_segment_the_same_spine(small_scan, tmp_path, monkeypatch):
     a, b = (nib.load(way["mask"]) for way in (ours, plain))
     np.testing.assert_allclose(a.affine, b.affine, atol=1e-4)
     a, b = (np.asarray(mask.dataobj) > 0 for mask in (a, b))
-    assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.9
+    assert (a & b).sum() / a.sum() > 0.95  # the plain way keeps specks and nameless pieces, so its mask is the larger one
 
 
 @pytest.mark.parametrize("as_usual", [False, True])
@@ -213,6 +213,7 @@ def test_page_holds_the_figures(tmp_path):
     assert "1.50 times the rate" in text
     assert cells(text, "`train.yaml`") == ["0.800", "1 %", "1.00"]
     assert "Ratio: 4.0." in text
+    assert "(benchmark.png)" in text
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
 
 
