@@ -15,6 +15,7 @@ FLOOR = -5.5  # least log-probability of a level: no single vertebra decides alo
 L6_COST, L4_COST = 3.0, 5.0  # nats, about minus the logarithm of how often five lumbar vertebrae turn out to be six or four
 DROP_COST = (1.5, 4.5)  # nats, to take a piece for no vertebra at all: of any size, and more for one as large as the others
 TILT_COST = 6.0  # nats per unit of the slope between neighbours beyond MAX_SLOPE
+MAX_BODIES = 30  # largest pieces that may be bodies: a whole spine has 24, and time grows with the square of their number
 WHOLE = 0.4  # share of the usual volume from which on a piece counts for the usual distance
 STEP_MM = (22.0, 45.0)  # bounds of the usual distance between the centres of two neighbours
 MAX_SLOPE = 1.2  # horizontal by vertical distance of two neighbours; the sacrum lies behind L5
@@ -46,6 +47,8 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
     levels = [s.channel for s in label_table() if s.group == "body"]
     if not bodies:
         return Naming([], 0.0, [], 0.0)
+    if len(bodies) > MAX_BODIES:
+        return _name_largest(bodies, log_p)
     scores = np.maximum(log_p[:, levels], FLOOR)
     typical = usual_volume([b.volume_mm3 for b in bodies])
     drop = np.array([DROP_COST[0] + DROP_COST[1] * min(1.0, b.volume_mm3 / typical) for b in bodies])
@@ -60,6 +63,16 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
     named = [[None if level is None else levels[level] for level in path] for _, path in ranked[:2]]
     second = (named[1], float(weights[1])) if len(ranked) > 1 else ([None] * len(bodies), 0.0)
     return Naming(named[0], float(weights[0]), *second)
+
+
+def _name_largest(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
+    """As `name_bodies`, with all but the largest left out."""
+    kept = sorted(np.argsort([-b.volume_mm3 for b in bodies], kind="stable")[:MAX_BODIES])
+    naming = name_bodies([bodies[i] for i in kept], log_p[kept])
+    both: list[list[int | None]] = [[None] * len(bodies), [None] * len(bodies)]
+    for place, *channels in zip(kept, naming.channels, naming.runner_up):
+        both[0][place], both[1][place] = channels
+    return Naming(both[0], naming.probability, both[1], naming.runner_up_probability)
 
 
 def _usual_step(bodies: Sequence[Instance]) -> float:

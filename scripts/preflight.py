@@ -59,7 +59,8 @@ def load_weights(path: str | Path) -> dict[str, Any]:
             raise CallError(
                 f"{path}: refused, it holds {code[1]} beside weights, which could run code. Take a plain state_dict."
             ) from error
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        is_other = isinstance(error, pickle.UnpicklingError)  # PyTorch's message is a page on its own options
+        reason = "torch.save did not write it" if is_other else " ".join(str(error).split())[:120] or type(error).__name__
         raise CallError(f"{path}: cannot be read as weights ({reason}). Copy or train it again.") from error
     if not isinstance(state, dict):
         raise CallError(f"{path}: holds a {type(state).__name__}, not a state_dict")

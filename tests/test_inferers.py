@@ -117,7 +117,7 @@ def test_slabs_give_the_same_logits(slab, monkeypatch):
     with torch.no_grad():
         whole = net.combine(levels, net.delineate(x))
         monkeypatch.setattr(inferers, "SLAB_VOXELS", slab)
-        assert torch.equal(combine_slabs(net, levels, net.delineate(x)), whole)
+        torch.testing.assert_close(combine_slabs(net, levels, net.delineate(x)), whole, atol=1e-5, rtol=0)  # sums in another order
 
 
 def test_what_lies_far_from_the_spine_is_left_out_where_the_box_would_be_too_large(monkeypatch):

@@ -259,3 +259,15 @@ def test_random_spines(seed):
     check(naming, count)
     assert any(c is not None for c in naming.channels)
     assert {c for c in naming.channels if c} <= {structure(n).channel for n in LEVELS}
+
+
+def test_hundreds_of_specks_do_not_hide_the_spine():
+    spine = column(0, 1, 2, 3, 4)
+    random = np.random.default_rng(0)
+    specks = [piece(depth, forward, 400.0) for depth, forward in zip(random.uniform(-1, 6, 400), random.uniform(150, 300, 400))]
+    bodies = sorted([*spine, *specks], key=lambda b: -b.centre_mm[2])
+    rows = [{} if b.volume_mm3 < 1000 else sure(f"L{round((500 - b.centre_mm[2]) / MM) + 1}")[0] for b in bodies]
+    naming = name_bodies(bodies, votes(*rows))
+    assert [c for c, b in zip(names(naming.channels), bodies) if b.volume_mm3 > 1000] == ["L1", "L2", "L3", "L4", "L5"]
+    assert sum(c is not None for c in naming.channels) == 5
+    check(naming, len(bodies))

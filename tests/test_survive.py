@@ -317,7 +317,7 @@ def test_wrong_calls(weights, two, tmp_path, capfd):
     (tmp_path / "file").touch()
     for options, message in {
         ("output_dir", str(tmp_path / "file" / "out")): "cannot be written to (Not a directory)",
-        ("weights", str(two / "a.nii.gz")): "not a file of weights, or one that would run code",
+        ("weights", str(two / "a.nii.gz")): "cannot be read as weights (torch.save did not write it)",
         ("overwrite", "maybe"): "'maybe' is neither True nor False",
     }.items():
         assert infer(**{"weights": weights, "output_dir": tmp_path / "out", "dataset_dir": two, options[0]: options[1]}) == 2
@@ -333,5 +333,5 @@ def test_weights_that_would_run_code_are_refused(two, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     torch.save({"model": RunsCode()}, tmp_path / "evil.pt")
     assert infer(tmp_path / "evil.pt", tmp_path / "out", two) == 2
-    assert "evil.pt: not a file of weights, or one that would run code" in capfd.readouterr().err
+    assert "evil.pt: refused, it holds posix.mkdir beside weights, which could run code" in capfd.readouterr().err
     assert not (tmp_path / "opened").exists()
