@@ -119,7 +119,8 @@ def test_both_ways_segment_the_same_spine(small_scan, tmp_path, monkeypatch):
     a, b = (nib.load(way["mask"]) for way in (ours, plain))
     np.testing.assert_allclose(a.affine, b.affine, atol=1e-4)
     a, b = (np.asarray(mask.dataobj) > 0 for mask in (a, b))
-    assert (a & b).sum() / a.sum() > 0.95  # the plain way keeps specks and nameless pieces, so its mask is the larger one
+    # not the same mask: instance norm sees other windows, and the plain way keeps specks and nameless pieces
+    assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.8
 
 
 @pytest.mark.parametrize("as_usual", [False, True])
