@@ -22,11 +22,17 @@ class UserError(SystemExit):
 
     exit_code = 1
 
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.raised_at = traceback.extract_stack()[:-1] if _debug else []
+
     @property
     def code(self) -> int:
         """What Python asks an uncaught ``SystemExit`` for when it ends: prints the line, after the traceback if that is asked for."""
         if _debug:
             self.__suppress_context__ = False
+            if self.__traceback__ is None:  # the interpreter has put it aside
+                sys.stderr.write("".join(["Traceback (most recent call last):\n", *traceback.format_list(self.raised_at)]))
             traceback.print_exception(self)
         else:
             print(self, file=sys.stderr)
