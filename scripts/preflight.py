@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.errors import CallError, similar_path
+from scripts.errors import CallError, read_reason, similar_path
 
 if TYPE_CHECKING:
     import torch  # takes a second to import
@@ -60,7 +60,7 @@ def load_weights(path: str | Path) -> dict[str, Any]:
                 f"{path}: refused, it holds {code[1]} beside weights, which could run code. Take a plain state_dict."
             ) from error
         is_other = isinstance(error, pickle.UnpicklingError)  # PyTorch's message is a page on its own options
-        reason = "torch.save did not write it" if is_other else " ".join(str(error).split())[:120] or type(error).__name__
+        reason = "torch.save did not write it" if is_other else read_reason(error)
         raise CallError(f"{path}: cannot be read as weights ({reason}). Copy or train it again.") from error
     if not isinstance(state, dict):
         raise CallError(f"{path}: holds a {type(state).__name__}, not a state_dict")
