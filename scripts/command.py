@@ -97,7 +97,7 @@ def one_line(kind: type[BaseException], error: BaseException, trace: TracebackTy
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     frames = (frame for cause in causes for frame, _ in traceback.walk_tb(cause.__traceback__))
-    if any(frame.f_globals["__name__"].startswith("ignite.engine") for frame in frames):
+    if any(str(frame.f_globals.get("__name__")).startswith("ignite.engine") for frame in frames):
         sys.__excepthook__(kind, error, trace)
         return
     what = " ".join(str(causes[-1]).split()) or type(causes[-1]).__name__

@@ -56,7 +56,7 @@ def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[f
     listed = {s.name for s in table if labelled[s.channel]}
     for group in ("body", "disc"):
         of_group = [c for c in present if table[c].group == group and labelled[c]]
-        without_l6 = "S1" in listed and "L6" not in listed  # nobody missed it then: there is none
+        without_l6 = "S1" in listed and not any(name.startswith("L6") for name in listed)  # nobody missed it then: there is none
         every = [s.channel for s in table if s.group == group and not (without_l6 and s.name.startswith("L6"))]
         if len(of_group) < 2:
             continue

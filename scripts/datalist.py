@@ -25,6 +25,7 @@ from scripts.labels import channels_from_verse, encode, label_table
 from scripts.preflight import is_true
 
 SPLITS = ("training", "validation", "testing")
+FIELDS = {"image": str, "label": str, "source": str, "patient": (str, int), "labelled": list}  # of an entry; others are not read
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
 LABEL_POSTFIX = "_seg"
 # `sub-01` of BIDS names, else the name without the contrast at its end: 1_t1 and 1_T2_SPACE are one patient
@@ -118,7 +119,8 @@ def read_datalist(
 
     Raises:
         CallError: if the file is missing.
-        UserError: if it is not JSON, has no list of entries, or names a file that does not exist or lies outside.
+        UserError: if it is not JSON, has no list of entries, holds something else where a name or a list belongs, or names a file
+            that does not exist or lies outside.
     """
     datalist, root = Path(datalist), Path(dataset_dir).absolute()
     if not datalist.is_file():
@@ -126,7 +128,7 @@ def read_datalist(
         raise CallError(f"{datalist}: no such datalist. {hint}{similar_path(datalist)}")
     try:
         content = json.loads(datalist.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for brackets in brackets in brackets
         raise UserError(f"{datalist}: not a JSON file ({error})") from None
     splits = {k: v for k, v in content.items() if isinstance(v, list)} if isinstance(content, dict) else {}
     if not any(splits.values()):
@@ -136,19 +138,30 @@ def read_datalist(
 
 
 def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool, allow_outside: bool) -> dict:
-    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-        raise UserError(f"{datalist}: every entry needs an 'image' path, got {entry!r}")
-    entry = dict(entry)
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not entry["image"]:
+        raise UserError(f"{datalist}: every entry needs an 'image' path, got {_short(entry)}")
+    entry = {key: value for key, value in entry.items() if value is not None}
+    for key, kind in FIELDS.items():
+        if key in entry and (not isinstance(entry[key], kind) or isinstance(entry[key], bool)):
+            word = "a list of numbers" if kind is list else "text"
+            raise UserError(f"{datalist}: '{key}' of {entry['image']} must be {word}, got {_short(entry[key])}")
+    if any(type(value) is not int for value in entry.get("labelled", [])):
+        raise UserError(f"{datalist}: 'labelled' of {entry['image']} must be a list of numbers, got {_short(entry['labelled'])}")
     for key in ("image", "label"):
         if entry.get(key):
             path = Path(os.path.normpath(root / entry[key]))
             if not (allow_outside or path.is_relative_to(os.path.normpath(root))):
                 raise UserError(f"{datalist}: {key} {path} lies outside dataset_dir ({root}). Set --allow_outside True if it may.")
-            if must_exist and not path.exists():
+            if must_exist and not os.path.exists(path):  # false, where Path.exists raises, for a text that cannot be a path
                 raise UserError(f"{datalist}: {key} {path} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
             entry[key] = str(path)
     channels_from_verse(entry.get("labelled") or [], f"{datalist}: 'labelled' of {entry['image']}")
     return entry
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else text[:80] + "..."
 
 
 def training_entries(
@@ -231,7 +244,7 @@ def inference_entries(
     if split and not datalist:
         raise CallError(f"--split {split} picks a part of a datalist: set --datalist too")
     if image:
-        if not Path(image).exists():
+        if not os.path.exists(image):
             raise CallError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.{similar_path(image)}")
         return [{"image": str(Path(image).absolute())}]
     if datalist:
@@ -241,7 +254,7 @@ def inference_entries(
         images = dict.fromkeys(entry["image"] for name, entries in splits.items() if split in ("", name) for entry in entries)
         if not images:
             raise CallError(f"{datalist}: no scans under '{split}'")
-        if not any(Path(path).exists() for path in images):
+        if not any(os.path.exists(path) for path in images):
             raise CallError(f"{datalist}: {next(iter(images))} does not exist, nor does any other. Is dataset_dir ({dataset_dir}) right?")
         return [{"image": path} for path in images]
     return [{"image": str(path.absolute())} for path in find_images(dataset_dir) if not is_in_label_folder(path)]

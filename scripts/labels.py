@@ -115,7 +115,8 @@ def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> n
         UserError: for fractional values or values that the scheme does not hold.
     """
     check_scheme(scheme)
-    integers = values if np.issubdtype(values.dtype, np.integer) else np.rint(values).astype(np.int64)
+    with np.errstate(invalid="ignore"):  # NaN differs from any integer that it becomes
+        integers = values if np.issubdtype(values.dtype, np.integer) else np.rint(values).astype(np.int64)
     if integers is not values and not np.array_equal(integers, values):
         raise UserError(
             f"{where}: fractional label values, e.g. {values[integers != values].flat[0]:g}. Resample labels by nearest neighbour."

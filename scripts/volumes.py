@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 from scripts.errors import EXPORT_AGAIN, ScanError, UserError, read_reason
 
 GRID_TOLERANCE_MM = 1e-3  # two affines closer than this are one grid: headers hold float32
+GZIP_RATIO = 1032  # deflate makes nothing smaller than that
 
 
 class Volume(NamedTuple):
@@ -34,7 +36,7 @@ def read_volume(path: str | Path, series: bool = False) -> Volume:
         series: take the mean over the last axis of a 4-D file, instead of refusing it.
 
     Raises:
-        ScanError: if it is missing, empty, damaged, in colour or of other dimensions.
+        ScanError: if it is missing, empty, damaged, in colour, of other dimensions, or a folder with more than one series.
     """
     path = Path(path)
     check_there(path)
@@ -81,6 +83,10 @@ def _read_nifti(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
     image = nib.load(path)
     dtype = image.get_data_dtype()
     _check_kind(path, image.shape, series, colour=dtype.names is not None or dtype.kind == "c")
+    claimed = math.prod(image.shape) * dtype.itemsize
+    if claimed > path.stat().st_size * (GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
+        shape = " x ".join(str(n) for n in image.shape)  # nibabel would fetch memory for all of it first
+        raise ScanError(path, f"cannot be read (the file is too short for the {shape} voxels of its header)", EXPORT_AGAIN)
     notes += _orientation_notes(image)
     proxy = image.dataobj
     scaled = (proxy.slope, proxy.inter) != (1, 0)
@@ -116,7 +122,11 @@ def _orientation_notes(image: nib.Nifti1Image) -> list[str]:
 def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
     from monai.transforms import LoadImage  # here: MONAI takes seconds to import
 
-    image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
+    try:
+        warnings.filterwarnings("error", message=".*more than one DICOM series")
+        image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
+    except UserWarning:  # MONAI would take the first of them
+        raise ScanError(path, "holds more than one DICOM series", "Move each into a folder of its own, or convert them to NIfTI.") from None
     data = image.numpy()
     shape = (*data.shape[1:], *data.shape[:1])
     _check_kind(path, shape, series, colour=data.dtype == np.uint8 and len(data) in (3, 4))

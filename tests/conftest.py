@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import monai.bundle
 import pytest
 import torch
 
+from scripts.errors import UserError
 from scripts.memory import keep_freed_memory
 from scripts.phantom import write_cohort
 
@@ -28,6 +30,21 @@ EPOCHS = 240  # of one step each
 NO_AUGMENTATION = dict.fromkeys(
     ("rotate", "scale", "flip_prob", "bend", "intensity_prob", "contrast_prob", "invert_prob", "thick_prob"), 0.0
 )
+DICOM = bytes(128) + b"DICM" + bytes(20)
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Files without a scan in them."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(DICOM if path.suffix in (".dcm", "") else b"x")
+    return root
+
+
+def fails(message: str):
+    """A `UserError` with exactly that line."""
+    return pytest.raises(UserError, match=f"^{re.escape(message)}$")
 
 
 def run_bundle(config_file: str | list[str], run_id: str = "run", **overrides) -> None:

@@ -228,6 +228,13 @@ def test_patches_without_labelled_voxels_lie_anywhere(spine_prob):
     assert transform({"image": torch.rand(1, *SIZE), "label": label})["image"].shape == (1, *PATCH)
 
 
+def test_without_views_the_patch_is_the_same():
+    image, label = scan()
+    both, patch = (sampler(views=views).set_random_state(5)({"image": image, "label": label}) for views in (True, False))
+    assert patch.keys() == {"image", "label"}
+    assert_patch(patch, both["image"], both["label"])
+
+
 def test_view_and_scan_lie_within_each_other():
     size = np.array([40, 24, 10])  # the view has 16, 24 and 20 voxels of the scan
     transform = sampler().set_random_state(0)

@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from itertools import chain
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
+from conftest import fails, touch
 
 from scripts.datalist import (
-    PATIENT_PATTERN,
     case_name,
     find_images,
     find_label,
     has_twin,
     inference_entries,
     is_dicom_folder,
-    prepare,
     read_datalist,
     split_entries,
     training_entries,
@@ -28,23 +24,9 @@ from scripts.datalist import (
 )
 from scripts.errors import UserError
 
-DICOM = bytes(128) + b"DICM" + bytes(20)
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(DICOM if path.suffix in (".dcm", "") else b"x")
-    return root
-
 
 def found(root: Path) -> list[str]:
     return [path.relative_to(root).as_posix() for path in find_images(root)]
-
-
-def fails(message: str):
-    return pytest.raises(UserError, match=f"^{re.escape(message)}$")
 
 
 # names
@@ -348,127 +330,9 @@ def test_inference_entries_of_an_empty_split(tmp_path):
         inference_entries(tmp_path, datalist, split="validation")
 
 
-# prepare
-
-
-def site(root: Path, patients: int = 8) -> Path:
-    """Two labelled scans per patient, one scan without a label."""
-    for patient in range(patients):
-        for contrast in ("T1w", "T2w"):
-            values = np.zeros((2, 2, 3), np.uint8)
-            values[0, 0] = (20, 120, 26 if contrast == "T2w" else 0)
-            for postfix, data in (("", values.astype(np.float32)), ("_seg", values)):
-                path = root / "site" / f"sub-{patient:02}_ses-{contrast}_{contrast}{postfix}.nii"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                nib.save(nib.Nifti1Image(data, np.diag([4, 1, 1, 1])), path)
-    touch(root, "site/unlabelled_T2w.nii")
-    return root
-
-
-def patients_of(datalist: Path) -> dict[str, list[str]]:
-    return {split: sorted({e["patient"] for e in entries}) for split, entries in json.loads(datalist.read_text()).items()}
-
-
-def test_prepare(tmp_path, capsys):
-    root, datalist = site(tmp_path / "data"), tmp_path / "new folder" / "list.json"
-    assert prepare(root, datalist, validation_fraction=0.25, testing_fraction=0.1) == datalist
-    assert capsys.readouterr().out == f"{datalist}: training 5 patients, validation 2 patients, testing 1 patients\n"
-    splits = patients_of(datalist)
-    assert list(splits) == ["training", "validation", "testing"]
-    assert sorted(chain(*splits.values())) == [f"sub-{i:02}" for i in range(8)]  # every patient in one split only
-    content = json.loads(datalist.read_text())
-    assert sum(map(len, content.values())) == 16
-    for entry in chain(*content.values()):
-        stem = entry["image"].removesuffix(".nii")
-        assert entry == {
-            "image": f"site/{entry['patient']}_ses-{stem[-3:]}_{stem[-3:]}.nii",
-            "label": stem + "_seg.nii",
-            "source": "site",
-            "labelled": [20, 26, 120] if stem.endswith("T2w") else [20, 120],
-            "patient": entry["patient"],
-        }
-    assert len(split_entries(datalist, root, "validation")) == 4
-    assert [p.name for p in datalist.parent.iterdir()] == ["list.json"]
-
-
-def test_prepare_repeats_itself_for_the_same_seed(tmp_path):
-    root = site(tmp_path / "data")
-    lists = [prepare(root, tmp_path / f"{i}.json", 0.3, 0.3, seed=seed) for i, seed in enumerate((0, 0, 1, 2, 3))]
-    splits = [json.dumps(patients_of(path)) for path in lists]
-    assert lists[0].read_bytes() == lists[1].read_bytes()
-    assert len(set(splits)) > 2
-
-
-def test_prepare_without_a_test_split(tmp_path):
-    datalist = prepare(site(tmp_path / "data", 2), tmp_path / "list.json", 0.1, 0)
-    assert {split: len(names) for split, names in patients_of(datalist).items()} == {"training": 1, "validation": 1, "testing": 0}
-
-
-def test_prepare_reads_label_folders_once(tmp_path):
-    for i in range(3):
-        for folder in ("images", "masks"):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            nib.save(nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4)), tmp_path / folder / f"{i}_t2.nii")
-    datalist = prepare(tmp_path, tmp_path / "list.json")
-    entries = chain(*json.loads(datalist.read_text()).values())
-    assert sorted((e["image"], e["label"], e["patient"]) for e in entries) == [
-        (f"images/{i}_t2.nii", f"masks/{i}_t2.nii", str(i)) for i in range(3)
-    ]
-
-
-def test_prepare_keeps_an_existing_datalist(tmp_path):
-    datalist = tmp_path / "list.json"
-    datalist.write_text("mine")
-    with fails(f"{datalist}: exists already; set --overwrite True to replace it"):
-        prepare(site(tmp_path / "data", 3), datalist)
-    assert datalist.read_text() == "mine"
-    prepare(tmp_path / "data", datalist, overwrite="True", labelled=[25])
-    assert all(25 in e["labelled"] for e in json.loads(datalist.read_text())["training"])
-
-
 def test_a_split_needs_a_datalist(tmp_path):
     with fails("--split testing picks a part of a datalist: set --datalist too"):
         inference_entries(tmp_path, split="testing")
-
-
-@pytest.mark.parametrize(
-    ("name", "patient"),
-    [
-        ("phantom_0001_T2w", "phantom_0001"),
-        ("1_t1", "1"),
-        ("1_t2_SPACE", "1"),
-        ("sub-01_ses-2_acq-x_T2w", "sub-01"),
-        ("a_STIR", "a"),
-        ("L1_scan", "L1_scan"),
-    ],
-)
-def test_patient_of_a_name(name, patient):
-    assert re.match(PATIENT_PATTERN, name).group(1) == patient
-
-
-def test_prepare_takes_another_pattern(tmp_path):
-    datalist = prepare(site(tmp_path / "data", 3), tmp_path / "list.json", patient_pattern=r"sub-(\d+)_")
-    assert sorted(chain(*patients_of(datalist).values())) == ["00", "01", "02"]
-
-
-def test_prepare_errors(tmp_path):
-    root = site(tmp_path / "data", 2)
-    with fails(f"{root}: 2 patients with labels, 3 are needed for these splits. Is --patient_pattern right?"):
-        prepare(root, tmp_path / "list.json")
-    with fails(f"{root}/site/sub-00_ses-T1w_T1w.nii: patient_pattern 'case(.)' does not match its name"):
-        prepare(root, tmp_path / "list.json", patient_pattern="case(.)")
-    nib.save(nib.Nifti1Image(np.full((2, 2, 2), 77, np.uint8), np.eye(4)), root / "site" / "sub-00_ses-T1w_T1w_seg.nii")
-    with pytest.raises(UserError, match=rf"^{root}/site/sub-00_ses-T1w_T1w_seg.nii: unknown label values \[77\]"):
-        prepare(root, tmp_path / "list.json")
-    touch(tmp_path / "bare", "a.nii", "b.nii")
-    with fails(f"{tmp_path}/bare: 0 patients with labels, 3 are needed for these splits. Is --patient_pattern right?"):
-        prepare(tmp_path / "bare", tmp_path / "list.json")
-    assert not (tmp_path / "list.json").exists()
-
-
-def test_prepare_explains_a_pattern_without_a_group(tmp_path):
-    with pytest.raises(UserError, match="patient_pattern"):
-        prepare(site(tmp_path / "data", 3), tmp_path / "list.json", patient_pattern=r"sub-\d+")
 
 
 def test_write_datalist_keeps_order_and_umlauts(tmp_path):

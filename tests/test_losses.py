@@ -349,6 +349,17 @@ def test_spine_loss_is_the_sum_of_both():
     assert SpineLoss(levels=parts[0], kinds=parts[1])((levels, kinds), prepared).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+def test_without_views_the_loss_is_that_of_the_patches():
+    batch = {k: v for k, v in samples().items() if k not in ("view", "view_label")}
+    _, prepared, _, kwargs = PrepareSamples()(batch)
+    assert prepared.keys() == {"kinds", "merged"}
+    assert kwargs["view"].numel() == 0
+    kinds = torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(8))
+    both = {**PrepareSamples()(samples())[1]}
+    expected = SpineLoss(levels=lambda *_: 0.0, kinds=MarginalDiceCELoss())((torch.ones(1), kinds), both)
+    assert SpineLoss(MarginalDiceCELoss(), MarginalDiceCELoss())((kwargs["view"], kinds), prepared) == expected
+
+
 def test_spine_loss_by_hand():
     # levels: 3 of 4 voxels known, p = 1/24 each for L1 (twice) and 23/24 for the rest, of which no other is labelled
     prepared = {

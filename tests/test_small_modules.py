@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import fails
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer, SlidingWindowInferer
@@ -26,10 +27,6 @@ from scripts.shared import inference_config
 
 BUNDLE = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
-
-
-def fails(message: str):
-    return pytest.raises(UserError, match=f"^{re.escape(message)}$")
 
 
 # dataset

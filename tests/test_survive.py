@@ -85,10 +85,12 @@ def write_bad(folder: Path, scan: nib.Nifti1Image) -> dict[str, str]:
     save("thick.nii.gz", voxels, affine=affine @ np.diag([1, 1, 50 / np.linalg.norm(affine[:3, 2]), 1]))
     save("metres.nii.gz", voxels, affine=np.diag([0.001, 0.001, 0.001, 1]) @ affine)
     save("huge.nii.gz", np.arange(400 * 4 * 4, dtype=np.int16).reshape(400, 4, 4), affine=np.diag([8.0, 1, 1, 1]))
+    (folder / "short.nii").write_bytes(nib.Nifti1Image(np.zeros((900, 900, 900), np.int8), affine).to_bytes()[:5000])
     without_affine("zero_affine.nii", 0)
     without_affine("nan_affine.nii", np.nan)
     return {
-        "cut.nii.gz": "cannot be read (Compressed file ended", "empty.nii.gz": "0 bytes", "text.nii.gz": "cannot be read (",
+        "cut.nii.gz": "cannot be read (Compressed file ended", "empty.nii.gz": "0 bytes",
+        "short.nii": "the file is too short for the 900 x 900 x 900 voxels of its header", "text.nii.gz": "cannot be read (",
         "link.nii.gz": "a link that leads nowhere", "flat.nii.gz": "has the shape (64, 96)", "colour.nii.gz": "in colour",
         "five.nii.gz": "has the shape (4, 4, 4, 1, 3)", "constant.nii.gz": "every voxel has the value 7",
         "all_nan.nii.gz": "no voxel holds a finite number", "thick.nii.gz": " x 50 mm, and 0.05 to 12.0 mm are possible",

@@ -23,6 +23,7 @@ from scripts.errors import UserError
 from scripts.labels import encode, label_table
 from scripts.metrics import score_structures
 from scripts.shared import inference_config
+from scripts.volumes import read_volume
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -83,6 +84,15 @@ def test_a_resumed_run_with_more_epochs_still_learns(cohort, tmp_path):
     run_bundle(TRAIN, resume=str(tmp_path), epochs=3, **options)
     after = torch.load(tmp_path / "last.pt", weights_only=True)["model"]
     assert not torch.equal(before["fine.model.0.conv.unit0.conv.weight"], after["fine.model.0.conv.unit0.conv.weight"])
+
+
+def test_outlines_can_be_trained_alone(cohort, trained, tmp_path):
+    options = {"pretrained": str(trained / "model.pt"), "outlines_only": True, "epochs": 1, "val_interval": 1}
+    run_bundle(TRAIN, dataset_dir=str(cohort), output_dir=str(tmp_path), **options)
+    before, after = (torch.load(path, weights_only=True) for path in (trained / "model.pt", tmp_path / "last.pt"))
+    same = {name: torch.equal(t.float(), after["model"][name]) for name, t in before.items()}
+    assert all(same[name] for name in same if name.startswith("coarse."))
+    assert not any(same[name] for name in same if name.startswith("fine.") and name.endswith("conv.weight"))
 
 
 def with_unknown_value(label: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -228,7 +238,7 @@ def test_label_scheme_changes_the_numbers_only(cohort, trained, masks, tmp_path,
 PATIENT = "Mustermann^Erika"
 
 
-def write_as(folder: Path, kind: str, scan: nib.Nifti1Image) -> Path:
+def write_as(folder: Path, kind: str, scan: nib.Nifti1Image, series_number: int = 1) -> Path:
     """The scan as MetaImage, NRRD or DICOM series, written by ITK (world LPS)."""
     image = itk.image_from_array(np.ascontiguousarray(np.asarray(scan.dataobj).T.astype(np.int16)))
     lps = np.diag([-1, -1, 1]) @ scan.affine[:3]
@@ -249,7 +259,7 @@ def write_as(folder: Path, kind: str, scan: nib.Nifti1Image) -> Path:
         tags["0008|0016"] = "1.2.840.10008.5.1.4.1.1.4"  # MR image storage
         tags["0008|0060"] = "MR"
         tags["0010|0010"] = PATIENT
-        tags["0020|000e"] = "1.2.826.0.1.3680043.2.1125.1"  # series
+        tags["0020|000e"] = f"1.2.826.0.1.3680043.2.1125.1.{series_number}"  # series
         tags["0020|000d"] = "1.2.826.0.1.3680043.2.1125.2"  # study
         tags["0020|0013"] = str(i + 1)
         tags["0018|0050"] = f"{spacing[2]:.6f}"
@@ -274,6 +284,19 @@ def test_every_format_gives_the_same_mask(cohort, trained, masks, tmp_path, kind
     assert mask.shape == scan.shape
     np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-3)
     assert np.mean(np.asarray(mask.dataobj) == np.asarray(expected.dataobj)) > 0.999
+
+
+def test_two_series_in_one_folder_are_not_taken_for_one(cohort, tmp_path):
+    scan = nib.load(min((cohort / "testing").glob("*w.nii.gz"))).slicer[:, :, :3]
+    folders = []
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        folders.append(write_as(tmp_path / str(number), "dicom", scan, number))
+    assert read_volume(folders[0]).data.shape == scan.shape
+    for path in folders[1].iterdir():
+        path.rename(folders[0] / f"second_{path.name}")
+    with pytest.raises(UserError, match=r"series: holds more than one DICOM series\. Move each into a folder of its own"):
+        read_volume(folders[0])
 
 
 def test_missing_weights_are_named(cohort, tmp_path):
