@@ -26,9 +26,9 @@ class Naming:
     """The level of every instance, `None` for one that is no vertebra."""
 
     channels: list[int | None]
-    probability: float  # of this sequence among the best ones of every pair of a first and a last level
-    runner_up: list[int | None]
-    runner_up_probability: float
+    probability: float  # of all sequences that give no body another level than this one
+    runner_up: list[int | None]  # the best sequence that gives one another level
+    runner_up_probability: float  # of that one alone
 
 
 def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
@@ -37,8 +37,9 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
     Every path takes some of the bodies in order; each following one carries the following level, or skips as many levels as their
     distance says are missing between them. Its score is the sum of the log-probabilities of its levels, less the price of bodies left
     out, of slopes that no spine has, and of four or six lumbar vertebrae. A dynamic programme finds the best path for every pair of a
-    first and a last level; their scores, normalised, are the probabilities. Where no sacrum is in view, several shifts score alike
-    and the probability says so.
+    first and a last level; their scores, normalised, are the probabilities. Sequences that differ in whether a piece is a vertebra at
+    all, as at the upper end of the view, agree on the levels. Where no sacrum is in view, several shifts score alike and the
+    probability says so.
 
     Args:
         bodies: from top to bottom.
@@ -60,9 +61,18 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
     ranked = sorted(paths.values(), key=lambda item: -item[0])
     weights = np.exp(np.array([score for score, _ in ranked]) - ranked[0][0])
     weights /= weights.sum()
-    named = [[None if level is None else levels[level] for level in path] for _, path in ranked[:2]]
-    second = (named[1], float(weights[1])) if len(ranked) > 1 else ([None] * len(bodies), 0.0)
-    return Naming(named[0], float(weights[0]), *second)
+    sequences = [[None if level is None else levels[level] for level in path] for _, path in ranked]
+    others = [i for i, sequence in enumerate(sequences) if not _agree(sequence, sequences[0])]
+    probability = 1.0 - float(weights[others].sum())
+    if not others:
+        return Naming(sequences[0], probability, [None] * len(bodies), 0.0)
+    return Naming(sequences[0], probability, sequences[others[0]], float(weights[others[0]]))
+
+
+def _agree(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
+    """Whether no body has two levels, and one has the same."""
+    pairs = [(x, y) for x, y in zip(a, b) if x is not None and y is not None]
+    return bool(pairs) and all(x == y for x, y in pairs)
 
 
 def _name_largest(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:

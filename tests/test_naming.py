@@ -111,7 +111,9 @@ def test_five_lumbar_vertebrae_where_the_votes_cannot_decide():
     naming = name_bodies(column(*range(8)), votes(*rows))
     assert names(naming.channels) == five
     assert names(naming.runner_up) == six
-    assert naming.runner_up_probability / naming.probability == pytest.approx(np.exp(-L6_COST))
+    assert naming.runner_up_probability / naming.probability == pytest.approx(
+        np.exp(-L6_COST), rel=0.02
+    )  # a body left out agrees with both
 
 
 def test_four_lumbar_vertebrae_by_their_votes():
@@ -120,7 +122,7 @@ def test_four_lumbar_vertebrae_by_their_votes():
     even = [*[dict.fromkeys(pair, 0.45) for pair in zip(levels[:-1], FIVE_LUMBAR[4:])], {"S1": 0.9999}]
     naming = name_bodies(column(*range(7)), votes(*even))
     assert names(naming.channels) == FIVE_LUMBAR[4:]
-    assert naming.runner_up_probability / naming.probability == pytest.approx(np.exp(-L4_COST))
+    assert naming.runner_up_probability / naming.probability == pytest.approx(np.exp(-L4_COST), rel=0.02)
     assert names(naming.runner_up) == levels
 
 
@@ -200,7 +202,7 @@ def test_view_without_a_sacrum_is_uncertain():
     assert names(naming.channels) == levels
     assert names(naming.runner_up) == ["T10", "T11", "T12", "L1", "L2"]
     assert naming.probability < 0.9
-    assert naming.runner_up_probability / naming.probability == pytest.approx((0.35 / 0.45) ** 5)
+    assert naming.runner_up_probability / naming.probability == pytest.approx((0.35 / 0.45) ** 5, rel=0.02)
     sacrum = name_bodies(column(*range(7)), votes(*blurred("L1", "L2", "L3", "L4"), {"L5": 0.9}, {"S1": 0.99}, {}))
     assert names(sacrum.channels) == ["L1", "L2", "L3", "L4", "L5", "S1", None]
     assert sacrum.probability > 0.9
@@ -210,8 +212,9 @@ def test_flat_votes_of_two_bodies_by_hand():
     naming = name_bodies(column(0, 1), votes({}, {}))
     pairs = 11 + np.exp(-L6_COST) + np.exp(-L4_COST)  # neighbours, L5 above S1 among them; L5 above L6; L4 above S1
     single = 12 * np.exp(-DROP) * 12  # one of them alone has any of 12 levels, and is 12 times as probable as both
-    assert naming.probability == pytest.approx(1 / (pairs + single))
-    assert naming.runner_up_probability == pytest.approx(naming.probability)
+    assert naming.runner_up_probability == pytest.approx(1 / (pairs + single))
+    upper_alone = 12 * np.exp(-DROP)  # has the level that it has in the pair
+    assert naming.probability == pytest.approx((1 + upper_alone) / (pairs + single))
     first, second = names(naming.channels), names(naming.runner_up)
     assert all(FIVE_LUMBAR.index(b) - FIVE_LUMBAR.index(a) == 1 or "L6" in (a, b) for a, b in (first, second))
     assert first != second
@@ -221,8 +224,18 @@ def test_flat_votes_of_five_bodies_by_hand():
     naming = name_bodies(column(*range(5)), votes(*[{}] * 5))
     check(naming, 5)
     # six starts above L5 and one with S1 come at no price; L6, L4 above S1 and bodies left out make up the rest
+    assert naming.runner_up_probability == pytest.approx(1 / 7, rel=0.06)
     assert naming.probability == pytest.approx(1 / 7, rel=0.06)
-    assert naming.runner_up_probability == pytest.approx(naming.probability)
+
+
+def test_a_doubtful_piece_leaves_the_levels_certain():
+    """Whether what shows of T12 at the upper end of the view is a vertebra: no other body has another level for that."""
+    half = Instance(1, column(0)[0].centre_mm, 0.15 * column(0)[0].volume_mm3)
+    bodies = [half, *column(1, 2, 3, 4, 5, 6)]
+    naming = name_bodies(bodies, votes({"T12": 0.1}, *({n: 0.95} for n in FIVE_LUMBAR[5:])))
+    assert names(naming.channels)[1:] == FIVE_LUMBAR[5:]
+    assert naming.probability > 0.99
+    assert names(naming.runner_up)[1:] != FIVE_LUMBAR[5:]
 
 
 def test_a_single_body():
