@@ -9,10 +9,8 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +23,7 @@ import numpy as np
 import torch
 
 from scripts.benchmark_page import KNOBS, write_page
+from scripts.benchmark_process import Child, run_child
 from scripts.check_setup import check_device
 from scripts.datalist import LABEL_POSTFIX, case_name, find_label
 from scripts.errors import UserError
@@ -39,16 +38,9 @@ SCANS = {  # of phantoms: slices, posterior-anterior, inferior-superior; in-plan
     "thick_slices": {"shape": (20, 320, 320), "spacing_mm": (0.8, 4.0), "order": "PIR"},
     "isotropic": {"shape": (77, 381, 381), "spacing_mm": (1.0, 1.0), "order": "RAS"},
 }
+LARGE = {"shape": (400, 512, 512), "spacing_mm": (0.6, 0.6), "order": "RAS"}
 TRAINING_PHANTOMS = 8
 NNUNET_TIMEOUT_S = 1800
-
-
-class Child(NamedTuple):
-    """A process that has ended."""
-
-    output: str  # stdout
-    seconds: float
-    peak_mib: float  # largest resident memory of the process
 
 
 class Bench(NamedTuple):
@@ -134,32 +126,6 @@ def machine() -> dict[str, str]:
     }
 
 
-def run_child(command: Sequence[str], folder: str, timeout_s: float = 3600.0, environment: dict[str, str] | None = None) -> Child:
-    """Run a command in `folder` to its end.
-
-    Raises:
-        UserError: if it fails or takes longer than `timeout_s`; the message ends with the last lines that it printed.
-    """
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, env={**os.environ, **(environment or {})})
-        timer = threading.Timer(timeout_s, process.kill)
-        timer.start()
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        finally:
-            timer.cancel()
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        err.seek(0)
-        if process.returncode:
-            last = " / ".join(err.read().strip().splitlines()[-3:])
-            raise UserError(f"{' '.join(command[:5])} ... ended with {process.returncode} after {seconds:.0f} s: {last}")
-        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-        return Child(out.read(), seconds, usage.ru_maxrss / unit)
-
-
 def _measure(bench: Bench, name: str, **options: Any) -> dict[str, Any]:
     """A function of `benchmark_runs` in a process of its own: its result and `peak_mib`."""
     options |= {"bundle_root": bench.bundle_root}
@@ -190,15 +156,16 @@ def ours(bench: Bench) -> dict[str, dict]:
     def measure(name: str, scan: Path) -> dict:
         options = {"scan": str(scan), "output_dir": str(bench.work / "ours" / name), "repeats": bench.repeats}
         result = _measure(bench, "segment", spawned=time.time(), **options)
-        cold = _command(bench, ["--image", str(scan), "--output_dir", str(bench.work / "cold" / name)])
-        return {**_scored(scan, result), "cold_s": cold.seconds, "cold_peak_mib": cold.peak_mib}
+        call = ["--image", str(scan), "--output_dir", str(bench.work / "cold" / name), "--overwrite", "True"]
+        cold, watched = _command(bench, call), _command(bench, call, with_children=True)
+        return {**_scored(scan, result), "cold_s": cold.seconds, "cold_peak_mib": watched.peak_mib}
 
     return _of_every_scan(bench, measure)
 
 
-def _command(bench: Bench, options: Sequence[str]) -> Child:
+def _command(bench: Bench, options: Sequence[str], with_children: bool = False) -> Child:
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml", *options]
-    return run_child(command, bench.bundle_root)
+    return run_child(command, bench.bundle_root, with_children=with_children)
 
 
 def _scored(scan: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -265,13 +232,24 @@ def folder(bench: Bench) -> dict[str, Any]:
             for i in range(count):
                 shutil.copy(scan, source / f"copy_{i:04d}_{scan.name}")
             target = bench.work / "folder" / f"{name}_{count}"
-            children.append(_command(bench, ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", str(workers)]))
+            children.append(
+                _command(bench, ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", str(workers)], True)
+            )
         found[name] = {
             "seconds": [c.seconds for c in children],
             "per_scan_s": (children[1].seconds - children[0].seconds) / bench.folder_size,
             "peak_mib": [c.peak_mib for c in children],
         }
     return found
+
+
+def large(bench: Bench) -> dict[str, Any]:
+    """The whole command for one scan of `LARGE`, a phantom."""
+    source = bench.work / "large"
+    write_cohort(source, training=0, validation=1, testing=0, seed=11, contrast="T2w", **LARGE)
+    scan = next((source / "validation").glob("*_T2w.nii.gz"))
+    child = _command(bench, ["--image", str(scan), "--output_dir", str(bench.work / "large_masks")], with_children=True)
+    return {**_grid(scan), "cold_s": child.seconds, "cold_peak_mib": child.peak_mib}
 
 
 def training(bench: Bench) -> dict[str, dict]:
@@ -282,4 +260,4 @@ def training(bench: Bench) -> dict[str, dict]:
     return {"ours": run(output_dir=str(data / "ours")), "plain": run(output_dir=str(data / "plain"), as_usual=True)}
 
 
-PARTS = {f.__name__: f for f in (ours, plain, nnunet, knobs, folder, training)}
+PARTS = {f.__name__: f for f in (ours, plain, nnunet, knobs, folder, large, training)}

@@ -54,8 +54,9 @@ Scans (phantoms unless `--scans` names others): {scans}. Times are medians of {r
 {steps}
 
 {plot}*Start-up* is the time from a cold shell to the first voxel of the scan in memory: Python, PyTorch and MONAI are imported, the config
-is parsed, the weights are loaded. *Cold* is the whole command for one scan. GFLOPs per second are those of the networks' convolutions;
-beside them stands what a single 3 x 3 x 3 convolution of 32 channels reaches in the same precision.
+is parsed, the weights are loaded. *Cold* is the whole command for one scan, and *peak memory* that of all its processes together. GFLOPs
+per second are those of the networks' convolutions; beside them stands what a single 3 x 3 x 3 convolution of 32 channels reaches in the
+same precision.
 
 ## Beside its rivals
 
@@ -77,6 +78,10 @@ one process. `--spacing` and `--patch_size` belong to the weights: leave them.
 
 {folder}
 
+## A large scan
+
+{large}
+
 ## Training
 
 {training}
@@ -93,7 +98,7 @@ def write_page(results: Mapping[str, Any], results_file: Path) -> Path:
         scans="; ".join(scans),
         repeats=results["repeats"],
         plot=f"![Seconds per step]({plot.name})\n\n" if "ours" in results else "",
-        **{section.__name__.strip("_"): section(results) for section in (_steps, _rivals, _knobs, _folder, _training)},
+        **{section.__name__.strip("_"): section(results) for section in (_steps, _rivals, _knobs, _folder, _large, _training)},
     )
     if "ours" in results:
         write_whole(plot, lambda path: _plot(results["ours"], path))
@@ -174,6 +179,14 @@ def _folder(results: Mapping[str, Any]) -> str:
     header = ["way", f"{few} scans, s", f"{many} scans, s", "s per further scan", f"GB, {few} scans", f"GB, {many} scans"]
     gain = folder["one_by_one"]["per_scan_s"] / folder["overlapped"]["per_scan_s"]
     return f"{markdown(header, rows, words=1)}\n\nOverlapped reading: {gain:.2f} times the rate."
+
+
+def _large(results: Mapping[str, Any]) -> str:
+    large = results.get("large")
+    if not large:
+        return NOT_MEASURED
+    what = f"A phantom of {_by(large['shape'])} voxels of {_by(large['spacing_mm'])} mm"
+    return f"{what}, from a cold shell: {large['cold_s']:.0f} s, {large['cold_peak_mib'] / MIB_PER_GB:.2f} GB for all processes together."
 
 
 def _training(results: Mapping[str, Any]) -> str:

@@ -85,6 +85,7 @@ EXPORT_AGAIN = "Export or download it again."
 FIX_OF_ERRNO = {
     errno.ENOENT: "Is the file still there, and not a link that leads nowhere?",
     errno.ENOSPC: "Make room on the disk of output_dir, then run the same command again.",
+    errno.EFBIG: "Make room on the disk of output_dir, or raise the limit of a file's size (ulimit -f), then run the same command again.",
     errno.EDQUOT: "Make room on the disk of output_dir, then run the same command again.",
     errno.EROFS: "Set --output_dir to a folder that can be written to.",
     errno.EACCES: "Ask for the permission to read the scan and to write to output_dir.",

@@ -15,8 +15,9 @@ from monai.bundle import load_bundle_config
 
 from scripts import benchmark as bench
 from scripts import benchmark_runs
-from scripts.benchmark import benchmark, run_child
+from scripts.benchmark import benchmark
 from scripts.benchmark_page import KNOBS, NETWORKS, forward_s, write_page
+from scripts.benchmark_process import run_child
 from scripts.benchmark_runs import Stopwatch, step_rate
 from scripts.errors import UserError
 from scripts.shared import inference_config
@@ -40,6 +41,7 @@ def results() -> dict:
         "plain": {"thick": {"total_s": 45.0, "peak_mib": 4768.37158203125, "dice": 0.931}},
         "nnunet": {"missing": "nnunetv2 was not installed"},
         "knobs": {"thick": {KNOBS[0].name: {"total_s": 3.0, "peak_mib": 953.67431640625, "dice": 0.93}}},
+        "large": {"shape": [400, 512, 512], "spacing_mm": [0.6, 0.6, 0.6], "cold_s": 40.4, "cold_peak_mib": 3.5e9 / 2**20},
         "folder": {
             "scans": [4, 8],
             "one_by_one": {"seconds": [20.0, 32.0], "per_scan_s": 3.0, "peak_mib": [953.67431640625] * 2},
@@ -99,6 +101,14 @@ def test_child_returns_its_output_time_and_memory(tmp_path):
     assert child.output.splitlines() == [str(tmp_path), "last"]
     assert 100 < child.peak_mib < 1000
     assert child.seconds > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
+def test_memory_of_a_child_and_its_children(tmp_path):
+    sleeps = "import time; data = bytearray(b'x' * (100 * 2**20)); time.sleep(1.5)"
+    code = f"import subprocess, sys; data = bytearray(b'x' * (60 * 2**20)); subprocess.run([sys.executable, '-c', {sleeps!r}])"
+    both = run_child([sys.executable, "-c", code], str(tmp_path), with_children=True).peak_mib
+    assert 160 < both < 1000  # between fork and exec it is as large as this process
 
 
 @pytest.mark.parametrize(("code", "timeout"), [("raise ValueError('why')", 60), ("import time; time.sleep(60)", 0.5)])
@@ -212,6 +222,7 @@ def test_page_holds_the_figures(tmp_path):
     assert cells(text, KNOBS[0].name)[2:] == ["3.00", "1.00", "0.9300"]
     assert cells(text, f"`{KNOBS[1].name}`")[2:] == ["-", "-", "-"]
     assert "1.50 times the rate" in text
+    assert "400 x 512 x 512 voxels of 0.6 x 0.6 x 0.6 mm, from a cold shell: 40 s, 3.50 GB for all processes together." in text
     assert cells(text, "`train.yaml`") == ["0.800", "1 %", "1.00"]
     assert "Ratio: 4.0." in text
     assert "(benchmark.png)" in text
@@ -221,7 +232,7 @@ def test_page_holds_the_figures(tmp_path):
 def test_page_says_what_was_not_measured(tmp_path):
     few = {k: v for k, v in results().items() if k in ("machine", "repeats", "scans")}
     text = write_page(few, tmp_path / "benchmark.json").read_text(encoding="utf-8")
-    assert text.count("Not measured.") == 4
+    assert text.count("Not measured.") == 5
     assert not (tmp_path / "benchmark.png").exists()
     assert "benchmark.png" not in text
 

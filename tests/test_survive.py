@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import time
@@ -267,6 +268,21 @@ def test_what_fails_after_reading_costs_one_scan(weights, two, tmp_path, capfd, 
     monkeypatch.undo()
     assert infer(weights, out, two) == 0  # the mask without a report is not done
     assert last_line(capfd) == "1 segmented, 1 skipped (already done), 0 failed"
+
+
+def test_no_room_for_a_whole_file(weights, two, tmp_path, capfd):
+    """The system stops every file after some bytes, as a full disk does."""
+    out = tmp_path / "out"
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))  # less than a mask, more than the table of failures
+    try:
+        assert infer(weights, out, two) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY if hard == resource.RLIM_INFINITY else hard, hard))
+    assert last_line(capfd).startswith("0 segmented, 0 skipped (already done), 2 failed")
+    assert files(out) <= {"failures.csv"}
+    assert infer(weights, out, two) == 0
+    assert "failures.csv" not in files(out)
 
 
 def test_a_reader_that_dies_costs_one_scan(weights, two, tmp_path, capfd, monkeypatch):
