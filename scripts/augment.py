@@ -64,9 +64,8 @@ class RandThickSlicesd(RandomizableTransform, MapTransform):
 
     Args:
         prob: probability of the change.
-        thickness: smallest and largest slice thickness in voxels; one value for all keys, per key divided by `voxel`.
+        thickness: smallest and largest slice thickness in voxels; one value for all keys.
         axis_prob: probability of each of the three axes.
-        voxel: voxel size of every key along the axes, in units of `thickness`.
     """
 
     def __init__(
@@ -75,21 +74,18 @@ class RandThickSlicesd(RandomizableTransform, MapTransform):
         prob: float = 0.3,
         thickness: Sequence[float] = (2.0, 5.0),
         axis_prob: Sequence[float] = (0.7, 0.15, 0.15),
-        voxel: Sequence[float] = (1.0,),
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
-        self.thickness, self.axis_prob, self.voxel = thickness, axis_prob, voxel
-        if len(voxel) != len(self.keys):
-            raise ValueError(f"one voxel size per key is needed, got {len(voxel)} for {len(self.keys)}")
+        self.thickness, self.axis_prob = thickness, axis_prob
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
         d = dict(data)
         self.randomize(None)
         if self._do_transform:
             axis, thickness = self.R.choice(3, p=self.axis_prob), self.R.uniform(*self.thickness)
-            for key, voxel in zip(self.key_iterator(d), self.voxel):
-                d[key] = _thick(d[key], axis, thickness / voxel)
+            for key in self.key_iterator(d):
+                d[key] = _thick(d[key], axis, thickness)
         return d
 
 

@@ -67,7 +67,7 @@ def benchmark(
 ) -> None:
     """Measure `parts`, enter them in `results_file`, and write the page `.md` and the plot `.png` beside it.
 
-    Parts that an older file holds stay, if they were measured on the same machine with the same versions.
+    Parts that an older file holds stay, if they were measured on the same machine and scans with the same versions.
 
     Args:
         bundle_root: folder of the bundle.
@@ -91,13 +91,13 @@ def benchmark(
     path = Path(results_file)
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     setting = {"machine": machine(), "repeats": repeats}
-    results = old if not parts or {k: old.get(k) for k in setting} == setting else setting
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         files = {case_name(s): Path(s).absolute() for s in scans} if scans or not parts else _phantoms(work / "scans")
         bench = Bench(str(Path(bundle_root).absolute()), work, files, repeats, folder_size, training_steps, nnunet_python)
         if parts:
-            results["scans"] = {name: _grid(scan) for name, scan in files.items()}
+            setting["scans"] = {name: _grid(scan) for name, scan in files.items()}
+        results = old if {k: old.get(k) for k in setting} == setting or not parts else setting
         for part in [p for p in PARTS if p in parts]:
             print(f"benchmark: {part}", flush=True)
             results[part] = PARTS[part](bench)
@@ -181,7 +181,10 @@ def _scored(scan: Path, result: dict[str, Any]) -> dict[str, Any]:
 def plain(bench: Bench) -> dict[str, dict]:
     """The same weights the way of the model zoo."""
     return _of_every_scan(
-        bench, lambda name, scan: _scored(scan, _measure(bench, "plain", scan=str(scan), output_dir=str(bench.work / "plain" / name)))
+        bench,
+        lambda name, scan: _scored(
+            scan, _measure(bench, "plain", scan=str(scan), output_dir=str(bench.work / "plain" / name), repeats=bench.repeats)
+        ),
     )
 
 
@@ -253,11 +256,15 @@ def large(bench: Bench) -> dict[str, Any]:
 
 
 def training(bench: Bench) -> dict[str, dict]:
-    """Steps per second of train.yaml and of the plain way, on phantoms."""
+    """Steps per second of train.yaml, as it stands and in bfloat16, and of the plain way, on phantoms."""
     data = bench.work / "training"
     write_cohort(data, training=TRAINING_PHANTOMS, validation=1, testing=0, seed=12)
     run = partial(_measure, bench, "train", dataset_dir=str(data), steps=bench.training_steps)
-    return {"ours": run(output_dir=str(data / "ours")), "plain": run(output_dir=str(data / "plain"), as_usual=True)}
+    return {
+        "ours": run(output_dir=str(data / "ours")),
+        "bfloat16": run(output_dir=str(data / "bfloat16"), overrides={"train_amp": True}),
+        "plain": run(output_dir=str(data / "plain"), as_usual=True),
+    }
 
 
 PARTS = {f.__name__: f for f in (ours, plain, nnunet, knobs, folder, large, training)}

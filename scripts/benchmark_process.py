@@ -58,16 +58,13 @@ def memory_mib(pid: int) -> float:
     return (int(found[1]) / 2**10 if found else 0.0) + sum(memory_mib(child) for child in children)
 
 
-def run_child(
-    command: Sequence[str], folder: str, timeout_s: float = 3600.0, environment: dict[str, str] | None = None, with_children: bool = False
-) -> Child:
+def run_child(command: Sequence[str], folder: str, timeout_s: float = 3600.0, with_children: bool = False) -> Child:
     """Run a command in `folder` to its end.
 
     Args:
         command: program and arguments.
         folder: to run it in.
         timeout_s: after which it is killed.
-        environment: variables that it gets besides those of this process.
         with_children: on Linux, look at the memory of all its processes together, `INTERVAL_S` apart, instead of its own alone, which
             the system itself keeps. That slows it down a little.
 
@@ -76,7 +73,7 @@ def run_child(
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
         start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, env={**os.environ, **(environment or {})})
+        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err)
         timer = threading.Timer(timeout_s, process.kill)
         timer.start()
         watch = Watch(process.pid) if with_children and Path(ROLLUP.format("self")).exists() else None

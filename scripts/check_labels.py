@@ -21,20 +21,20 @@ THREADS = 4
 
 
 def check_labels(entries: Iterable[Mapping[str, Any]], label_scheme: str = "verse") -> None:
-    """Read every label file once. Of several processes the first one does it.
+    """Read every label file with the grid of its scan. Of several processes the first one does it.
 
     Args:
-        entries: of a datalist, with `image` and `label`; one that occurs more often is read once.
+        entries: of a datalist, with `image` and `label`; a pair that occurs more often is read once.
         label_scheme: of the numbers in the files.
 
     Raises:
         UserError: with a line for every problem of every file, see `label_problems`.
     """
-    pairs = {str(e["label"]): str(e["image"]) for e in entries}
+    pairs = list(dict.fromkeys((str(e["label"]), str(e["image"])) for e in entries))
     if idist.get_rank() > 0:
         return
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda pair: _problems_of(*pair, label_scheme), pairs.items())
+        found = pool.map(lambda pair: _problems_of(*pair, label_scheme), pairs)
         problems = [line for lines in tqdm(found, desc="check labels", unit="scan", total=len(pairs)) for line in lines]
     if problems:
         raise UserError("\n".join(problems))

@@ -23,6 +23,7 @@ from scripts.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.files import write_whole
 from scripts.labels import channels_from_verse, encode, label_table
 from scripts.preflight import is_true
+from scripts.volumes import read_volume
 
 SPLITS = ("training", "validation", "testing")
 FIELDS = {"image": str, "label": str, "source": str, "patient": (str, int), "labelled": list}  # of an entry; others are not read
@@ -269,6 +270,7 @@ def prepare(
     labelled: Sequence[int] = (),
     seed: int = 0,
     overwrite: bool | str = False,
+    label_scheme: str = "verse",
 ) -> Path:
     """Write a datalist for a folder of scans with labels: paired by name, split by patient, the same for the same seed.
 
@@ -281,19 +283,18 @@ def prepare(
         labelled: VerSe numbers annotated in every scan; empty: in each scan those that its label holds.
         seed: of the shuffle.
         overwrite: replace an existing datalist.
+        label_scheme: of the numbers in the labels; those in the datalist are VerSe's.
 
     Raises:
-        UserError: if the datalist exists, without labelled scans, with too few patients, or for a name that the pattern does not match.
+        UserError: if the datalist exists, a label cannot be read, there are no labelled scans or too few patients, or the pattern does
+            not match a name.
     """
-    from monai.transforms import LoadImage  # here: MONAI takes seconds to import, and everything else in this module does without
-
     if Path(datalist).exists() and not is_true(overwrite):
         raise CallError(f"{datalist}: exists already; set --overwrite True to replace it")
     patient_pattern = patient_pattern or PATIENT_PATTERN
     if not re.compile(patient_pattern).groups:
         raise CallError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
     root = Path(dataset_dir)
-    load = LoadImage(image_only=True)
     patients: dict[str, list[dict]] = defaultdict(list)
     for image in tqdm(find_images(root), desc="prepare", unit="scan"):
         label = find_label(image)
@@ -302,7 +303,7 @@ def prepare(
         match = re.match(patient_pattern, case_name(image))
         if not match:
             raise UserError(f"{image}: patient_pattern '{patient_pattern}' does not match its name")
-        present = np.unique(encode(load(label).numpy(), str(label)))
+        present = np.unique(encode(read_volume(label).data, str(label), label_scheme))
         values = [label_table()[c].verse for c in present if c]
         patients[match.group(1)].append(
             {

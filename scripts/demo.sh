@@ -18,6 +18,12 @@ done
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 out=${out:-output/demo}
+mkdir -p "$out"
+if [[ ! -e "$out/.demo" && -n "$(ls -A "$out")" ]]; then  # what an earlier run has left there is replaced
+    echo "$out: not empty, and not of an earlier demo. Set --output_dir to a folder of its own." >&2
+    exit 2
+fi
+touch "$out/.demo"
 run() { echo; echo "== $1"; shift; python -m monai.bundle run "$@"; }
 
 run "Check the installation" check --config_file configs/tools.yaml
@@ -28,14 +34,14 @@ fi
 datalist=$dataset_dir/datalist.json
 if [[ ! -f "$datalist" ]]; then
     datalist="$out/datalist.json"
-    run "Pair scans with labels and split them by patient" prepare --config_file configs/tools.yaml --dataset_dir "$dataset_dir" --datalist "$datalist"
+    run "Pair scans with labels and split them by patient" prepare --config_file configs/tools.yaml --dataset_dir "$dataset_dir" --datalist "$datalist" --overwrite True
 fi
 split=$(python -c "import json, sys; print('testing' if json.load(open(sys.argv[1])).get('testing') else 'validation')" "$datalist")
 data=(--dataset_dir "$dataset_dir" --datalist "$datalist")
 evaluate=(--config_file "['configs/train.yaml','configs/evaluate.yaml']" "${data[@]}" --split "$split")
 
 run "Explore the data" explore --config_file configs/tools.yaml "${data[@]}" --output_dir "$out/explore"
-rm -rf "$out"/{before,train,masks,after}
+rm -rf "${out:?}"/{before,train,masks,after}
 run "Score the shipped weights" "${evaluate[@]}" --output_dir "$out/before" --figures False
 run "Fine-tune them" --config_file configs/train.yaml "${data[@]}" --pretrained models/model.pt --output_dir "$out/train" \
     --epochs 16 --val_interval 8 --learning_rate 5.0e-4 --intensity_prob 0.1 --invert_prob 0.0 "${options[@]+"${options[@]}"}"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import zlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +12,12 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from scripts.datalist import case_name
+from scripts.files import is_whole_gzip
 from scripts.labels import METADATA_FILE, label_table
 from scripts.preflight import is_true
 from scripts.transforms import MaskLayout
 
 SECTIONS = ("network_def", "preprocessing", "inferer", "postprocessing")  # of a config: what they hold changes masks
-CHUNK_BYTES = 2**20
 
 
 class Done:
@@ -85,17 +83,6 @@ class Done:
             return False
         has_figure = not self.figures or is_whole_png(mask.with_name(f"{case_name(mask)}.png"))
         return known == dict(made_from) and has_figure and is_whole_gzip(mask)
-
-
-def is_whole_gzip(path: Path) -> bool:
-    """Read it to the checksum at its end."""
-    try:
-        with gzip.open(path) as handle:
-            while handle.read(CHUNK_BYTES):
-                pass
-    except (OSError, EOFError, zlib.error):
-        return False
-    return True
 
 
 def is_whole_png(path: Path) -> bool:

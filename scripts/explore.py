@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nibabel.orientations import aff2axcodes
@@ -51,7 +51,13 @@ class Scan:
         return case_name(self.image)
 
 
-def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "", allow_outside: bool | str = False) -> int:
+def explore(
+    dataset_dir: str | Path,
+    output_dir: str | Path,
+    datalist: str | Path = "",
+    allow_outside: bool | str = False,
+    label_scheme: str = "verse",
+) -> int:
     """Describe a dataset and find its problems.
 
     Prints a table of scans, totals and the problems, and writes `explore.csv` (a row per scan; volumes in ml) and `explore.png`. One
@@ -63,6 +69,7 @@ def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Pat
         datalist: JSON file with the splits; empty: `datalist.json` in `dataset_dir`, or, without one, all scans there and below, paired
             with labels by name.
         allow_outside: see `read_datalist`.
+        label_scheme: of the numbers in the labels.
 
     Returns:
         The number of problems.
@@ -76,7 +83,7 @@ def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Pat
     scans: list[Scan] = []
     seen: dict[str, Path] = {}
     for entry in tqdm(entries, desc="explore", unit="scan"):
-        scans.append(examine(entry, seen))
+        scans.append(examine(entry, seen, label_scheme))
         problems += scans[-1].problems
     output_dir = Path(output_dir)
     written = [
@@ -90,13 +97,13 @@ def explore(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Pat
     return len(problems)
 
 
-def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "", allow_outside: bool | str = False) -> None:
+def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "", **options: Any) -> None:
     """`explore` as a bundle command, which fails if there are problems.
 
     Raises:
         UserError: with the number of problems, after everything is printed and written.
     """
-    if count := explore(dataset_dir, output_dir, datalist, allow_outside):
+    if count := explore(dataset_dir, output_dir, datalist, **options):
         raise UserError(f"{count} problem{'s' * (count != 1)} in {datalist or dataset_dir}, listed above")
 
 
@@ -109,12 +116,13 @@ def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: b
     return {"-": [{"source": path.parent.name, "image": str(path), "label": find_label(path)} for path in found]}
 
 
-def examine(entry: dict, seen: dict[str, Path]) -> Scan:
+def examine(entry: dict, seen: dict[str, Path], label_scheme: str = "verse") -> Scan:
     """Read one scan and its label.
 
     Args:
         entry: of a datalist, with its `split`.
         seen: images by path and by digest of their voxels, to find duplicates; this one is added.
+        label_scheme: of the numbers in the label.
     """
     scan = Scan(entry["split"], entry.get("source", ""), Path(entry["image"]), Path(entry["label"]) if entry.get("label") else None)
     path = str(scan.image.resolve())
@@ -135,7 +143,7 @@ def examine(entry: dict, seen: dict[str, Path]) -> Scan:
     if scan.label:
         try:
             label = read_volume(scan.label)
-            scan.problems += check_label(label, scan, grid, entry.get("labelled"))
+            scan.problems += check_label(label, scan, grid, entry.get("labelled"), label_scheme)
         except UserError as error:
             scan.problems.append(str(error))
     return scan
@@ -155,17 +163,19 @@ def describe(scan: Scan, volume: Volume) -> None:
             scan.problems.append(f"{scan.image}: all voxels have the value {scan.intensity['min']:g}. Export it again or remove it.")
 
 
-def check_label(label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarray] | None, labelled: list[int] | None) -> list[str]:
+def check_label(
+    label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarray] | None, labelled: list[int] | None, label_scheme: str = "verse"
+) -> list[str]:
     """Problems of a label map; fills in the volumes of `scan`.
 
     Args:
-        label: VerSe numbers.
+        label: numbers of `label_scheme`.
         scan: it belongs to.
         grid: shape and affine of the image; None if that could not be read.
         labelled: VerSe numbers that the datalist says are annotated; None if it does not say.
     """
     where = str(scan.label)
-    channels, problems = label_problems(label, where, scan.image, grid)
+    channels, problems = label_problems(label, where, scan.image, grid, label_scheme)
     counts = np.bincount(channels.ravel(), minlength=len(label_table()))
     voxel_ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000
     scan.volume_ml = {int(c): float(counts[c] * voxel_ml) for c in np.flatnonzero(counts) if c}

@@ -1,15 +1,18 @@
-"""Write files so that a reader never sees half of one."""
+"""Write files so that a reader never sees half of one, and see whether one is whole."""
 
 from __future__ import annotations
 
 import glob
+import gzip
 import os
 import time
 import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 PREFIX = ".partial_"  # hidden: never taken for a scan
+CHUNK_BYTES = 2**20  # read at a time
 STALE_S = 6 * 3600.0  # a partial file that nobody has written to for so long belongs to a run that was killed
 
 
@@ -38,3 +41,14 @@ def _age_s(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:  # another process was faster
         return 0.0
+
+
+def is_whole_gzip(path: Path) -> bool:
+    """Read it to the checksum at its end."""
+    try:
+        with gzip.open(path) as handle:
+            while handle.read(CHUNK_BYTES):
+                pass
+    except (OSError, EOFError, zlib.error):
+        return False
+    return True

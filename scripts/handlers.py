@@ -19,9 +19,10 @@ from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.labels import label_table, structure
 from scripts.metrics import score_structures, summarise, worst_cases
+from scripts.own_masks import digest
 from scripts.preflight import is_true
 from scripts.scans import read_scan
-from scripts.tables import aligned, write_rows
+from scripts.tables import aligned, read_rows, write_rows
 from scripts.transforms import MaskLayout
 
 FORMATS = {
@@ -51,7 +52,7 @@ class StructureReport:
         for batch, output in zip(engine.state.batch, engine.state.output):
             scan, label = str(batch["image"].meta["filename_or_obj"]), output["label"]
             rows = score_structures(label[0].cpu().numpy(), output["pred"][0].cpu().numpy(), label.pixdim.tolist())
-            case = {"case": case_name(scan), "source": batch.get("source", "")}
+            case = {"case": case_name(scan), "source": batch.get("source", ""), "image": scan}
             self.rows[scan] = [{**case, **row} for row in rows]
 
     def write(self, engine: Engine) -> None:
@@ -144,7 +145,7 @@ class CaseFigures:
 
 class CaseReports:
     """`<stem>_seg.json` beside every mask: how sure the level names are, volume and uncertainty of every structure, what to look at, and
-    what the mask was made from; and `structures.csv` in `output_dir`, a row per scan and structure, those of skipped scans too.
+    what the mask was made from; and `structures.csv` in `output_dir`, a row per mask and structure, those of earlier runs too.
 
     Attach it to an evaluator whose output holds label maps on the scan's own grid with a `report` in their metadata (`NameLevelsd`).
     It comes after whatever else is written for a scan: a scan with a report is done.
@@ -178,6 +179,8 @@ class CaseReports:
             if "made_from" in batch:
                 report["made_from"] = batch["made_from"]
             mask = self.layout.filename(source)
+            if mask.is_file():
+                report["mask_sha256"] = digest(mask)
             text = json.dumps(report, indent=1) + "\n"
             write_whole(mask.with_name(case_name(mask) + ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
             self.rows[source] = self.table_rows(mask, report)
@@ -188,15 +191,16 @@ class CaseReports:
 
     def read_skipped(self, engine: Engine) -> None:
         if "skipped" in engine.state.batch:
-            for source in engine.state.batch["source"]:
-                mask = self.layout.filename(source)
-                report = json.loads(mask.with_name(case_name(mask) + ".json").read_text(encoding="utf-8"))
-                self.rows[source] = self.table_rows(mask, report)
+            for source, report in zip(engine.state.batch["source"], engine.state.batch["report"]):
+                self.rows[source] = self.table_rows(self.layout.filename(source), json.loads(report))
 
     def write_table(self, engine: Engine) -> None:
         rows = gathered(self.rows)
         if idist.get_rank() == 0 and rows:
-            write_whole(self.output_dir / "structures.csv", partial(write_rows, rows))
+            table = self.output_dir / "structures.csv"
+            new = {row["mask"] for row in rows}
+            kept = [row for row in read_rows(table) if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
+            write_whole(table, partial(write_rows, kept + rows))
 
 
 def doubts(report: dict) -> list[str]:

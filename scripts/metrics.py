@@ -94,7 +94,8 @@ def surface_distances_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[floa
 
 
 def summarise(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
-    """Rows of `score_structures` (with `case` and `source`), grouped by some of their columns, and a last row for all of them.
+    """Rows of `score_structures` (with `case`, `source` and, where cases share a name, `image`), grouped by some of their columns, and a
+    last row for all of them.
 
     Mean and standard deviation are over structures. Distances leave out the structures that were not found at all, whose number is
     `missed`; `all_levels` is the share of scans in which every structure carries its level.
@@ -109,31 +110,35 @@ def summarise(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
 
 def worst_cases(rows: Sequence[dict], count: int = 3) -> list[dict]:
     """The scans with the lowest mean `level_dice`, worst first: their means and the structure that is worst in each."""
-    cases = {(row["source"], row["case"]): [r for r in rows if (r["source"], r["case"]) == (row["source"], row["case"])] for row in rows}
-    ranked = sorted(cases.items(), key=lambda item: np.mean([r["level_dice"] for r in item[1]]))
+    ranked = sorted(_by_scan(rows), key=lambda of_case: np.mean([r["level_dice"] for r in of_case]))
     means = ("dice", "level_dice", "identified")
     return [
         {
-            "case": case,
-            "source": source,
+            "case": of_case[0]["case"],
+            "source": of_case[0]["source"],
             "n": len(of_case),
             **{k: float(np.mean([r[k] for r in of_case])) for k in means},
             "worst_structure": (worst := min(of_case, key=lambda r: r["level_dice"]))["structure"],
             "worst_level_dice": worst["level_dice"],
         }
-        for (source, case), of_case in ranked[:count]
+        for of_case in ranked[:count]
     ]
 
 
-def _summary(rows: list[dict]) -> dict:
-    cases: dict[tuple[str, str], list[float]] = {}
+def _by_scan(rows: Sequence[dict]) -> list[list[dict]]:
+    scans: dict[tuple, list[dict]] = {}
     for row in rows:
-        cases.setdefault((row["source"], row["case"]), []).append(row["identified"])
+        scans.setdefault((row["source"], row["case"], row.get("image")), []).append(row)
+    return list(scans.values())
+
+
+def _summary(rows: list[dict]) -> dict:
+    scans = _by_scan(rows)
     dice = np.array([r["dice"] for r in rows])
     found = [r for r in rows if np.isfinite(r["asd_mm"])]
     distances = {k: float(np.mean([r[k] for r in found])) if found else None for k in ("asd_mm", "hd95_mm")}
     return {
-        "scans": len(cases),
+        "scans": len(scans),
         "n": len(rows),
         "dice": float(dice.mean()),
         "dice_sd": float(dice.std()),
@@ -141,7 +146,7 @@ def _summary(rows: list[dict]) -> dict:
         **distances,
         "missed": len(rows) - len(found),
         "identified": float(np.mean([r["identified"] for r in rows])),
-        "all_levels": float(np.mean([min(v) for v in cases.values()])),
+        "all_levels": float(np.mean([min(r["identified"] for r in of_scan) for of_scan in scans])),
     }
 
 

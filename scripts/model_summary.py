@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from scripts.tables import aligned
+
 MIB = 2**20
 BYTES = 4  # of a float32
 
@@ -104,5 +106,4 @@ def layer_table(layers: Sequence[Layer]) -> str:
     """Aligned columns; shapes without the batch axis."""
     rows = [("layer", "type", "output", "weights")]
     rows += [(row.name or "(network)", row.type, " x ".join(map(str, row.output_shape[1:])), f"{row.weights:,}") for row in layers]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows)
+    return aligned(rows, left=(0, 1, 2))

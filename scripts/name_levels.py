@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from scripts.instances import CORE_DEPTH_MM, Instance, find_instances, grown
 from scripts.labels import label_table
-from scripts.naming import name_bodies
+from scripts.naming import name_bodies, usual_step
 from scripts.network import KINDS
 from scripts.restore import largest
 
@@ -116,15 +116,15 @@ def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], vote: np.ndar
     if len(bodies) < 2:
         discs = [s.channel for s in table if s.is_disc]
         return discs[int(np.argmax(vote[discs]))]
-    has_l6 = any(table[c].name == "L6" for _, c in bodies)
-    chain = [s.channel for s in table if s.group == "body" and (s.name != "L6" or has_l6)]
+    absent = _absent_levels(bodies)
+    chain = [s.channel for s in table if s.group == "body" and s.name not in absent]
     disc_below = {s.name.split("/")[0]: s.channel for s in table if s.is_disc}
     position = [chain.index(c) for _, c in bodies]
     centres = [b.centre_mm for b, _ in bodies]
     for i, j in pairwise(range(len(bodies))):
         along, offset = _project(disc.centre_mm, centres[i], centres[j])
         if 0 <= along < 1 and offset < MAX_DISC_OFFSET_MM:
-            return disc_below[table[chain[position[i] + int(along * (position[j] - position[i]))]].name]
+            return disc_below.get(table[chain[position[i] + int(along * (position[j] - position[i]))]].name, 0)
     # beyond the ends, on the line through the last two: the next disc lies half a vertebra on, further ones a vertebra each
     above, offset_above = _project(disc.centre_mm, centres[1], centres[0])
     below, offset_below = _project(disc.centre_mm, centres[-2], centres[-1])
@@ -135,6 +135,18 @@ def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], vote: np.ndar
     else:
         return 0
     return disc_below.get(table[chain[level]].name, 0) if 0 <= level < len(chain) else 0
+
+
+def _absent_levels(bodies: list[tuple[Instance, int]]) -> set[str]:
+    """Levels that this spine does not have: L6, unless it was found, and L5 where S1 follows L4 at the distance of a neighbour."""
+    names = [label_table()[c].name for _, c in bodies]
+    absent = {"L6"} - {*names}
+    if ("L4", "S1") in pairwise(names):
+        upper = names.index("L4")
+        distance = np.linalg.norm(bodies[upper + 1][0].centre_mm - bodies[upper][0].centre_mm)
+        if round(float(distance) / usual_step([b for b, _ in bodies])) < 2:
+            absent.add("L5")
+    return absent
 
 
 def _project(point: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

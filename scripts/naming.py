@@ -85,7 +85,7 @@ def _name_largest(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
     return Naming(both[0], naming.probability, both[1], naming.runner_up_probability)
 
 
-def _usual_step(bodies: Sequence[Instance]) -> float:
+def usual_step(bodies: Sequence[Instance]) -> float:
     """Distance in mm between neighbouring whole bodies: the lower median, because a missing body lengthens it, within STEP_MM."""
     usual = usual_volume([b.volume_mm3 for b in bodies])
     centres = [b.centre_mm for b in bodies if b.volume_mm3 >= WHOLE * usual]
@@ -96,7 +96,7 @@ def _usual_step(bodies: Sequence[Instance]) -> float:
 def _steps(bodies: Sequence[Instance]) -> dict[tuple[int, int], tuple[int, float]]:
     """For bodies i above j: how many levels further j is, and the price of their slope."""
     centres = np.array([b.centre_mm for b in bodies])
-    usual = _usual_step(bodies)
+    usual = usual_step(bodies)
     steps = {}
     for i in range(len(bodies)):
         for j in range(i + 1, len(bodies)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from functools import partial
@@ -13,7 +12,7 @@ from ignite.engine import Engine, Events
 
 from scripts.distributed import gathered
 from scripts.files import write_whole
-from scripts.tables import write_rows
+from scripts.tables import read_rows, write_rows
 
 COLUMNS = ("file", "reason", "fix")
 
@@ -84,7 +83,4 @@ class Outcomes:
         return ""
 
     def _earlier(self) -> list[dict]:
-        if not self.table.is_file():
-            return []
-        with self.table.open(newline="", encoding="utf-8") as handle:
-            return [row for row in csv.DictReader(handle) if set(row) == set(COLUMNS)]
+        return [row for row in read_rows(self.table) if set(row) == set(COLUMNS)]

@@ -191,6 +191,8 @@ def _write_case(output_dir: Path, anomalies: float, options: Mapping[str, Any], 
     stem, seed = case
     phantom = draw_phantom(seed, **{**draw_options(seed, anomalies), **options})
     names = {"image": f"{stem}_{phantom.contrast}.nii.gz", "label": f"{stem}_seg.nii.gz"}
+    for other in {*output_dir.glob(f"{stem}_*.nii.gz")} - {output_dir / name for name in names.values()}:
+        other.unlink()  # of an earlier cohort, in another contrast: it would pass for a scan of this patient
     write_phantom(phantom, output_dir / names["image"], output_dir / names["label"], output_dir / f"{stem}_truth.json")
     labelled = [s.verse for s in label_table()[1:]]  # all of it: a level that is not in the label is not in the scan
     return {**names, "source": "phantom", "labelled": labelled, "patient": Path(stem).name}
@@ -205,13 +207,3 @@ def write_phantom(phantom: Phantom, image_file: Path, label_file: Path, truth_fi
         write_whole(file, partial(nib.save, nifti))
     text = json.dumps(phantom.truth, indent=1, default=np.ndarray.tolist)
     write_whole(truth_file, lambda partial: partial.write_text(text + "\n"))
-
-
-def truth_from_json(file: str | Path) -> dict[str, Any]:
-    """Read a truth file: the same dictionary as `Phantom.truth`, with positions and directions as arrays."""
-
-    def arrays(item: dict[str, Any]) -> dict[str, Any]:
-        is_vector = {k: isinstance(v, list) and all(isinstance(n, float) for n in v) for k, v in item.items()}
-        return {k: np.array(v) if is_vector[k] else v for k, v in item.items()}
-
-    return json.loads(Path(file).read_text(), object_hook=arrays)

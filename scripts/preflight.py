@@ -43,6 +43,15 @@ def check_weights(path: str, option: str, network: torch.nn.Module | None = None
         )
 
 
+def check_start(outlines_only: bool | str, pretrained: str, resume: str) -> None:
+    """
+    Raises:
+        CallError: for a training of the outlines alone that would leave the levels at random.
+    """
+    if is_true(outlines_only) and not (pretrained or resume):
+        raise CallError("--outlines_only True keeps the levels of a trained network: set --pretrained, to models/model.pt for example")
+
+
 def load_weights(path: str | Path) -> dict[str, Any]:
     """What `torch.save` wrote, on the CPU; tensors and plain values only, so that nothing in the file is ever run.
 

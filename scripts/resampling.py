@@ -94,16 +94,23 @@ class AxisResample(SpatialResample):
     """`SpatialResample` between grids whose axes point the same way and whose first voxels coincide, as in `Spacing`.
 
     MONAI samples in float64, through a grid of float64 coordinates: 40 bytes a voxel where this takes 4. Other modes than linear are
-    left to MONAI.
+    left to MONAI, and so are other pairs of grids, as those of a sheared affine, which `Spacing` makes orthogonal.
     """
 
     def __call__(
         self, img: torch.Tensor, dst_affine: torch.Tensor, spatial_size: Sequence[int], mode: str | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        if (mode or self.mode) != "bilinear" or not isinstance(img, MetaTensor) or img.ndim != 4:
+        straight = isinstance(img, MetaTensor) and img.ndim == 4 and _same_axes(img.affine, dst_affine)
+        if (mode or self.mode) != "bilinear" or not straight:
             return super().__call__(img, dst_affine=dst_affine, spatial_size=spatial_size, mode=mode, **kwargs)
         steps = (dst_affine[:3, :3].norm(dim=0) / img.affine[:3, :3].norm(dim=0)).tolist()
         result = resample_axes(img.as_tensor().float(), steps, spatial_size)
         result = MetaTensor(result, meta=img.meta, applied_operations=img.applied_operations)
         result.affine = dst_affine.to(img.affine.dtype)
         return result
+
+
+def _same_axes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two affines differ in the size of their voxels alone."""
+    between = np.linalg.inv(np.asarray(a, np.float64)) @ np.asarray(b, np.float64)
+    return bool(np.abs(between - np.diag(np.diag(between))).max() < TOLERANCE_VOXELS)

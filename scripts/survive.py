@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 class Scans(Dataset):
     """Scans to be segmented. Where one cannot be read, what is wrong comes in its place; one that is done is not read.
 
-    An item holds `source`, the file, and either the transformed scan with what it is `made_from`, or `reason` and `fix`, or `skipped`.
+    An item holds `source`, the file, and either the transformed scan with what it is `made_from`, or `reason` and `fix`, or `skipped`
+    and its `report`.
 
     Args:
         data: entries with an `image` each.
@@ -50,7 +51,7 @@ class Scans(Dataset):
             check_there(source)
             made_from = self.done.made_from(source)
             if self.done(source, made_from):
-                return {"source": source, "skipped": True}
+                return {"source": source, "skipped": True, "report": self.done.report_of(source).read_text(encoding="utf-8")}
             return {**super().__getitem__(index), "source": source, "made_from": made_from}
         except (Exception, UserError) as error:
             return failed(source, error)

@@ -24,6 +24,14 @@ def write_rows(rows: list[dict], path: Path) -> None:
         writer.writerows(rows)
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """A table that `write_rows` has written; no rows if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
     """Markdown table whose first columns hold words, the others numbers."""
     lines = [header, ["---"] * words + ["---:"] * (len(header) - words), *rows]

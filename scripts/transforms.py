@@ -21,7 +21,9 @@ from scripts.errors import UserError
 from scripts.files import write_whole
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
 from scripts.name_levels import cut_faces, name_levels
+from scripts.own_masks import MADE_BY, check_replaceable
 from scripts.postprocess import clean_label_map
+from scripts.preflight import is_true
 from scripts.resampling import AxisResample
 from scripts.restore import largest, restore_label_map
 from scripts.scans import read_scan
@@ -256,17 +258,26 @@ class SaveImageLabelsd(SaveImaged):
         output_dir: where to; folders below `data_root_dir` are repeated there.
         data_root_dir: the folder that was searched for scans.
         label_scheme: `verse`, `channel`, `spider` or `totalspineseg`.
+        overwrite: replace also what this bundle has not written, or somebody has changed since.
+
+    Raises:
+        ScanError: for such a file, without `overwrite`.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str, data_root_dir: str = "", label_scheme: str = "verse") -> None:
+    def __init__(
+        self, keys: KeysCollection, output_dir: str, data_root_dir: str = "", label_scheme: str = "verse", overwrite: bool | str = False
+    ) -> None:
         check_scheme(label_scheme)  # here, not after the first scan
         super().__init__(keys, output_dir=output_dir, folder_layout=MaskLayout(output_dir, data_root_dir))
         self.label_scheme = label_scheme
+        self.overwrite = is_true(overwrite)
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
         for key in self.key_iterator(dict(data)):
             label = data[key]
             path = self.saver.folder_layout.filename(label.meta["filename_or_obj"])
+            if not self.overwrite:
+                check_replaceable(path, str(label.meta["filename_or_obj"]))
             path.with_name(f"{case_name(path)}.json").unlink(missing_ok=True)  # an older report: it tells of the mask that goes now
             write_label_map(decode(label[0].numpy(), self.label_scheme), label.affine.numpy(), path)
             label.meta["saved_to"] = str(path)
@@ -279,4 +290,5 @@ def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)  # some readers look at the qform only
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = MADE_BY
     write_whole(path, lambda partial: nib.save(image, partial))

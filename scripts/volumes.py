@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import numpy as np
 from scripts.errors import EXPORT_AGAIN, ScanError, UserError, read_reason
 
 GRID_TOLERANCE_MM = 1e-3  # two affines closer than this are one grid: headers hold float32
+_alone = threading.Lock()  # loggers and warning filters are those of the whole process
 GZIP_RATIO = 1032  # deflate makes nothing smaller than that
 
 
@@ -66,6 +68,11 @@ def check_there(path: str | Path) -> None:
 @contextmanager
 def _notes() -> Iterator[list[str]]:
     """What the readers warn of, with the repairs of nibabel, which would otherwise go to stderr without the file's name."""
+    with _alone:
+        yield from _collect_notes()
+
+
+def _collect_notes() -> Iterator[list[str]]:
     notes: list[str] = []
     logger, handler = nib.imageglobals.logger, logging.Handler(logging.WARNING)
     handler.emit = lambda record: notes.append(f"header: {record.getMessage()}")

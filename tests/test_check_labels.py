@@ -41,6 +41,15 @@ def test_levels_in_order():
     assert problems([3, 2, 1], "spider") == []  # counted from below
 
 
+def test_a_label_of_two_scans_is_compared_with_both(tmp_path):
+    for name, values, affine in (("t1", column(BODIES), np.eye(4)), ("t2", column(BODIES), OBLIQUE), ("seg", column(BODIES), OBLIQUE)):
+        nib.save(nib.Nifti1Image(values, affine), tmp_path / f"{name}.nii")
+    entries = [{"image": tmp_path / f"{name}.nii", "label": tmp_path / "seg.nii"} for name in ("t1", "t2", "t2")]
+    check_labels(entries[1:])
+    with pytest.raises(UserError, match=rf"^{tmp_path}/seg.nii: not on the grid of {tmp_path}/t1.nii [^\n]*$"):
+        check_labels(entries)
+
+
 def test_two_levels_exchanged():
     assert problems([20, 22, 21, 23]) == ["L3 (22) lies 8 mm above L2 (21), which should be the other way round. Correct the numbers."]
     assert problems([2, 3, 1], "spider") == ["L4 (2) lies 8 mm above L3 (3), which should be the other way round. Correct the numbers."]

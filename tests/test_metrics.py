@@ -294,6 +294,15 @@ def test_equal_stems_of_two_sources_are_two_scans():
     assert summary[-1]["all_levels"] == 0.5
 
 
+def test_equal_stems_in_two_folders_are_two_scans():
+    rows = [
+        {**row("T2", "mine", "L1", 1.0, 0.0, identified), "image": f"{folder}/T2.nii"} for folder, identified in (("a", 1.0), ("b", 0.0))
+    ]
+    assert summarise(rows, ["structure"])[-1]["scans"] == 2
+    assert summarise(rows, ["structure"])[-1]["all_levels"] == 0.5
+    assert [w["n"] for w in worst_cases(rows)] == [1, 1]
+
+
 def test_worst_cases():
     rows = [
         row(case, "x", name, dice, 1.0, 1.0)

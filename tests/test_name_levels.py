@@ -133,6 +133,16 @@ def test_touching_bodies_are_two_vertebrae():
     assert set(np.unique(label[bridge])) == {CHANNEL["L3"], CHANNEL["L4"]}
 
 
+@pytest.mark.parametrize("place", [2, 2.3])  # the disc below L4 in the upper and in the lower half of the way to S1
+def test_disc_below_l4_of_four_lumbar_vertebrae(place):
+    logits = column(["L2", "L3", "L4"], ["L2/L3", "L3/L4"])
+    paint(logits, body_box(3.3), S1=1)
+    paint(logits, disc_box(place), **{"L5/S1": 1})
+    label, _ = named(logits)
+    assert np.unique(label[disc_box(place)]).tolist() == [CHANNEL["L4/L5"]]
+    assert [TABLE[c].name for c in np.unique(label) if c] == ["L2", "L3", "L4", "S1", "L2/L3", "L3/L4", "L4/L5"]
+
+
 def test_view_without_a_sacrum_is_uncertain():
     levels = LUMBAR[:4]
     logits = column(levels, [])

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from scripts.errors import UserError
 from scripts.labels import label_table
-from scripts.phantom import Phantom, draw_phantom, truth_from_json, write_cohort
+from scripts.phantom import Phantom, draw_phantom, write_cohort
 from scripts.phantom_anatomy import build_spine, level_names, sagittal_deg
 
 SMALL = {"shape": (10, 64, 90), "spacing_mm": (2.5, 5.0)}  # a whole lumbar field of view in 60 000 voxels
@@ -262,9 +262,16 @@ def test_cohort(tmp_path) -> None:
     assert not any(name.startswith(".") for name in names)
 
 
+def test_a_phantom_in_another_contrast_is_replaced(tmp_path) -> None:
+    options = {"training": 1, "validation": 0, "testing": 0, **SMALL}
+    for contrast in ("T1w", "T2w"):
+        write_cohort(tmp_path, contrast=contrast, **options)
+    assert {p.name for p in (tmp_path / "training").iterdir()} == {f"phantom_0001_{n}" for n in ("T2w.nii.gz", "seg.nii.gz", "truth.json")}
+
+
 def test_truth_survives_its_file(tmp_path) -> None:
     write_cohort(tmp_path, training=1, validation=0, testing=0, seed=0, **SMALL)
-    truth, drawn = truth_from_json(tmp_path / "training" / "phantom_0001_truth.json"), draw_phantom(0, **SMALL).truth
+    truth, drawn = json.loads((tmp_path / "training" / "phantom_0001_truth.json").read_text()), draw_phantom(0, **SMALL).truth
     assert {k: v for k, v in truth.items() if k not in ("vertebrae", "discs")} == {
         k: v for k, v in drawn.items() if k not in ("vertebrae", "discs")
     }

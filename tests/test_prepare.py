@@ -81,6 +81,16 @@ def test_prepare_reads_label_folders_once(tmp_path):
     ]
 
 
+def test_prepare_reads_other_numbers(tmp_path):
+    for i in range(3):
+        nib.save(nib.Nifti1Image(np.full((2, 2, 2), 5, np.uint8), np.eye(4)), touch(tmp_path, f"{i}_t2.nii") / f"{i}_seg.nii")
+    prepare(tmp_path, tmp_path / "list.json", label_scheme="spider")
+    assert {tuple(e["labelled"]) for e in chain(*json.loads((tmp_path / "list.json").read_text()).values())} == {(20,)}  # L1
+    (tmp_path / "0_seg.nii").write_text("no label")
+    with pytest.raises(UserError, match=rf"^{tmp_path}/0_seg.nii: cannot be read [^\n]*$"):
+        prepare(tmp_path, tmp_path / "list.json", overwrite=True)
+
+
 def test_prepare_keeps_an_existing_datalist(tmp_path):
     datalist = tmp_path / "list.json"
     datalist.write_text("mine")

@@ -99,6 +99,16 @@ def test_demo_on_own_scans(cohort, tmp_path):
     assert len(list((out / "after").rglob("*_seg.png"))) == 2
 
 
+def test_demo_deletes_nothing_of_others(cohort, tmp_path):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "label.nii.gz").touch()
+    command = ["bash", str(BUNDLE / "scripts" / "demo.sh"), "--dataset_dir", str(cohort), "--output_dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"{tmp_path}: not empty, and not of an earlier demo. Set --output_dir to a folder of its own.\n"
+    assert (tmp_path / "masks" / "label.nii.gz").exists()
+
+
 def test_wrong_call_is_one_line_and_exit_code_2(tmp_path):
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml", "--dataset_dir", str(tmp_path)]
     done = subprocess.run([*command, "--output_dir", str(tmp_path / "out")], cwd=BUNDLE, capture_output=True, text=True, timeout=120)

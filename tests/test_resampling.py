@@ -49,6 +49,21 @@ def test_equals_scipy(matrix):
     assert np.isneginf(result[~inside]).all()
 
 
+def test_a_sheared_grid_is_resampled_in_space():
+    """`Spacing` makes its axes orthogonal: a ramp in world coordinates stays that ramp."""
+    affine = np.array([[2.0, 0.8, 0, 5], [0, 1.5, 0, -3], [0, 0, 1, 0], [0, 0, 0, 1]])
+    voxels = np.indices((12, 14, 6)).reshape(3, -1)
+    ramp = (affine[:3, :3] @ voxels)[0].reshape(12, 14, 6)
+    image = MetaTensor(torch.from_numpy(ramp)[None].float(), affine=torch.from_numpy(affine))
+    result = KeysOnlySpacingd("image", (1.0, 1.0, 1.0), mode="bilinear")({"image": image})["image"]
+    where = result.affine.numpy()
+    expected = np.tensordot(where[0, :3], np.indices(result.shape[1:]), 1) + where[0, 3] - 5
+    inside = (expected > 9) & (expected < 20)
+    inside[:, [0, 1, -2, -1]] = False  # beyond the first and the last voxel their value is repeated
+    assert inside.any()
+    np.testing.assert_allclose(result[0].numpy()[inside], expected[inside], atol=0.01)
+
+
 def test_rim_by_hand():
     volume = torch.tensor([1.0, 3.0]).view(1, 1, 2)
     matrix = np.diag([1.0, 1.0, 0.25, 1.0])

@@ -233,6 +233,44 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     assert outcome(weights=other, label_scheme="spider") == (0, 2)
 
 
+def test_what_others_have_written_stays(weights, two, tmp_path, capfd):
+    """Labels beside the scans, and masks that were corrected."""
+    label = two / "a_seg.nii.gz"
+    nib.save(nib.load(two / "a.nii.gz"), label)
+    content = label.read_bytes()
+    assert infer(weights, two, two, figures=False) == 1
+    assert failures(two).keys() == {"a.nii.gz"}
+    assert failures(two)["a.nii.gz"]["reason"].startswith(f"{label} is there already and not as this bundle has written it")
+    assert label.read_bytes() == content
+    assert (two / "b_seg.nii.gz").is_file()
+
+    corrected = two / "b_seg.nii.gz"
+    image = nib.load(corrected)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) * 0, image.affine, image.header), corrected)
+    assert infer(weights, two, two, figures=False, min_speck_mm3=21.0) == 1
+    assert failures(two).keys() == {"a.nii.gz", "b.nii.gz"}
+    assert not np.asarray(nib.load(corrected).dataobj).any()
+    assert (two / "b_seg.json").is_file()
+    assert infer(weights, two, two, figures=False, overwrite=True) == 0
+    assert label.read_bytes() != content
+    assert last_line(capfd) == "2 segmented, 0 skipped (already done), 0 failed"
+
+
+def test_the_table_keeps_the_masks_of_other_runs(weights, two, tmp_path):
+    out = tmp_path / "out"
+
+    def masks() -> set[str]:
+        with (out / "structures.csv").open(newline="", encoding="utf-8") as handle:
+            return {row["mask"] for row in csv.DictReader(handle)}
+
+    for name in "ab":
+        assert infer(weights, out, two, image=str(two / f"{name}.nii.gz"), figures=False) == 0
+    assert masks() == {"a_seg.nii.gz", "b_seg.nii.gz"}
+    (out / "a_seg.nii.gz").unlink()
+    assert infer(weights, out, two, image=str(two / "b.nii.gz"), figures=False) == 0
+    assert masks() == {"b_seg.nii.gz"}
+
+
 def test_what_fails_after_reading_costs_one_scan(weights, two, tmp_path, capfd, monkeypatch):
     """Post-processing, a full disk, the figure; the table keeps what other runs into the same folder have found."""
     out = tmp_path / "out"

@@ -18,7 +18,7 @@ from scripts import command
 from scripts.checkpoint import PretrainedWeights, ResumableCheckpoint
 from scripts.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.labels import check_scheme
-from scripts.preflight import check_numbers, check_weights, load_weights
+from scripts.preflight import check_numbers, check_start, check_weights, load_weights
 
 
 class RunsCode:
@@ -74,6 +74,14 @@ def test_numbers(knobs, message):
     check_numbers(spacing=[1.0, 0.5, 2], epochs=1)
     with fails(message):
         check_numbers(**knobs)
+
+
+def test_outlines_are_not_trained_under_random_levels():
+    check_start(outlines_only=False, pretrained="", resume="")
+    check_start(outlines_only="True", pretrained="models/model.pt", resume="")
+    check_start(outlines_only=True, pretrained="", resume="output/x")
+    with fails("--outlines_only True keeps the levels of a trained network: set --pretrained, to models/model.pt for example"):
+        check_start(outlines_only=True, pretrained="", resume="")
 
 
 def test_configs_check_their_numbers_first(tmp_path):
