@@ -61,7 +61,8 @@ class StructureReport:
             return
         if not rows:
             raise UserError("nothing to score: no label of this split holds a structure")
-        write_whole(self.output_dir / "metrics.csv", partial(write_rows, rows))
+        columns = [{k: v for k, v in row.items() if k != "image"} for row in rows]
+        write_whole(self.output_dir / "metrics.csv", partial(write_rows, columns))
         tables = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
         summary = {**tables, "worst_cases": worst_cases(rows)}
         write_whole(self.output_dir / "metrics.json", lambda path: path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8"))

@@ -9,14 +9,17 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import INFERENCE, run_bundle
+from conftest import INFERENCE, SMALL, run_bundle
 
 from scripts import handlers, transforms
 from scripts.datalist import case_name
@@ -308,19 +311,19 @@ def test_what_fails_after_reading_costs_one_scan(weights, two, tmp_path, capfd, 
     assert last_line(capfd) == "1 segmented, 1 skipped (already done), 0 failed"
 
 
-def test_no_room_for_a_whole_file(weights, two, tmp_path, capfd):
-    """The system stops every file after some bytes, as a full disk does."""
+def test_no_room_for_a_whole_file(weights, two, tmp_path):
+    """The system stops every file after some bytes, as a full disk does: enough for a mask and a table, not for a figure."""
     out = tmp_path / "out"
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))  # less than a mask, more than the table of failures
-    try:
-        assert infer(weights, out, two) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY if hard == resource.RLIM_INFINITY else hard, hard))
-    assert last_line(capfd).startswith("0 segmented, 0 skipped (already done), 2 failed")
-    assert files(out) <= {"failures.csv"}
+    options = {**SMALL, "ckpt_path": weights, "output_dir": out, "dataset_dir": two}
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", INFERENCE, *(f"--{k}={v}" for k, v in options.items())]
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (6000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1].startswith("0 segmented, 0 skipped (already done), 2 failed")
+    assert {row["reason"].split(" (")[0] for row in failures(out).values()} == {"File too large"}
+    assert files(out) == {"failures.csv", "a_seg.nii.gz", "b_seg.nii.gz"}
     assert infer(weights, out, two) == 0
-    assert "failures.csv" not in files(out)
+    assert {"a_seg.png", "b_seg.png"} < files(out)
 
 
 def test_a_reader_that_dies_costs_one_scan(weights, two, tmp_path, capfd, monkeypatch):
