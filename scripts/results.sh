@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 out=output/results
 phantoms=$out/phantoms
 score() { # name, folder with the scans, split
-    python -m monai.bundle run --config_file "['configs/train.yaml','configs/evaluate.yaml']" --dataset_dir "$2" --split "$3" --output_dir "$out/$1"
+    python -m monai.bundle run --config_file "['configs/train.yaml','configs/evaluate.yaml']" --dataset_dir "$2" --split "$3" --output_dir "$out/$1" --overwrite True
     python -m monai.bundle run record --config_file configs/tools.yaml --metrics "$out/$1/metrics.json" --name "$1"
 }
 python -m monai.bundle run phantoms --config_file configs/tools.yaml --dataset_dir "$phantoms" --training 1 --validation 1 --testing 8 --seed 7 --anomalies 0.25
