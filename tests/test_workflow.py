@@ -95,6 +95,12 @@ def test_outlines_can_be_trained_alone(cohort, trained, tmp_path):
     assert not any(same[name] for name in same if name.startswith("fine.") and name.endswith("conv.weight"))
 
 
+def test_false_on_the_command_line_trains_both(cohort, tmp_path):
+    run_bundle(TRAIN, dataset_dir=str(cohort), output_dir=str(tmp_path), outlines_only="false", epochs=1, val_interval=1)
+    optimised = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert len(optimised["optimizer"]["state"]) == len(optimised["optimizer"]["param_groups"][0]["params"])  # all have had a gradient
+
+
 def with_unknown_value(label: nib.Nifti1Image) -> nib.Nifti1Image:
     values = np.asarray(label.dataobj)
     return nib.Nifti1Image(np.where(values == 22, 99, values).astype(np.uint8), label.affine)
