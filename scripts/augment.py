@@ -74,8 +74,9 @@ class RandThickSlicesd(RandomizableTransform, MapTransform):
         prob: float = 0.3,
         thickness: Sequence[float] = (2.0, 5.0),
         axis_prob: Sequence[float] = (0.7, 0.15, 0.15),
+        allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys)
+        MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.thickness, self.axis_prob = thickness, axis_prob
 

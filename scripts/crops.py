@@ -33,10 +33,12 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         flip_prob: probability of a left-right flip.
         bend: largest amplitude of a wave from left to right along the spine, voxels of the scan, in the view alone: scoliosis moves
             vertebrae out of the line that tells their level.
+        cut: largest share of the scan that a view may lack at its upper end, and at its lower one; half of the views lack something at
+            either. Where the scan ends must not tell the level.
         exact_prob: probability that a patch is neither rotated nor scaled, with its voxels on those of the scan.
         spine_prob: probability that the patch is centred near a labelled voxel; else it lies anywhere in the scan.
         jitter: largest distance of a patch from that voxel, share of its size.
-        views: whether views are drawn, for the coarse network; without them a sample takes half the time.
+        samples: what to draw, "image" for patches, "view" for views; the other costs no time then, and is not in the result.
     """
 
     def __init__(
@@ -49,15 +51,16 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         scale: float = 0.15,
         flip_prob: float = 0.5,
         bend: float = 25.0,
+        cut: float = 0.3,
         exact_prob: float = 0.5,
         spine_prob: float = 0.9,
         jitter: float = 0.2,
-        views: bool = True,
+        samples: Sequence[str] = ("image", "view"),
     ) -> None:
         MapTransform.__init__(self, keys)
         self.patch_size, self.view_size, self.view_voxel = (np.array(n) for n in (patch_size, view_size, view_voxel))
-        self.rotate, self.scale, self.flip_prob, self.bend, self.exact_prob = rotate, scale, flip_prob, bend, exact_prob
-        self.spine_prob, self.jitter, self.views = spine_prob, jitter, views
+        self.rotate, self.scale, self.flip_prob, self.bend, self.cut, self.exact_prob = rotate, scale, flip_prob, bend, cut, exact_prob
+        self.spine_prob, self.jitter, self.samples = spine_prob, jitter, samples
 
     def randomize(self, label: torch.Tensor) -> None:
         """Draw the affine maps and the centres of both samples, all in voxels of the scan."""
@@ -76,22 +79,29 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         if r.rand() < self.exact_prob:
             self.patch_matrix = np.diag(flip).astype(float)
             self.patch_centre = np.floor(self.patch_centre) + (self.patch_size - 1) / 2 % 1  # between two voxels if the size is even
-        # where the view is smaller than the scan it may lie anywhere in it, else the scan anywhere in the view
-        slack = np.abs(size - self.view_size * self.view_voxel) / 2
-        self.view_centre = (size - 1) / 2 + r.uniform(-1, 1, 3) * slack
+        place = r.uniform(-1, 1, 3)
         self.wave = r.uniform(-self.bend, self.bend), 2 * np.pi / r.uniform(*BEND_LENGTH), r.uniform(0, 2 * np.pi)
+        cut = np.maximum(0, r.uniform(-self.cut, self.cut, 2)) * size[2]
+        self.seen = int(cut[0]), int(np.ceil(size[2] - cut[1]))
+        size[2] = self.seen[1] - self.seen[0]
+        # where the view is smaller than the scan it may lie anywhere in it, else the scan anywhere in the view
+        self.view_centre = (size - 1) / 2 + place * np.abs(size - self.view_size * self.view_voxel) / 2
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
         d = dict(data)
         image, label = (d[key].as_tensor() if hasattr(d[key], "as_tensor") else d[key] for key in self.keys)
         self.randomize(label)
-        if self.views:
+        if "view" in self.samples:
             half = np.array(self.view_voxel) / VIEW_OVERSAMPLING
-            fine_view = _draw(image, self.view_centre, self.matrix * half, self.view_size * VIEW_OVERSAMPLING, "bilinear", self.wave)
+            seen_image, seen_label = (v[..., self.seen[0] : self.seen[1]] for v in (image, label))
+            fine_view = _draw(seen_image, self.view_centre, self.matrix * half, self.view_size * VIEW_OVERSAMPLING, "bilinear", self.wave)
             d["view"] = avg_pool3d(fine_view[None], VIEW_OVERSAMPLING)[0]
-            d["view_label"] = _draw(label, self.view_centre, self.matrix * self.view_voxel, self.view_size, "nearest", self.wave)
-        d[self.keys[0]] = _draw(image, self.patch_centre, self.patch_matrix, self.patch_size, "bilinear")
-        d[self.keys[1]] = _draw(label, self.patch_centre, self.patch_matrix, self.patch_size, "nearest")
+            d["view_label"] = _draw(seen_label, self.view_centre, self.matrix * self.view_voxel, self.view_size, "nearest", self.wave)
+        for key, volume, mode in zip(self.keys, (image, label), ("bilinear", "nearest")):
+            if "image" in self.samples:
+                d[key] = _draw(volume, self.patch_centre, self.patch_matrix, self.patch_size, mode)
+            else:
+                del d[key]
         return d
 
 

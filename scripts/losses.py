@@ -17,7 +17,7 @@ from scripts.network import KINDS
 class PrepareSamples(PrepareBatch):
     """Batch of `RandSpineSamplesd` -> `(image, target, (), {"view": view})`, what `SpineNet` and `SpineLoss` take, on the device.
 
-    Without views in the batch the view is empty, and the target has no `levels`.
+    What the batch lacks, patches or views, is an empty tensor, and so is its target.
 
     The target holds the views' `levels` (channel indices) with `labelled`, and the patches' `kinds` (see `network.KINDS`) with
     `merged`. Voxels that tell nothing are `UNKNOWN` in both; beyond the last labelled level the kind is unknown too, while the level
@@ -34,17 +34,15 @@ class PrepareSamples(PrepareBatch):
 
     def __call__(self, batchdata: Mapping, device=None, non_blocking: bool = False, **kwargs):
         batch = {k: v.to(device=device, non_blocking=non_blocking, **kwargs) for k, v in batchdata.items() if isinstance(v, torch.Tensor)}
-        image, label = batch["image"], batch["label"]
+        nothing = batch["labelled"].new_empty(len(batch["labelled"]), 0)
+        image, label, view, levels = (batch.get(key, nothing) for key in ("image", "label", "view", "view_label"))
         kinds, merged = (values.to(label.device)[label.long()] for values in (self.kind_of_value, self.merged_of_value))
-        if "view" not in batch:
-            return image, {"kinds": kinds, "merged": merged}, (), {"view": image.new_empty(len(image), 0)}
-        levels = batch["view_label"]
         levels = levels.masked_fill(levels == BEYOND, 0).masked_fill((levels == NO_BODY) | (levels == NO_DISC), UNKNOWN)
-        return image, {"kinds": kinds, "merged": merged, "levels": levels, "labelled": batch["labelled"]}, (), {"view": batch["view"]}
+        return image, {"kinds": kinds, "merged": merged, "levels": levels, "labelled": batch["labelled"]}, (), {"view": view}
 
 
 class SpineLoss(_Loss):
-    """Sum of the loss of the views' levels, where there are views, and that of the patches' kinds.
+    """Sum of the loss of the views' levels, where there are views, and that of the patches' kinds, where there are patches.
 
     Args:
         levels, kinds: losses of logits and a target as `MarginalDiceCELoss` takes it.
@@ -57,11 +55,13 @@ class SpineLoss(_Loss):
 
     def forward(self, input: tuple[torch.Tensor, torch.Tensor], target: Mapping[str, torch.Tensor]) -> torch.Tensor:
         levels, kinds = input
-        every_kind = torch.ones(kinds.shape[:2], dtype=torch.bool, device=kinds.device)
-        loss = self.kinds(kinds, {"label": target["kinds"], "merged": target["merged"], "labelled": every_kind})
-        if not levels.numel():
-            return loss
-        return loss + self.levels(levels, {"label": target["levels"], "labelled": target["labelled"]})
+        losses = []
+        if kinds.numel():
+            every_kind = torch.ones(kinds.shape[:2], dtype=torch.bool, device=kinds.device)
+            losses.append(self.kinds(kinds, {"label": target["kinds"], "merged": target["merged"], "labelled": every_kind}))
+        if levels.numel():
+            losses.append(self.levels(levels, {"label": target["levels"], "labelled": target["labelled"]}))
+        return sum(losses)
 
 
 class MarginalDiceCELoss(_Loss):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -14,12 +14,20 @@ def keep_freed_memory() -> None:
     By default glibc maps every large tensor anew; on a CPU a third of a training step goes into page faults. Does nothing outside
     glibc. The process holds its peak memory until it ends.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(M_MMAP_MAX, 0)
-            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-            mallopt(M_TOP_PAD, 2**28)
+    _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**28})
+
+
+def map_large_memory(worker: int = 0) -> None:
+    """Undo `keep_freed_memory` in a worker process: what it frees between two steps of a large scan is too small for the next one, and
+    kept it would add up to twice of what is in use."""
+    _set({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**20, M_TRIM_THRESHOLD: 2**20, M_TOP_PAD: 2**17})
+
+
+def _set(options: dict[int, int]) -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in options.items():
+            mallopt(option, value)
 
 
 def return_freed_memory() -> None:

@@ -56,12 +56,12 @@ class SpineNet(nn.Module):
     def forward(self, x: torch.Tensor, view: torch.Tensor | None = None):
         """Level logits (BCXYZ) of an image (B1XYZ, intensities in [0, 1]).
 
-        Training gives a whole view on the coarse grid besides, and gets the level logits of `view`, none if that is empty, and the
-        kind logits of `x`.
+        Training gives a whole view on the coarse grid besides, and gets the level logits of `view` and the kind logits of `x`; what is
+        empty comes back as it is.
         """
         if not torch.jit.is_scripting():  # noqa: SIM102 - alone in its line: TorchScript, which has one return type, then skips what is below it
             if view is not None:
-                return self.coarse(view) if view.numel() else view, self.fine(x)
+                return self.coarse(view) if view.numel() else view, self.fine(x) if x.numel() else x
         return self.combine(self.locate(x), self.delineate(x))
 
     @torch.jit.export

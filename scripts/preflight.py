@@ -43,13 +43,15 @@ def check_weights(path: str, option: str, network: torch.nn.Module | None = None
         )
 
 
-def check_start(outlines_only: bool | str, pretrained: str, resume: str) -> None:
+def check_start(train_only: str, pretrained: str, resume: str) -> None:
     """
     Raises:
-        CallError: for a training of the outlines alone that would leave the levels at random.
+        CallError: for a training of one network that would leave the other at random, or of one that does not exist.
     """
-    if is_true(outlines_only) and not (pretrained or resume):
-        raise CallError("--outlines_only True keeps the levels of a trained network: set --pretrained, to models/model.pt for example")
+    if train_only not in ("both", "outlines", "levels"):
+        raise CallError(f"--train_only {train_only}: choose both, outlines or levels")
+    if train_only != "both" and not (pretrained or resume):
+        raise CallError(f"--train_only {train_only} keeps the rest of a trained network: set --pretrained, to models/model.pt for example")
 
 
 def load_weights(path: str | Path) -> dict[str, Any]:

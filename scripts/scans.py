@@ -59,7 +59,8 @@ def finite(path: str | Path, data: np.ndarray) -> tuple[np.ndarray, list[str]]:
         ScanError: if no voxel is finite, or all have one value.
     """
     result = np.array(data, np.float32, order="K")
-    slabs = [result[i : i + CHUNK] for i in range(0, len(result), CHUNK)]
+    in_memory = result.transpose(np.argsort(result.strides)[::-1])  # whole pieces of it, whatever the order of the axes
+    slabs = [in_memory[i : i + CHUNK] for i in range(0, len(in_memory), CHUNK)]
     good = [np.isfinite(slab) for slab in slabs]
     missing = result.size - sum(int(g.sum()) for g in good)
     if missing == result.size:

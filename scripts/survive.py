@@ -16,8 +16,9 @@ from torch.utils.data import Subset
 
 from scripts.done import Done
 from scripts.errors import ScanError, UserError, explain
-from scripts.memory import return_freed_memory
+from scripts.memory import map_large_memory, return_freed_memory
 from scripts.outcomes import Outcomes
+from scripts.own_masks import check_replaceable
 from scripts.volumes import check_there
 
 logger = logging.getLogger(__name__)
@@ -45,13 +46,16 @@ class Scans(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         source = self.data[index]["image"]
         try:
-            first = self.first[self.done.layout.filename(source)]
+            mask = self.done.layout.filename(source)
+            first = self.first[mask]
             if first != source:
                 raise ScanError(source, f"its mask would have the name of that of {first}", "Rename one of them.")
             check_there(source)
             made_from = self.done.made_from(source)
             if self.done(source, made_from):
                 return {"source": source, "skipped": True, "report": self.done.report_of(source).read_text(encoding="utf-8")}
+            if not self.done.overwrite:
+                check_replaceable(mask, source)  # before the network has taken its time
             return {**super().__getitem__(index), "source": source, "made_from": made_from}
         except (Exception, UserError) as error:
             return failed(source, error)
@@ -73,7 +77,8 @@ class SurvivingLoader(DataLoader):
 
     def __init__(self, dataset: Scans, num_workers: int = 0, **kwargs: Any) -> None:
         # one scan ahead: a large one takes as much memory as the network
-        self.options = {"batch_size": 1, "num_workers": num_workers, "prefetch_factor": 1 if num_workers else None}
+        ahead = {"prefetch_factor": 1, "worker_init_fn": map_large_memory} if num_workers else {}
+        self.options = {"batch_size": 1, "num_workers": num_workers, **ahead}
         super().__init__(dataset, **self.options, **kwargs)
 
     def __iter__(self) -> Iterator[dict]:

@@ -20,12 +20,21 @@ def sampler(**options) -> RandSpineSamplesd:
     return RandSpineSamplesd(["image", "label"], **{"patch_size": PATCH, "view_size": VIEW, "view_voxel": VOXEL, **options})
 
 
-def draw(image: torch.Tensor, label: torch.Tensor, matrix=None, patch_centre=MIDDLE, view_centre=MIDDLE, wave=(0, 0, 0), **options) -> dict:
+def draw(
+    image: torch.Tensor,
+    label: torch.Tensor,
+    matrix=None,
+    patch_centre=MIDDLE,
+    view_centre=MIDDLE,
+    wave=(0, 0, 0),
+    seen=(0, None),
+    **options,
+) -> dict:
     """Samples through a given map instead of a random one."""
     transform = sampler(**options)
     matrix = np.eye(3) if matrix is None else np.array(matrix, float)
     given = {"matrix": matrix, "patch_matrix": matrix, "patch_centre": patch_centre, "view_centre": view_centre}
-    given["wave"] = wave
+    given["wave"], given["seen"] = wave, seen
     transform.randomize = lambda label: vars(transform).update(given)
     return transform({"image": image, "label": label})
 
@@ -228,16 +237,42 @@ def test_patches_without_labelled_voxels_lie_anywhere(spine_prob):
     assert transform({"image": torch.rand(1, *SIZE), "label": label})["image"].shape == (1, *PATCH)
 
 
-def test_without_views_the_patch_is_the_same():
+@pytest.mark.parametrize(("alone", "keys"), [("image", {"image", "label"}), ("view", {"view", "view_label"})])
+def test_a_sample_alone_is_that_of_both(alone, keys):
     image, label = scan()
-    both, patch = (sampler(views=views).set_random_state(5)({"image": image, "label": label}) for views in (True, False))
-    assert patch.keys() == {"image", "label"}
-    assert_patch(patch, both["image"], both["label"])
+    both, one = (sampler(samples=s).set_random_state(5)({"image": image, "label": label}) for s in (("image", "view"), (alone,)))
+    assert one.keys() == keys
+    assert all(torch.equal(one[key], both[key]) for key in keys)
+
+
+def test_a_cut_view_is_that_of_a_smaller_scan():
+    image, label = scan()
+    smaller = [v[..., 4:16] for v in (image, label)]
+    centre = np.array([7.5, 11.5, 5.5])
+    cut, whole = draw(image, label, view_centre=centre, seen=(4, 16)), draw(*smaller, view_centre=centre)
+    torch.testing.assert_close(cut["view"], whole["view"])
+    assert torch.equal(cut["view_label"], whole["view_label"])
+    torch.testing.assert_close(cut["image"], draw(image, label)["image"])  # patches lie anywhere all the same
+
+
+def test_views_are_cut_at_either_end():
+    transform = sampler(cut=0.25).set_random_state(0)
+    seen = []
+    for _ in range(400):
+        transform.randomize(torch.zeros(1, 16, 24, 100))
+        seen.append(transform.seen)
+    low, high = np.array(seen).T
+    assert 160 < (low == 0).sum() < 240
+    assert 160 < (high == 100).sum() < 240
+    assert low.max() == 24
+    assert high.min() in (75, 76)
+    transform.randomize(torch.zeros(1, 16, 24, 1))
+    assert transform.seen == (0, 1)
 
 
 def test_view_and_scan_lie_within_each_other():
     size = np.array([40, 24, 10])  # the view has 16, 24 and 20 voxels of the scan
-    transform = sampler().set_random_state(0)
+    transform = sampler(cut=0).set_random_state(0)
     starts = []
     for _ in range(200):
         transform.randomize(torch.zeros(1, *size))

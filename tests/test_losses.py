@@ -352,12 +352,22 @@ def test_spine_loss_is_the_sum_of_both():
 def test_without_views_the_loss_is_that_of_the_patches():
     batch = {k: v for k, v in samples().items() if k not in ("view", "view_label")}
     _, prepared, _, kwargs = PrepareSamples()(batch)
-    assert prepared.keys() == {"kinds", "merged"}
-    assert kwargs["view"].numel() == 0
+    assert kwargs["view"].numel() == prepared["levels"].numel() == 0
     kinds = torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(8))
     both = {**PrepareSamples()(samples())[1]}
     expected = SpineLoss(levels=lambda *_: 0.0, kinds=MarginalDiceCELoss())((torch.ones(1), kinds), both)
     assert SpineLoss(MarginalDiceCELoss(), MarginalDiceCELoss())((kwargs["view"], kinds), prepared) == expected
+
+
+def test_without_patches_the_loss_is_that_of_the_views():
+    batch = {k: v for k, v in samples().items() if k not in ("image", "label")}
+    image, prepared, _, kwargs = PrepareSamples()(batch)
+    assert image.numel() == prepared["kinds"].numel() == 0
+    assert torch.equal(kwargs["view"], batch["view"])
+    levels = torch.randn(1, 24, *SHAPE, generator=torch.Generator().manual_seed(8))
+    both = {**PrepareSamples()(samples())[1]}
+    expected = SpineLoss(levels=MarginalDiceCELoss(), kinds=lambda *_: 0.0)((levels, torch.ones(1, 3)), both)
+    assert SpineLoss(MarginalDiceCELoss(), MarginalDiceCELoss())((levels, image), prepared) == expected
 
 
 def test_spine_loss_by_hand():

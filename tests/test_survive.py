@@ -24,6 +24,7 @@ from conftest import INFERENCE, SMALL, run_bundle
 from scripts import handlers, transforms
 from scripts.datalist import case_name
 from scripts.files import write_whole
+from scripts.scans import read_scan
 
 
 def infer(weights: Path, output_dir: Path, dataset_dir: Path, **options) -> int:
@@ -236,13 +237,16 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     assert outcome(weights=other, label_scheme="spider") == (0, 2)
 
 
-def test_what_others_have_written_stays(weights, two, tmp_path, capfd):
+def test_what_others_have_written_stays(weights, two, tmp_path, capfd, monkeypatch):
     """Labels beside the scans, and masks that were corrected."""
+    were_read = []
+    monkeypatch.setattr(transforms, "read_scan", lambda path: were_read.append(Path(path).name) or read_scan(path))
     label = two / "a_seg.nii.gz"
     nib.save(nib.load(two / "a.nii.gz"), label)
     content = label.read_bytes()
     assert infer(weights, two, two, figures=False) == 1
     assert failures(two).keys() == {"a.nii.gz"}
+    assert were_read == ["b.nii.gz"]
     assert failures(two)["a.nii.gz"]["reason"].startswith(f"{label} is there already and not as this bundle has written it")
     assert label.read_bytes() == content
     assert (two / "b_seg.nii.gz").is_file()

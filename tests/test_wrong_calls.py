@@ -76,12 +76,14 @@ def test_numbers(knobs, message):
         check_numbers(**knobs)
 
 
-def test_outlines_are_not_trained_under_random_levels():
-    check_start(outlines_only=False, pretrained="", resume="")
-    check_start(outlines_only="True", pretrained="models/model.pt", resume="")
-    check_start(outlines_only=True, pretrained="", resume="output/x")
-    with fails("--outlines_only True keeps the levels of a trained network: set --pretrained, to models/model.pt for example"):
-        check_start(outlines_only=True, pretrained="", resume="")
+def test_one_network_is_not_trained_beside_a_random_one():
+    check_start(train_only="both", pretrained="", resume="")
+    check_start(train_only="outlines", pretrained="models/model.pt", resume="")
+    check_start(train_only="levels", pretrained="", resume="output/x")
+    with fails("--train_only levels keeps the rest of a trained network: set --pretrained, to models/model.pt for example"):
+        check_start(train_only="levels", pretrained="", resume="")
+    with fails("--train_only fine: choose both, outlines or levels"):
+        check_start(train_only="fine", pretrained="", resume="")
 
 
 def test_configs_check_their_numbers_first(tmp_path):
