@@ -13,8 +13,11 @@ from scripts.labels import label_table
 
 FLOOR = -5.5  # least log-probability of a level: no single vertebra decides alone, and a large one is rather renamed than left out
 L6_COST, L4_COST = 3.0, 5.0  # nats, about minus the logarithm of how often five lumbar vertebrae turn out to be six or four
-DROP_COST = (1.5, 4.5)  # nats, to take a piece for no vertebra at all: of any size, and more for one as large as the others
+DROP_COST = (1.5, 6.0)  # nats, to take a piece for no vertebra at all: of any size, and more for one as large as the others
 TILT_COST = 6.0  # nats per unit of the slope between neighbours beyond MAX_SLOPE
+INDEPENDENT = (
+    0.4  # share of the differences between scores that a probability believes: neighbours are misread together, not each for itself
+)
 MAX_BODIES = 30  # largest pieces that may be bodies: a whole spine has 24, and time grows with the square of their number
 WHOLE = 0.4  # share of the usual volume from which on a piece counts for the usual distance
 STEP_MM = (22.0, 45.0)  # bounds of the usual distance between the centres of two neighbours
@@ -34,12 +37,12 @@ class Naming:
 def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
     """Best sequence of levels of the bodies, from top to bottom.
 
-    Every path takes some of the bodies in order; each following one carries the following level, or skips as many levels as their
-    distance says are missing between them. Its score is the sum of the log-probabilities of its levels, less the price of bodies left
-    out, of slopes that no spine has, and of four or six lumbar vertebrae. A dynamic programme finds the best path for every pair of a
-    first and a last level; their scores, normalised, are the probabilities. Sequences that differ in whether a piece is a vertebra at
-    all, as at the upper end of the view, agree on the levels. Where no sacrum is in view, several shifts score alike and the
-    probability says so.
+    Every path takes some of the bodies in order; each following one carries the following level, or skips as many levels as their distance
+    says are missing between them. Its score is the sum of the log-probabilities of its levels, less the price of bodies left out, of slopes
+    that no spine has, and of four or six lumbar vertebrae. A dynamic programme finds the best path for every pair of a first and a last
+    level; `INDEPENDENT` times their scores, normalised, are the probabilities. Sequences that differ in whether a piece is a vertebra at
+    all, as at the upper end of the view, agree on the levels. Where no sacrum is in view, several shifts score alike and the probability
+    says so.
 
     Args:
         bodies: from top to bottom.
@@ -59,7 +62,7 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
         for end, (score, path) in _best_paths(start, scores, drop, steps, levels).items():
             paths[start, end] = (score, path)
     ranked = sorted(paths.values(), key=lambda item: -item[0])
-    weights = np.exp(np.array([score for score, _ in ranked]) - ranked[0][0])
+    weights = np.exp(INDEPENDENT * (np.array([score for score, _ in ranked]) - ranked[0][0]))
     weights /= weights.sum()
     sequences = [[None if level is None else levels[level] for level in path] for _, path in ranked]
     others = [i for i, sequence in enumerate(sequences) if not _agree(sequence, sequences[0])]

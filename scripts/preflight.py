@@ -94,6 +94,20 @@ def check_numbers(**knobs: Any) -> None:
             raise CallError(f"--{name} {value}: {needed} needed")
 
 
+def check_between(low: float, high: float, **knobs: Any) -> None:
+    """
+    Args:
+        low, high: the least and the most that each knob may be.
+        knobs: settings by name.
+
+    Raises:
+        CallError: for any other value.
+    """
+    for name, value in knobs.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise CallError(f"--{name} {value}: a number from {low} to {high} is needed")
+
+
 def check_writable(folder: str, option: str) -> None:
     """Make a folder, and a file in it that is gone at once.
 

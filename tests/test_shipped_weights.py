@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import monai.bundle
+import nibabel as nib
 import pytest
 from conftest import BUNDLE, EVALUATE, TRAIN
 
@@ -33,6 +34,16 @@ def test_phantoms(tmp_path):
     assert scores["phantom", "body"]["dice"] > 0.80
     assert scores["phantom", "disc"]["dice"] > 0.78
     assert scores["all", "all"]["identified"] > 0.50
+
+
+def test_names_do_not_hang_on_where_a_scan_ends(tmp_path):
+    """Without the upper 30 % of it; versions up to 0.3.0 then named one vertebra of three."""
+    write_cohort(tmp_path, training=0, validation=2, testing=0, seed=11, workers=1)
+    entries = json.loads((tmp_path / "datalist.json").read_text())["validation"]
+    for path in (tmp_path / entry[key] for entry in entries for key in ("image", "label")):
+        volume = nib.as_closest_canonical(nib.load(path))
+        nib.save(volume.slicer[:, :, : int(0.7 * volume.shape[2])], path)
+    assert evaluate(tmp_path, entries, tmp_path / "out")["all", "all"]["identified"] > 0.9
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/data")

@@ -18,7 +18,7 @@ from scripts import command
 from scripts.checkpoint import PretrainedWeights, ResumableCheckpoint
 from scripts.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.labels import check_scheme
-from scripts.preflight import check_numbers, check_start, check_weights, load_weights
+from scripts.preflight import check_between, check_numbers, check_start, check_weights, load_weights
 
 
 class RunsCode:
@@ -76,6 +76,13 @@ def test_numbers(knobs, message):
         check_numbers(**knobs)
 
 
+@pytest.mark.parametrize("value", [-0.1, 0.91, "half", True, None, float("nan")])
+def test_ranges(value):
+    check_between(0, 0.9, overlap=0, other=0.9)
+    with fails(f"--overlap {value}: a number from 0 to 0.9 is needed"):
+        check_between(0, 0.9, overlap=value)
+
+
 def test_one_network_is_not_trained_beside_a_random_one():
     check_start(train_only="both", pretrained="", resume="")
     check_start(train_only="outlines", pretrained="models/model.pt", resume="")
@@ -88,8 +95,13 @@ def test_one_network_is_not_trained_beside_a_random_one():
 
 def test_configs_check_their_numbers_first(tmp_path):
     for files in (TRAIN, INFERENCE):
+        folders = {"dataset_dir": str(tmp_path / "none"), "output_dir": str(tmp_path / "out")}
         with fails("--spacing [0, 1, 1]: three numbers above 0 are needed"):
-            run_bundle(files, spacing=[0, 1, 1], dataset_dir=str(tmp_path / "none"), output_dir=str(tmp_path / "out"))
+            run_bundle(files, spacing=[0, 1, 1], **folders)
+        with fails("--num_workers two: a number from 0 to 256 is needed"):
+            run_bundle(files, num_workers="two", **folders)
+        with fails("--overlap 1.5: a number from 0 to 0.9 is needed"):
+            run_bundle(files, overlap=1.5, **folders)
     assert not list(tmp_path.iterdir())
 
 
