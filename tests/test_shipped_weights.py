@@ -37,8 +37,8 @@ def test_phantoms(tmp_path):
 
 
 def test_names_do_not_hang_on_where_a_scan_ends(tmp_path):
-    """Without the upper 30 % of it; versions up to 0.3.0 then named one vertebra of three."""
-    write_cohort(tmp_path, training=0, validation=2, testing=0, seed=11, workers=1)
+    """Without the upper 30 % of it."""
+    write_cohort(tmp_path, training=0, validation=2, testing=0, seed=11, workers=1, contrast="T2w")
     entries = json.loads((tmp_path / "datalist.json").read_text())["validation"]
     for path in (tmp_path / entry[key] for entry in entries for key in ("image", "label")):
         volume = nib.as_closest_canonical(nib.load(path))
