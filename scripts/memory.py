@@ -18,8 +18,11 @@ def keep_freed_memory() -> None:
 
 
 def map_large_memory(worker: int = 0) -> None:
-    """Undo `keep_freed_memory` in a worker process: what it frees between two steps of a large scan is too small for the next one, and
-    kept it would add up to twice of what is in use."""
+    """Undo `keep_freed_memory` in a process that reads: what a step of a large scan frees is often too small for the next one to use.
+
+    Args:
+        worker: its number, which `DataLoader` gives to a `worker_init_fn`.
+    """
     _set({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**20, M_TRIM_THRESHOLD: 2**20, M_TOP_PAD: 2**17})
 
 

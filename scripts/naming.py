@@ -15,9 +15,7 @@ FLOOR = -5.5  # least log-probability of a level: no single vertebra decides alo
 L6_COST, L4_COST = 3.0, 5.0  # nats, about minus the logarithm of how often five lumbar vertebrae turn out to be six or four
 DROP_COST = (1.5, 6.0)  # nats, to take a piece for no vertebra at all: of any size, and more for one as large as the others
 TILT_COST = 6.0  # nats per unit of the slope between neighbours beyond MAX_SLOPE
-INDEPENDENT = (
-    0.4  # share of the differences between scores that a probability believes: neighbours are misread together, not each for itself
-)
+INDEPENDENT = 0.4  # share of a difference between scores that a probability believes: neighbours are misread together
 MAX_BODIES = 30  # largest pieces that may be bodies: a whole spine has 24, and time grows with the square of their number
 WHOLE = 0.4  # share of the usual volume from which on a piece counts for the usual distance
 STEP_MM = (22.0, 45.0)  # bounds of the usual distance between the centres of two neighbours

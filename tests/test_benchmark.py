@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 
@@ -96,16 +95,11 @@ def test_step_rate_leaves_the_warmup_out(clock):
     assert trainer.state.iteration == 8
 
 
-def own_mib() -> float:
-    """Peak memory of this process: between fork and exec a child is as large."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 def test_child_returns_its_output_time_and_memory(tmp_path):
     code = "import os; data = bytearray(100 * 2**20); print(os.getcwd()); print('last')"
     child = run_child([sys.executable, "-c", code], str(tmp_path))
     assert child.output.splitlines() == [str(tmp_path), "last"]
-    assert 100 < child.peak_mib < 1000 + own_mib()
+    assert 100 < child.peak_mib < 1000
     assert child.seconds > 0
 
 
@@ -114,7 +108,7 @@ def test_memory_of_a_child_and_its_children(tmp_path):
     sleeps = "import time; data = bytearray(b'x' * (100 * 2**20)); time.sleep(1.5)"
     code = f"import subprocess, sys; data = bytearray(b'x' * (60 * 2**20)); subprocess.run([sys.executable, '-c', {sleeps!r}])"
     both = run_child([sys.executable, "-c", code], str(tmp_path), with_children=True).peak_mib
-    assert 160 < both < 1000 + own_mib()
+    assert 160 < both < 1000  # between fork and exec it is as large as this process
 
 
 @pytest.mark.parametrize(("code", "timeout"), [("raise ValueError('why')", 60), ("import time; time.sleep(60)", 0.5)])
