@@ -16,11 +16,11 @@ import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy import ndimage
 
-from scripts.datalist import case_name
-from scripts.errors import CallError, UserError
-from scripts.files import write_whole
+from scripts.common.errors import CallError, UserError
+from scripts.common.files import write_whole
+from scripts.data.datalist import case_name
+from scripts.data.volumes import grid_mismatch, read_volume
 from scripts.labels import encode, label_table
-from scripts.volumes import grid_mismatch, read_volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,16 +13,16 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 
-from scripts.datalist import case_name
-from scripts.distributed import gathered
-from scripts.errors import UserError
-from scripts.files import write_whole
+from scripts.batch.own_masks import digest
+from scripts.common.distributed import gathered
+from scripts.common.errors import UserError
+from scripts.common.files import write_whole
+from scripts.common.preflight import is_true
+from scripts.common.tables import aligned, read_rows, write_rows
+from scripts.data.datalist import case_name
+from scripts.data.scans import read_scan
 from scripts.labels import label_table, structure
 from scripts.metrics import score_structures, summarise, worst_cases
-from scripts.own_masks import digest
-from scripts.preflight import is_true
-from scripts.scans import read_scan
-from scripts.tables import aligned, read_rows, write_rows
 from scripts.transforms import MaskLayout
 
 FORMATS = {
@@ -126,7 +126,7 @@ class CaseFigures:
 
     def draw(self, engine: Engine) -> None:
         from scripts.figures import case_figure, figure_to_array, save_figure  # matplotlib takes a second to import
-        from scripts.tracking import track_figure
+        from scripts.training.tracking import track_figure
 
         for batch, output in zip(engine.state.batch, engine.state.output):
             if self.drawn >= self.max_cases:

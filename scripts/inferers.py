@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
 from scipy import ndimage
 
-from scripts.preflight import is_true
+from scripts.common.preflight import is_true
 
 MAX_BOX_VOXELS = 12_000_000  # of the working grid; a whole spine with its margin has 9 million, and the logits of 12 million take 1.2 GB
 SLAB_VOXELS = 4_000_000  # whose logits are computed together: four times their memory is needed on the way

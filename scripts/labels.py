@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.errors import CallError, UserError, did_you_mean, similar_path
+from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
 
 METADATA_FILE = Path(__file__).resolve().parents[1] / "configs" / "metadata.json"
 SCHEMES = ("verse", "channel", "spider", "totalspineseg")

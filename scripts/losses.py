@@ -9,7 +9,7 @@ from monai.engines.utils import PrepareBatch
 from torch.nn.functional import nll_loss
 from torch.nn.modules.loss import _Loss
 
-from scripts.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN
+from scripts.data.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN
 from scripts.labels import label_table
 from scripts.network import KINDS
 

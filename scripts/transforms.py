@@ -15,19 +15,19 @@ from monai.data.folder_layout import FolderLayoutBase
 from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd
 from monai.utils import SpaceKeys, convert_to_tensor
 
-from scripts.complete_labels import complete_labels
-from scripts.datalist import LABEL_POSTFIX, case_name, has_twin
-from scripts.errors import UserError
-from scripts.files import write_whole
+from scripts.batch.own_masks import MADE_BY, check_replaceable
+from scripts.common.errors import UserError
+from scripts.common.files import write_whole
+from scripts.common.preflight import is_true
+from scripts.data.complete_labels import complete_labels
+from scripts.data.datalist import LABEL_POSTFIX, case_name, has_twin
+from scripts.data.resampling import AxisResample
+from scripts.data.scans import read_scan
+from scripts.data.volumes import grid_mismatch, read_volume
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
-from scripts.name_levels import cut_faces, name_levels
-from scripts.own_masks import MADE_BY, check_replaceable
-from scripts.postprocess import clean_label_map
-from scripts.preflight import is_true
-from scripts.resampling import AxisResample
-from scripts.restore import largest, restore_label_map
-from scripts.scans import read_scan
-from scripts.volumes import grid_mismatch, read_volume
+from scripts.levels.name_levels import cut_faces, name_levels
+from scripts.levels.postprocess import clean_label_map
+from scripts.levels.restore import largest, restore_label_map
 
 
 class LoadImageVolumesd(LoadImaged):

@@ -10,9 +10,9 @@ import monai.bundle
 import pytest
 import torch
 
-from scripts.errors import UserError
-from scripts.memory import keep_freed_memory
-from scripts.phantom import write_cohort
+from scripts.common.errors import UserError
+from scripts.common.memory import keep_freed_memory
+from scripts.phantoms.phantom import write_cohort
 
 BUNDLE = Path(__file__).resolve().parents[1]
 TRAIN = str(BUNDLE / "configs" / "train.yaml")

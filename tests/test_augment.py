@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.augment import RandIntensityMapd, RandInvertIntensityd, RandThickSlicesd
+from scripts.data.augment import RandIntensityMapd, RandInvertIntensityd, RandThickSlicesd
 
 AFFINE = torch.diag(torch.tensor([4.0, 0.8, 0.9, 1.0], dtype=torch.float64))
 

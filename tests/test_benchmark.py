@@ -13,14 +13,14 @@ from conftest import BUNDLE, SMALL
 from ignite.engine import Engine
 from monai.bundle import load_bundle_config
 
-from scripts import benchmark as bench
-from scripts import benchmark_runs
-from scripts.benchmark import benchmark
-from scripts.benchmark_page import KNOBS, NETWORKS, forward_s, write_page
-from scripts.benchmark_process import run_child
-from scripts.benchmark_runs import Stopwatch, step_rate
-from scripts.errors import UserError
-from scripts.shared import inference_config
+from scripts.benchmark import parts as bench
+from scripts.benchmark import runs as benchmark_runs
+from scripts.benchmark.page import KNOBS, NETWORKS, forward_s, write_page
+from scripts.benchmark.parts import benchmark
+from scripts.benchmark.process import run_child
+from scripts.benchmark.runs import Stopwatch, step_rate
+from scripts.common.errors import UserError
+from scripts.common.shared import inference_config
 
 
 def measured(total: float, dice: float, factor: float = 1.0) -> dict:

@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.check_labels import check_labels, order_problems
-from scripts.errors import UserError
+from scripts.common.errors import UserError
+from scripts.data.check_labels import check_labels, order_problems
 from scripts.labels import encode
 
 # the second axis runs down and forward, 1.6 mm of 2 mm a voxel

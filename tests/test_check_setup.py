@@ -8,10 +8,10 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from scripts import check_setup as module
-from scripts.check_setup import check_network, check_requirements, check_setup
-from scripts.errors import UserError
+from scripts.common.errors import UserError
 from scripts.labels import label_table
+from scripts.tools import check_setup as module
+from scripts.tools.check_setup import check_network, check_requirements, check_setup
 
 CLASSES = len(label_table())
 

@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Engine
 from monai.engines import IterationEvents
 
-from scripts.clip import ClipGradients
+from scripts.training.clip import ClipGradients
 
 
 @pytest.mark.parametrize(("gradient", "expected"), [([3.0, 4.0], [1.2, 1.6]), ([0.3, 0.4], [0.3, 0.4]), ([1.0, float("nan")], None)])

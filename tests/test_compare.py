@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.compare import compare
-from scripts.errors import UserError
+from scripts.common.errors import UserError
+from scripts.tools.compare import compare
 
 
 def evaluation(path: Path, dice: float, asd_mm: float | None, n: int = 5) -> Path:

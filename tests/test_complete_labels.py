@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts.complete_labels import BEYOND, NO_BODY, NO_DISC, complete_labels
+from scripts.data.complete_labels import BEYOND, NO_BODY, NO_DISC, complete_labels
 from scripts.labels import encode, label_table, structure
-from scripts.phantom import draw_phantom
+from scripts.phantoms.phantom import draw_phantom
 
 IS_DISC = np.array([s.is_disc for s in label_table()] + [False] * (256 - len(label_table())))
 SPACINGS = [(1.0, 1.0, 1.0), (4.0, 1.0, 1.0), (0.9, 2.5, 1.5), (1.5, 0.8, 3.0)]

@@ -16,7 +16,7 @@ from conftest import BUNDLE, EVALUATE, INFERENCE, SMALL, TOOLS, TRAIN, run_bundl
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, load, verify_metadata, verify_net_in_out
 from monai.bundle.utils import load_bundle_config
 
-from scripts.errors import UserError
+from scripts.common.errors import UserError
 from scripts.labels import label_table
 
 CONFIGS = BUNDLE / "configs"

@@ -8,8 +8,8 @@ import torch
 from monai.data import MetaTensor
 from torch.nn.functional import avg_pool3d
 
-from scripts.complete_labels import BEYOND, UNKNOWN
-from scripts.crops import RandSpineSamplesd
+from scripts.data.complete_labels import BEYOND, UNKNOWN
+from scripts.data.crops import RandSpineSamplesd
 
 PATCH, VIEW, VOXEL = (6, 8, 8), (4, 6, 5), (4, 4, 4)
 SIZE = (16, 24, 20)  # of the scan: VIEW * VOXEL

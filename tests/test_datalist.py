@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import fails, touch
 
-from scripts.datalist import (
+from scripts.common.errors import UserError
+from scripts.data.datalist import (
     case_name,
     find_images,
     find_label,
@@ -22,7 +23,6 @@ from scripts.datalist import (
     training_entries,
     write_datalist,
 )
-from scripts.errors import UserError
 
 
 def found(root: Path) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ignite.distributed as idist
 import pytest
 
-from scripts import distributed
-from scripts.distributed import ScanSampler, from_first, gathered
-from scripts.errors import UserError
-from scripts.outcomes import Outcomes
+from scripts.batch.outcomes import Outcomes
+from scripts.common import distributed
+from scripts.common.distributed import ScanSampler, from_first, gathered
+from scripts.common.errors import UserError
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts import explore as module
-from scripts.errors import UserError
-from scripts.explore import Scan, anatomical_order, explore, run
+from scripts.common.errors import UserError
 from scripts.labels import label_table
+from scripts.tools import explore as module
+from scripts.tools.explore import Scan, anatomical_order, explore, run
 
 SPACING = (4.0, 0.5, 1.5)  # 3 mm3 per voxel
 PIR = np.array([[0, 0, 4.0, -9], [-0.5, 0, 0, 30], [0, -1.5, 0, 80], [0, 0, 0, 1]])  # array axes to posterior, inferior, right

@@ -10,11 +10,11 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 
-from scripts.checkpoint import ResumableCheckpoint
-from scripts.errors import UserError
-from scripts.faults import ErrorAdvice, FiniteLoss
-from scripts.interruption import Interruption, StoppedError
-from scripts.sampling import SeededSampler, SeededSteps
+from scripts.common.errors import UserError
+from scripts.data.sampling import SeededSampler, SeededSteps
+from scripts.training.checkpoint import ResumableCheckpoint
+from scripts.training.faults import ErrorAdvice, FiniteLoss
+from scripts.training.interruption import Interruption, StoppedError
 
 SCANS = ["a.nii.gz", "b.nii.gz", "c.nii.gz", "d.nii.gz", "e.nii.gz"]
 

@@ -10,10 +10,10 @@ import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from scripts import figures
-from scripts.errors import UserError
-from scripts.files import write_whole
+from scripts.common.errors import UserError
+from scripts.common.files import write_whole
+from scripts.data.volumes import grid_mismatch, read_volume
 from scripts.labels import decode, label_table, structure
-from scripts.volumes import grid_mismatch, read_volume
 
 L1, L2, DISC = (structure(name).channel for name in ("L1", "L2", "L1/L2"))
 SPACING = np.array([4.0, 1.0, 1.5])  # of the phantom, right, anterior, superior

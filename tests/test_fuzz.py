@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from scripts.check_labels import label_problems
-from scripts.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN, complete_labels
-from scripts.datalist import inference_entries, read_datalist, split_entries, training_entries
-from scripts.errors import ScanError, UserError
+from scripts.common.errors import ScanError, UserError
+from scripts.data.check_labels import label_problems
+from scripts.data.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN, complete_labels
+from scripts.data.datalist import inference_entries, read_datalist, split_entries, training_entries
+from scripts.data.scans import SPACING_MM, read_scan
+from scripts.data.volumes import Volume
 from scripts.labels import SCHEMES, decode, encode, label_table
-from scripts.scans import SPACING_MM, read_scan
-from scripts.volumes import Volume
 
 # the same cases on every machine; a case may take 5 s
 SLOW_MS = 5000

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
 from scripts import figures
-from scripts.errors import UserError
+from scripts.common.errors import UserError
 from scripts.handlers import CaseFigures, CaseReports, StructureReport, format_table
 from scripts.labels import structure
 

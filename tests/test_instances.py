@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts.instances import CORE_DEPTH_MM, find_instances, grown
+from scripts.levels.instances import CORE_DEPTH_MM, find_instances, grown
 
 UNIT = (1.0, 1.0, 1.0)
 

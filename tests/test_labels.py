@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from scripts.errors import UserError
+from scripts.common.errors import UserError
 from scripts.labels import METADATA_FILE, SCHEMES, channels_from_verse, decode, encode, label_table, structure
 
 

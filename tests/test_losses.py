@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from scripts.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN
+from scripts.data.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN
 from scripts.labels import label_table
 from scripts.losses import MarginalDiceCELoss, PrepareSamples, SpineLoss, marginal_log_softmax
 

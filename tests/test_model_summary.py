@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.model_summary import model_summary, trace
+from scripts.tools.model_summary import model_summary, trace
 
 
 def test_conv3d_by_hand(capsys):

@@ -13,8 +13,8 @@ from monai.transforms import Compose
 
 from scripts.handlers import CaseReports
 from scripts.labels import label_table, structure
-from scripts.name_levels import NEVER, cut_faces, name_levels
-from scripts.naming import INDEPENDENT
+from scripts.levels.name_levels import NEVER, cut_faces, name_levels
+from scripts.levels.naming import INDEPENDENT
 from scripts.transforms import CleanLabelMapd, NameLevelsd, RestoreGridd
 
 TABLE = label_table()

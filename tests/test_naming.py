@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from scripts.instances import Instance
 from scripts.labels import label_table, structure
-from scripts.naming import DROP_COST, FLOOR, INDEPENDENT, L4_COST, L6_COST, Naming, name_bodies
+from scripts.levels.instances import Instance
+from scripts.levels.naming import DROP_COST, FLOOR, INDEPENDENT, L4_COST, L6_COST, Naming, name_bodies
 
 LEVELS = [s.name for s in label_table() if s.group == "body"]  # T8 .. L5, L6, S1
 FIVE_LUMBAR = [name for name in LEVELS if name != "L6"]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from scripts.common.shared import inference_config
 from scripts.labels import label_table, structure
 from scripts.network import GATE_FLOOR, KINDS, SpineNet
-from scripts.shared import inference_config
 
 BUNDLE = Path(__file__).resolve().parents[1]
 TABLE = label_table()

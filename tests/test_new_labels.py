@@ -11,12 +11,12 @@ import torch
 from conftest import NO_AUGMENTATION, TRAIN, run_bundle
 from ignite.engine import Engine
 
-from scripts.checkpoint import PretrainedWeights
-from scripts.errors import UserError
-from scripts.instances import Instance
+from scripts.common.errors import UserError
 from scripts.labels import METADATA_FILE, decode, encode, label_table, use_table
-from scripts.naming import name_bodies
-from scripts.phantom import write_cohort
+from scripts.levels.instances import Instance
+from scripts.levels.naming import name_bodies
+from scripts.phantoms.phantom import write_cohort
+from scripts.training.checkpoint import PretrainedWeights
 
 LUMBAR = ["background", "L1", "L2", "L3", "L4", "L5", "L1/L2", "L2/L3", "L3/L4", "L4/L5"]
 

@@ -22,9 +22,9 @@ from conftest import BUNDLE, TOOLS
 from monai.bundle import download, load, push_to_hf_hub
 from monai.bundle.utils import load_bundle_config
 
-from scripts.errors import UserError
+from scripts.common.errors import UserError
 from scripts.labels import label_table
-from scripts.package import NAME, package, release_files
+from scripts.tools.package import NAME, package, release_files
 
 VERSION = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
 ZIP = f"{NAME}_v{VERSION}.zip"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts.errors import UserError
+from scripts.common.errors import UserError
 from scripts.labels import label_table
-from scripts.phantom import Phantom, draw_phantom, write_cohort
-from scripts.phantom_anatomy import build_spine, level_names, sagittal_deg
+from scripts.phantoms.anatomy import build_spine, level_names, sagittal_deg
+from scripts.phantoms.phantom import Phantom, draw_phantom, write_cohort
 
 SMALL = {"shape": (10, 64, 90), "spacing_mm": (2.5, 5.0)}  # a whole lumbar field of view in 60 000 voxels
 ENDS = (0.35, 0.0, -0.35)  # 15, 50 and 85 % of the depth, from the front

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from scripts.labels import label_table, structure
-from scripts.postprocess import clean_label_map
+from scripts.levels.postprocess import clean_label_map
 
 L1, L2, L3, S1, DISC, DISC_2 = (structure(name).channel for name in ("L1", "L2", "L3", "S1", "L1/L2", "L2/L3"))
 UNIT = (1.0, 1.0, 1.0)

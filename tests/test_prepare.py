@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import fails, touch
 
-from scripts.datalist import PATIENT_PATTERN, prepare, split_entries
-from scripts.errors import UserError
+from scripts.common.errors import UserError
+from scripts.data.datalist import PATIENT_PATTERN, prepare, split_entries
 
 
 def site(root: Path, patients: int = 8) -> Path:

@@ -12,9 +12,9 @@ import sys
 import pytest
 from conftest import BUNDLE, SMALL
 
-from scripts.errors import UserError
+from scripts.common.errors import UserError
 from scripts.labels import label_table
-from scripts.model_card import END, START, record, results_tables
+from scripts.tools.model_card import END, START, record, results_tables
 
 README = (BUNDLE / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"`((?:python|torchrun)[^`]*monai\.bundle run[^`]*)`", README)

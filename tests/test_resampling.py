@@ -10,8 +10,8 @@ from monai.data import MetaTensor
 from monai.transforms import Spacingd
 from scipy import ndimage
 
-from scripts import resampling
-from scripts.resampling import interpolate_straight, resample_axes, straight_axes
+from scripts.data import resampling
+from scripts.data.resampling import interpolate_straight, resample_axes, straight_axes
 from scripts.transforms import KeysOnlySpacingd
 
 BOX = (slice(2, 9), slice(0, 6), slice(1, 12))

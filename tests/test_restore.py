@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from scripts import restore
-from scripts.restore import restore_label_map
+from scripts.levels import restore
+from scripts.levels.restore import restore_label_map
 
 
 def grid(spacing_mm: tuple[float, float, float], degrees: float = 0.0, origin: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:

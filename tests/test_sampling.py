@@ -11,8 +11,8 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.transforms import Compose, Randomizable, Transform
 
-from scripts.dataset import CachedScans
-from scripts.sampling import Draw, SeededSampler, SeededSteps, mixed
+from scripts.data.dataset import CachedScans
+from scripts.data.sampling import Draw, SeededSampler, SeededSteps, mixed
 
 
 class Noise(Randomizable, Transform):

@@ -12,9 +12,9 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from scripts.dataset import CachedScans
-from scripts.errors import UserError
-from scripts.served import ServeBest, is_served
+from scripts.common.errors import UserError
+from scripts.data.dataset import CachedScans
+from scripts.training.served import ServeBest, is_served
 from scripts.transforms import EncodeLabelsd, KeysOnlySpacingd
 
 

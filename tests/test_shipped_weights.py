@@ -10,7 +10,7 @@ import nibabel as nib
 import pytest
 from conftest import BUNDLE, EVALUATE, TRAIN
 
-from scripts.phantom import write_cohort
+from scripts.phantoms.phantom import write_cohort
 
 WEIGHTS = BUNDLE / "models" / "model.pt"
 REAL = BUNDLE.parent / "shared" / "data"

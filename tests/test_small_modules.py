@@ -17,13 +17,15 @@ from monai.data import MetaTensor
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.transforms import Compose, RandomizableTransform, Transform
 
-from scripts import inferers, memory, show_batch
-from scripts.dataset import CachedScans
-from scripts.errors import UserError
-from scripts.files import write_whole
+from scripts import inferers
+from scripts.common import memory
+from scripts.common.errors import UserError
+from scripts.common.files import write_whole
+from scripts.common.preflight import check_weights, is_true
+from scripts.common.shared import inference_config
+from scripts.data.dataset import CachedScans
 from scripts.inferers import AutocastInferer, has_bfloat16
-from scripts.preflight import check_weights, is_true
-from scripts.shared import inference_config
+from scripts.tools import show_batch
 
 BUNDLE = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -225,7 +227,7 @@ def test_keep_freed_memory_sets_the_allocator_on_linux_only(monkeypatch):
 
 
 def test_keep_freed_memory_may_be_called_twice():
-    code = "from scripts.memory import *; keep_freed_memory(); keep_freed_memory(); map_large_memory(); print(len(bytearray(10**7)))"
+    code = "from scripts.common.memory import *; keep_freed_memory(); keep_freed_memory(); map_large_memory(); print(len(bytearray(10**7)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "10000000\n", "")
 

@@ -22,9 +22,9 @@ import torch
 from conftest import INFERENCE, SMALL, run_bundle
 
 from scripts import handlers, transforms
-from scripts.datalist import case_name
-from scripts.files import write_whole
-from scripts.scans import read_scan
+from scripts.common.files import write_whole
+from scripts.data.datalist import case_name
+from scripts.data.scans import read_scan
 
 
 def infer(weights: Path, output_dir: Path, dataset_dir: Path, **options) -> int:

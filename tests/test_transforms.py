@@ -13,10 +13,10 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
 
 from scripts import transforms
-from scripts.complete_labels import BEYOND, NO_BODY, complete_labels
-from scripts.errors import UserError
+from scripts.common.errors import UserError
+from scripts.data.complete_labels import BEYOND, NO_BODY, complete_labels
 from scripts.labels import decode, label_table, structure
-from scripts.postprocess import clean_label_map
+from scripts.levels.postprocess import clean_label_map
 from scripts.transforms import CleanLabelMapd, CompleteLabelsd, EncodeLabelsd, LoadImageVolumesd, MaskLayout, RestoreGridd, SaveImageLabelsd
 
 CHANNELS = len(label_table())

@@ -18,12 +18,12 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scripts.datalist import case_name, split_entries
-from scripts.errors import UserError
+from scripts.common.errors import UserError
+from scripts.common.shared import inference_config
+from scripts.data.datalist import case_name, split_entries
+from scripts.data.volumes import read_volume
 from scripts.labels import encode, label_table
 from scripts.metrics import score_structures
-from scripts.shared import inference_config
-from scripts.volumes import read_volume
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -14,11 +14,11 @@ from conftest import BUNDLE, INFERENCE, TOOLS, TRAIN, run_bundle
 from monai.bundle import ConfigWorkflow
 from monai.handlers import CheckpointLoader
 
-from scripts import command
-from scripts.checkpoint import PretrainedWeights, ResumableCheckpoint
-from scripts.errors import CallError, UserError, did_you_mean, similar_path
+from scripts.common import command
+from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
+from scripts.common.preflight import check_between, check_numbers, check_start, check_weights, load_weights
 from scripts.labels import check_scheme
-from scripts.preflight import check_between, check_numbers, check_start, check_weights, load_weights
+from scripts.training.checkpoint import PretrainedWeights, ResumableCheckpoint
 
 
 class RunsCode:
@@ -165,16 +165,16 @@ def python(code: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(("kind", "code"), [("UserError", 1), ("CallError", 2)])
 def test_exit_codes(kind, code):
     done = python(
-        f"from scripts.errors import {kind}\ntry:\n    1 / 0\nexcept ArithmeticError:\n    raise {kind}('a.nii.gz: mend it') from None"
+        f"from scripts.common.errors import {kind}\ntry:\n    1 / 0\nexcept ArithmeticError:\n    raise {kind}('a.nii.gz: mend it') from None"
     )
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "a.nii.gz: mend it\n")
 
 
 def test_debug_shows_where():
-    done = python("from scripts import errors\nerrors.show_tracebacks(True)\nraise errors.CallError('mend it')")
+    done = python("from scripts.common import errors\nerrors.show_tracebacks(True)\nraise errors.CallError('mend it')")
     assert done.returncode == 2
     assert done.stderr.startswith("Traceback (most recent call last):")
-    assert done.stderr.endswith("scripts.errors.CallError: mend it\n")
+    assert done.stderr.endswith("scripts.common.errors.CallError: mend it\n")
 
 
 def test_error_of_a_config_is_one_line_without_monais_wrapping(capsys):

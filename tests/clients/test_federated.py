@@ -13,7 +13,7 @@ from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 
-from scripts.phantom import write_cohort
+from scripts.phantoms.phantom import write_cohort
 
 pytestmark = pytest.mark.clients
 SITES = {"bodies": ("T1w", range(15, 27)), "discs": ("T2w", range(115, 126))}  # contrast and what the site labels

@@ -24,7 +24,7 @@ import pytest
 from conftest import BUNDLE
 
 from scripts.labels import encode, label_table
-from scripts.phantom import write_cohort
+from scripts.phantoms.phantom import write_cohort
 
 pytestmark = pytest.mark.clients
 

@@ -1,0 +1,1 @@
+"""Folders of scans: what is done, what failed and why."""

@@ -1,0 +1,94 @@
+"""Which scans are done: what their masks were made from stands in their reports, and is compared before they are read again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from scripts.common.files import is_whole_gzip
+from scripts.common.preflight import is_true
+from scripts.data.datalist import case_name
+from scripts.labels import METADATA_FILE, label_table
+from scripts.transforms import MaskLayout
+
+SECTIONS = ("network_def", "preprocessing", "inferer", "postprocessing")  # of a config: what they hold changes masks
+
+
+class Done:
+    """What the masks of a run are made from, and whether a scan has whole outputs made from just that.
+
+    A mask may have been corrected by hand since: it counts as done as long as it is a whole file.
+
+    Args:
+        output_dir, data_root_dir: see `MaskLayout`.
+        weights: file with the weights.
+        settings: knobs that change masks, with their values.
+        config_file: whose sections `SECTIONS` change masks.
+        figures: whether a scan needs its figure to be done.
+        overwrite: True: nothing is done.
+    """
+
+    def __init__(
+        self, output_dir: str, data_root_dir: str, weights: str, settings: Mapping[str, Any], config_file: str,
+        figures: bool | str = True, overwrite: bool | str = False,
+    ) -> None:  # fmt: skip
+        self.layout = MaskLayout(output_dir, data_root_dir)
+        self.weights = weights
+        self.settings = dict(settings)
+        self.config_file = config_file
+        self.figures = is_true(figures)
+        self.overwrite = is_true(overwrite)
+
+    @cached_property
+    def of_run(self) -> dict[str, str]:
+        """sha256 of the weights and of everything else that is the same for all scans."""
+        config = ConfigParser.load_config_file(self.config_file)
+        version = json.loads(METADATA_FILE.read_text(encoding="utf-8"))["version"]
+        parts = [version, self.settings, {k: config.get(k) for k in SECTIONS}, [str(s) for s in label_table()]]
+        settings = json.dumps(parts, sort_keys=True, default=str)
+        return {
+            "weights_sha256": hashlib.sha256(Path(self.weights).read_bytes()).hexdigest(),
+            "settings_sha256": hashlib.sha256(settings.encode()).hexdigest(),
+        }
+
+    def made_from(self, scan: str | Path) -> dict[str, str]:
+        """What a mask of `scan` (a file or a folder with a DICOM series) would be made from now; all values are text.
+
+        Raises:
+            OSError: if the scan is not there.
+        """
+        path = Path(scan)
+        files = [p.stat() for p in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        identity = f"{sum(f.st_size for f in files)} bytes, modified at {max((f.st_mtime_ns for f in files), default=0)} ns"
+        return {**self.of_run, "scan": identity}
+
+    def report_of(self, scan: str | Path) -> Path:
+        mask = self.layout.filename(str(scan))
+        return mask.with_name(case_name(mask) + ".json")
+
+    def __call__(self, scan: str | Path, made_from: Mapping[str, str]) -> bool:
+        """True if mask, report and, if wanted, figure are there and whole, and were made from `made_from`."""
+        mask, report = self.layout.filename(str(scan)), self.report_of(scan)
+        if self.overwrite or not report.is_file():
+            return False
+        try:
+            known = json.loads(report.read_text(encoding="utf-8"))["made_from"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        has_figure = not self.figures or is_whole_png(mask.with_name(f"{case_name(mask)}.png"))
+        return known == dict(made_from) and has_figure and is_whole_gzip(mask)
+
+
+def is_whole_png(path: Path) -> bool:
+    """The first and the last chunk are there."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return content.startswith(b"\x89PNG\r\n\x1a\n") and content[-8:-4] == b"IEND"

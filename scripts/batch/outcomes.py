@@ -1,0 +1,86 @@
+"""How every scan of a run has ended: a table of those that failed, a closing line, and the exit code."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from scripts.common.distributed import gathered
+from scripts.common.files import write_whole
+from scripts.common.tables import read_rows, write_rows
+
+COLUMNS = ("file", "reason", "fix")
+
+
+class Outcomes:
+    """`failures.csv` (columns `file`, `reason`, `fix`) and the closing line of a run.
+
+    The table keeps what earlier runs have written there on scans that this one has not looked at; without failures there is no table.
+
+    Args:
+        output_dir: where the table goes.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self.table = Path(output_dir) / "failures.csv"
+        self.rows: dict[str, list[dict]] = {}  # of every scan of this process
+        self.any_failed = False  # in any process
+        self.closing_line = ""  # of the first process
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
+        engine.add_event_handler(Events.COMPLETED, self.close)
+
+    def segmented(self, scan: str) -> None:
+        self.rows[scan] = [{"file": scan, "outcome": "segmented"}]
+
+    def skipped(self, scan: str) -> None:
+        self.rows[scan] = [{"file": scan, "outcome": "skipped"}]
+
+    def failed(self, scan: str, reason: str, fix: str) -> None:
+        print(f"{scan}: {reason}. {fix}")
+        self.rows[scan] = [{"file": scan, "outcome": "failed", "reason": reason, "fix": fix}]
+        if idist.get_world_size() == 1:  # now, because the run may be killed
+            self._write([row for rows in self.rows.values() for row in rows])
+
+    def close(self, engine: Engine) -> None:
+        rows = gathered(self.rows)
+        count = Counter(row["outcome"] for row in rows)
+        self.any_failed = bool(count["failed"])
+        if idist.get_rank() == 0:
+            see = self._write(rows) or f"see {self.table}"
+            line = f"{count['segmented']} segmented, {count['skipped']} skipped (already done), {count['failed']} failed"
+            self.closing_line = f"{line}: {see}" if count["failed"] else line
+
+    def end(self) -> None:
+        """Print the closing line.
+
+        Raises:
+            SystemExit: with the code 1 if a scan has failed.
+        """
+        if self.closing_line:
+            print(self.closing_line)
+        if self.any_failed:
+            raise SystemExit(1)
+
+    def _write(self, rows: list[dict]) -> str:
+        """Write or remove the table; why it could not be done, which costs nothing else, or an empty text."""
+        try:
+            looked_at = {row["file"] for row in rows}
+            failures = [{k: row[k] for k in COLUMNS} for row in rows if row["outcome"] == "failed"]
+            failures = [row for row in self._earlier() if row["file"] not in looked_at and os.path.lexists(row["file"])] + failures
+            if failures:
+                write_whole(self.table, partial(write_rows, failures))
+            else:
+                self.table.unlink(missing_ok=True)
+        except OSError as error:
+            return f"{self.table} cannot be written ({error.strerror}), the lines above say why"
+        return ""
+
+    def _earlier(self) -> list[dict]:
+        return [row for row in read_rows(self.table) if set(row) == set(COLUMNS)]

@@ -1,0 +1,137 @@
+"""Segment scan after scan, whatever is wrong with one of them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+from monai.transforms import Transform
+from torch.utils.data import Subset
+
+from scripts.batch.done import Done
+from scripts.batch.outcomes import Outcomes
+from scripts.batch.own_masks import check_replaceable
+from scripts.common.errors import ScanError, UserError, explain
+from scripts.common.memory import map_large_memory, return_freed_memory
+from scripts.data.volumes import check_there
+
+logger = logging.getLogger(__name__)
+
+
+class Scans(Dataset):
+    """Scans to be segmented. Where one cannot be read, what is wrong comes in its place; one that is done is not read.
+
+    An item holds `source`, the file, and either the transformed scan with what it is `made_from`, or `reason` and `fix`, or `skipped`
+    and its `report`.
+
+    Args:
+        data: entries with an `image` each.
+        transform: reads and prepares the scan.
+        done: tells what is done.
+    """
+
+    def __init__(self, data: Sequence[dict], transform: Transform, done: Done) -> None:
+        super().__init__(data, transform)
+        self.done = done
+        self.first: dict[Path, str] = {}  # of the scans with that mask
+        for entry in data:
+            self.first.setdefault(done.layout.filename(entry["image"]), entry["image"])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        source = self.data[index]["image"]
+        try:
+            mask = self.done.layout.filename(source)
+            first = self.first[mask]
+            if first != source:
+                raise ScanError(source, f"its mask would have the name of that of {first}", "Rename one of them.")
+            check_there(source)
+            made_from = self.done.made_from(source)
+            if self.done(source, made_from):
+                return {"source": source, "skipped": True, "report": self.done.report_of(source).read_text(encoding="utf-8")}
+            if not self.done.overwrite:
+                check_replaceable(mask, source)  # before the network has taken its time
+            return {**super().__getitem__(index), "source": source, "made_from": made_from}
+        except (Exception, UserError) as error:
+            return failed(source, error)
+        finally:
+            return_freed_memory()
+
+
+def failed(source: str, error: BaseException) -> dict[str, str]:
+    logger.debug("%s failed", source, exc_info=error)
+    reason, fix = explain(error, source)
+    return {"source": source, "reason": reason, "fix": fix}
+
+
+class SurvivingLoader(DataLoader):
+    """`DataLoader`, one scan at a time, that goes on if a worker process dies: killed for its memory, or by a reader that crashes.
+
+    A new worker tries the scan that was waited for by itself; if that one dies too, the scan has failed.
+    """
+
+    def __init__(self, dataset: Scans, num_workers: int = 0, **kwargs: Any) -> None:
+        # one scan ahead: a large one takes as much memory as the network
+        ahead = {"prefetch_factor": 1, "worker_init_fn": map_large_memory} if num_workers else {}
+        self.options = {"batch_size": 1, "num_workers": num_workers, **ahead}
+        super().__init__(dataset, **self.options, **kwargs)
+
+    def __iter__(self) -> Iterator[dict]:
+        waiting = list(self.sampler)
+        alone = False  # whether the next scan is tried by itself
+        while waiting:
+            try:
+                batches = iter(DataLoader(Subset(self.dataset, waiting[: 1 if alone else None]), **self.options))
+                if threading.current_thread() is threading.main_thread():
+                    # PyTorch would raise in the middle of another scan's network; here it is seen when the scan is waited for
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for batch in batches:
+                    yield batch
+                    waiting.pop(0)
+                alone = False
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                if alone or self.options["num_workers"] == 0:
+                    source = self.dataset.data[waiting.pop(0)]["image"]
+                    reason = "the process that read it died, for lack of memory or by a fault of the reader"
+                    yield self.collate_fn([failed(source, ScanError(source, reason, "Convert it to NIfTI and look at its size."))])
+                    alone = False
+                else:
+                    alone = True
+
+
+class ScanEvaluator(SupervisedEvaluator):
+    """`SupervisedEvaluator` in which one scan fails, not the run, whatever its reading, the network, the post-processing or the handlers
+    of `MODEL_COMPLETED` raise.
+
+    Args:
+        outcomes: is told how every scan has ended.
+        kwargs: of `SupervisedEvaluator`.
+    """
+
+    def __init__(self, outcomes: Outcomes, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.outcomes = outcomes
+
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict) -> list | dict:
+        (source,) = batchdata["source"]
+        if "skipped" in batchdata:
+            self.outcomes.skipped(source)
+            return []
+        if "reason" not in batchdata:
+            try:
+                output = super()._iteration(engine, batchdata)
+            except (Exception, UserError) as error:
+                batchdata = {key: [value] for key, value in failed(source, error).items()}
+                engine.state.output = None  # its memory is needed
+            else:
+                self.outcomes.segmented(source)
+                return output
+        self.outcomes.failed(source, *batchdata["reason"], *batchdata["fix"])
+        return []

@@ -1,0 +1,1 @@
+"""Speed beside other ways, each measured in a process of its own."""

@@ -1,0 +1,227 @@
+"""The benchmark's page and plot, made of its results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scripts.common.files import write_whole
+from scripts.common.tables import markdown
+
+NOT_MEASURED = "Not measured."
+NETWORKS = ("coarse network", "fine network")
+WAYS = {"ours": "this bundle", "plain": "plain way of the model zoo", "nnunet": "nnU-Net v2"}
+MIB_PER_GB = 1e9 / 2**20
+
+
+class Knob(NamedTuple):
+    """A row of the knob table: the override is measured, the words say why one would want it."""
+
+    name: str
+    overrides: dict[str, Any]
+    gives: str
+    costs: str
+
+
+KNOBS = (
+    Knob("as shipped", {}, "", ""),
+    Knob("--amp False", {"amp": False}, "float32: the same masks on every processor", "time, where the processor has bfloat16"),
+    Knob("--overlap 0.5", {"overlap": 0.5}, "smoother seams between windows", "more windows"),
+    Knob("--overlap 0.1", {"overlap": 0.1}, "fewer windows", "seams may show"),
+    Knob("--margin 4", {"margin": 4}, "a smaller box", "a vertebra that the coarse network half misses is cut"),
+    Knob("--margin 24", {"margin": 24}, "a larger box, if vertebrae are cut", "more windows"),
+    Knob("--sw_batch_size 1", {"sw_batch_size": 1}, "less memory", "little on a CPU, some time on a GPU"),
+    Knob("--figures False", {"figures": False}, "no time for pictures", "nothing to look at"),
+)
+
+PAGE = """# Speed
+
+How long a scan takes, where the time goes, and what other ways take for the same scans. This page is written by
+
+```bash
+python -m monai.bundle run benchmark --config_file configs/tools.yaml
+```
+
+from [{results}]({results}), which holds every figure. Each was measured in a process of its own, one after the other, on
+
+{machine}
+
+Scans (phantoms unless `--scans` names others): {scans}. Times of this
+bundle and of the plain way are medians of {repeats} runs after one that warms up, in seconds; those of knobs are of one run after that.
+
+## Where the time goes
+
+{steps}
+
+{plot}*Start-up* is the time from a cold shell to the first voxel of the scan in memory: Python, PyTorch and MONAI are imported, the config
+is parsed, the weights are loaded. *Cold* is the whole command for one scan, and *peak memory* that of all its processes together. GFLOPs
+per second are those of the networks' convolutions; beside them stands what a single 3 x 3 x 3 convolution of 32 channels reaches in the
+same precision.
+
+## Beside its rivals
+
+{rivals}
+
+*Plain way of the model zoo*: the same weights in float32, `sliding_window_inference` with windows of 96 x 96 x 96 voxels and an overlap of
+0.5 over the whole scan, one-hot classes brought back by linear interpolation; it draws no figure and writes no report. *nnU-Net v2*: the
+predictor of the package with the plan that its own planner makes for a data set of this scan, random weights, one fold, no mirroring, on
+the CPU, once: it has no Dice. Dice is the mean over the structures of the scan's label.
+
+## Knobs of `inference.yaml`
+
+{knobs}
+
+Others do not change a mask: `--num_workers 1` (the default) reads the next scan beside the network, `--num_workers 0` saves the memory of
+one process. `--spacing` and `--patch_size` belong to the weights: leave them.
+
+## Folders
+
+{folder}
+
+## A large scan
+
+{large}
+
+## Training
+
+{training}
+"""
+
+
+def write_page(results: Mapping[str, Any], results_file: Path) -> Path:
+    """Write `<results_file>.md` and, where steps were measured, the plot `.png`, both beside it; returns the page's path."""
+    page, plot = (results_file.with_suffix(suffix) for suffix in (".md", ".png"))
+    scans = [f"*{name}*, {_by(scan['shape'])} voxels of {_by(scan['spacing_mm'])} mm" for name, scan in results["scans"].items()]
+    text = PAGE.format(
+        results=results_file.name,
+        machine=markdown(["machine", ""], [[k, v] for k, v in results["machine"].items()], words=2),
+        scans="; ".join(scans),
+        repeats=results["repeats"],
+        plot=f"![Seconds per step]({plot.name})\n\n" if "ours" in results else "",
+        **{section.__name__.strip("_"): section(results) for section in (_steps, _rivals, _knobs, _folder, _large, _training)},
+    )
+    if "ours" in results:
+        write_whole(plot, lambda path: _plot(results["ours"], path))
+    return write_whole(page, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _by(numbers: list) -> str:
+    return " x ".join(f"{n:g}" for n in numbers)
+
+
+def forward_s(measured: Mapping[str, Any]) -> float:
+    """Seconds in the networks."""
+    return sum(measured["steps"].get(name, 0.0) for name in NETWORKS)
+
+
+def _steps(results: Mapping[str, Any]) -> str:
+    ours = results.get("ours")
+    if not ours:
+        return NOT_MEASURED
+    names = dict.fromkeys(name for scan in ours.values() for name in scan["steps"])
+    rows = [[name, *(f"{scan['steps'].get(name, 0):.2f}" for scan in ours.values())] for name in names]
+    figures = {
+        "**sum**": lambda s: f"**{s['total_s']:.2f}**",
+        "sum / networks": lambda s: f"{s['total_s'] / forward_s(s):.2f}",
+        "start-up": lambda s: f"{s['first_voxel_s']:.2f}",
+        "cold": lambda s: f"{s['cold_s']:.2f}",
+        "peak memory, GB": lambda s: f"{s['cold_peak_mib'] / MIB_PER_GB:.2f}",
+        "GFLOPs": lambda s: f"{s['forward']['gflops']:.0f}",
+        "GFLOPs/s": lambda s: f"{s['forward']['gflops_per_s']:.0f}",
+        "GFLOPs/s of one convolution": lambda s: f"{s['forward']['convolution_gflops_per_s']:.0f}",
+    }
+    rows += [[name, *(figure(scan) for scan in ours.values())] for name, figure in figures.items()]
+    return markdown(["step", *ours], rows, words=1)
+
+
+def _rivals(results: Mapping[str, Any]) -> str:
+    rows, missing = [], []
+    for scan in results["scans"]:
+        for way, title in WAYS.items():
+            measured = results.get(way, {"missing": "not measured"})
+            if "missing" in measured:
+                missing.append(f"{title}: {measured['missing']}.")
+                continue
+            own, base = measured[scan], results.get("ours", {}).get(scan)
+            ratio = f"{own['total_s'] / base['total_s']:.1f}" if base else "-"
+            rows.append([scan, title, f"{own['total_s']:.1f}", ratio, f"{own['peak_mib'] / MIB_PER_GB:.2f}", _dice(own)])
+    table = markdown(["scan", "way", "seconds", "times ours", "peak memory, GB", "Dice"], rows, words=2) if rows else NOT_MEASURED
+    return "\n\n".join([table, *dict.fromkeys(missing)])
+
+
+def _dice(measured: Mapping[str, Any]) -> str:
+    return f"{measured['dice']:.4f}" if "dice" in measured else "-"
+
+
+def _knobs(results: Mapping[str, Any]) -> str:
+    measured = results.get("knobs", {})
+    rows = []
+    for knob in KNOBS:
+        cells = []
+        for scan in results["scans"]:
+            own = measured.get(scan, {}).get(knob.name)
+            cells += [f"{own['total_s']:.2f}", f"{own['peak_mib'] / MIB_PER_GB:.2f}", _dice(own)] if own else ["-"] * 3
+        rows.append([f"`{knob.name}`" if knob.overrides else knob.name, knob.gives, knob.costs, *cells])
+    header = [f"{scan}: {name}" for scan in results["scans"] for name in ("seconds", "GB", "Dice")]
+    return markdown(["knob", "gives", "costs", *header], rows, words=3)
+
+
+def _folder(results: Mapping[str, Any]) -> str:
+    folder = results.get("folder")
+    if not folder:
+        return NOT_MEASURED
+    few, many = folder["scans"]
+    rows = []
+    for name, title in (("one_by_one", "one by one (`--num_workers 0`)"), ("overlapped", "overlapped (`--num_workers 1`)")):
+        own = folder[name]
+        memory = [f"{mib / MIB_PER_GB:.2f}" for mib in own["peak_mib"]]
+        rows.append([title, *(f"{s:.1f}" for s in own["seconds"]), f"{own['per_scan_s']:.2f}", *memory])
+    header = ["way", f"{few} scans, s", f"{many} scans, s", "s per further scan", f"GB, {few} scans", f"GB, {many} scans"]
+    gain = folder["one_by_one"]["per_scan_s"] / folder["overlapped"]["per_scan_s"]
+    return f"{markdown(header, rows, words=1)}\n\nOverlapped reading: {gain:.2f} times the rate."
+
+
+def _large(results: Mapping[str, Any]) -> str:
+    large = results.get("large")
+    if not large:
+        return NOT_MEASURED
+    what = f"A phantom of {_by(large['shape'])} voxels of {_by(large['spacing_mm'])} mm"
+    return f"{what}, from a cold shell: {large['cold_s']:.0f} s, {large['cold_peak_mib'] / MIB_PER_GB:.2f} GB for all processes together."
+
+
+def _training(results: Mapping[str, Any]) -> str:
+    training = results.get("training")
+    if not training:
+        return NOT_MEASURED
+    titles = {
+        "ours": "`train.yaml`",
+        "bfloat16": "`train.yaml`, `--train_amp True`",
+        "plain": "the same in float32, without channels last, transforms in the same process",
+    }
+    rows = [
+        [titles[way], f"{own['steps_per_s']:.3f}", f"{100 * own['waiting']:.0f} %", f"{own['peak_mib'] / MIB_PER_GB:.2f}"]
+        for way, own in training.items()
+    ]
+    rows = [[*row, f"{own['steps_per_s'] / training['plain']['steps_per_s']:.1f}"] for row, own in zip(rows, training.values())]
+    return markdown(["way", "steps per second", "waiting for data", "peak memory, GB", "times the last"], rows, words=1)
+
+
+def _plot(ours: Mapping[str, Any], path: Path) -> None:
+    """One bar per scan, its steps in order."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for scan in ours.values() for name in scan["steps"]))
+    figure = Figure(figsize=(10, 1.6 + 0.7 * len(ours)), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    left = [0.0] * len(ours)
+    for i, name in enumerate(names):
+        seconds = [scan["steps"].get(name, 0.0) for scan in ours.values()]
+        axes.barh(list(ours), seconds, left=left, label=name, color=colormaps["tab20"](i % 20))
+        left = [a + b for a, b in zip(left, seconds)]
+    axes.set_xlabel("seconds")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    figure.savefig(path, format="png")

@@ -1,0 +1,276 @@
+"""How long inference and training take, part by part and beside other ways on the same scans: `docs/benchmark.json` and its page.
+
+Every measurement has a process of its own, and they run one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import monai
+import nibabel as nib
+import numpy as np
+import torch
+
+from scripts.benchmark.page import KNOBS, write_page
+from scripts.benchmark.process import Child, run_child
+from scripts.common.errors import UserError
+from scripts.common.files import write_whole
+from scripts.data.datalist import LABEL_POSTFIX, case_name, find_label
+from scripts.data.resampling import resample_axes
+from scripts.data.volumes import read_volume
+from scripts.labels import METADATA_FILE, encode, label_table
+from scripts.metrics import score_structures
+from scripts.phantoms.phantom import write_cohort
+from scripts.tools.check_setup import check_device
+from scripts.transforms import write_label_map
+
+SCANS = {  # of phantoms: slices, posterior-anterior, inferior-superior; in-plane and slice spacing in mm
+    "thick_slices": {"shape": (20, 320, 320), "spacing_mm": (0.8, 4.0), "order": "PIR"},
+    "isotropic": {"shape": (77, 381, 381), "spacing_mm": (1.0, 1.0), "order": "RAS"},
+}
+LARGE_MM, LARGE_SHAPE = (300, 384, 384), (400, 512, 512)  # view and voxels of the large scan
+TRAINING_PHANTOMS = 8
+NNUNET_TIMEOUT_S = 1800
+
+
+class Bench(NamedTuple):
+    """What every part gets."""
+
+    bundle_root: str
+    work: Path  # for masks and phantoms; removed at the end
+    scans: dict[str, Path]  # by name
+    repeats: int
+    folder_size: int
+    training_steps: int
+    nnunet_python: str
+
+
+def benchmark(
+    bundle_root: str,
+    results_file: str,
+    parts: Sequence[str],
+    scans: Sequence[str] = (),
+    repeats: int = 3,
+    folder_size: int = 4,
+    training_steps: int = 20,
+    nnunet_python: str = "",
+) -> None:
+    """Measure `parts`, enter them in `results_file`, and write the page `.md` and the plot `.png` beside it.
+
+    Parts that an older file holds stay, if they were measured on the same machine and scans with the same versions.
+
+    Args:
+        bundle_root: folder of the bundle.
+        results_file: JSON.
+        parts: names in `PARTS`.
+        scans: files; empty: two phantoms, see `SCANS`.
+        repeats: runs per scan, of which the median counts.
+        folder_size: scans in the smaller of the two folders of the part `folder`.
+        training_steps: that count.
+        nnunet_python: interpreter of an environment with nnunetv2; without one the part `nnunet` says that it is missing.
+
+    Raises:
+        UserError: for an unknown part, a scan that does not exist, or a measurement that fails.
+    """
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        raise UserError(f"benchmark has no part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
+    for scan in scans:
+        if not Path(scan).exists():
+            raise UserError(f"{scan}: no such file. --scans takes a list of scans, or nothing for phantoms.")
+    path = Path(results_file)
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    setting = {"machine": machine(), "repeats": repeats}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        files = {case_name(s): Path(s).absolute() for s in scans} if scans or not parts else _phantoms(work / "scans")
+        bench = Bench(str(Path(bundle_root).absolute()), work, files, repeats, folder_size, training_steps, nnunet_python)
+        if parts:
+            setting["scans"] = {name: _grid(scan) for name, scan in files.items()}
+        results = old if {k: old.get(k) for k in setting} == setting or not parts else setting
+        for part in [p for p in PARTS if p in parts]:
+            print(f"benchmark: {part}", flush=True)
+            results[part] = PARTS[part](bench)
+            write_whole(path, lambda partial: partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))
+    if not results.get("scans"):
+        raise UserError(f"{results_file}: nothing measured yet. Choose --parts from {', '.join(PARTS)}.")
+    print(write_page(results, path))
+
+
+def machine() -> dict[str, str]:
+    """Processor, memory and versions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or a processor without a name
+        cpu = platform.processor() or platform.machine()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "processor": cpu,
+        "cores": str(os.cpu_count()),
+        "device": check_device(device).found,
+        "bundle": json.loads(METADATA_FILE.read_text(encoding="utf-8"))["version"],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "monai": monai.__version__,
+    }
+
+
+def _measure(bench: Bench, name: str, **options: Any) -> dict[str, Any]:
+    """A function of `benchmark_runs` in a process of its own: its result and `peak_mib`."""
+    options |= {"bundle_root": bench.bundle_root}
+    child = run_child([sys.executable, "-m", "scripts.benchmark.runs", name, json.dumps(options)], bench.bundle_root)
+    return {**json.loads(child.output.splitlines()[-1]), "peak_mib": child.peak_mib}
+
+
+def _phantoms(folder: Path) -> dict[str, Path]:
+    found = {}
+    for name, options in SCANS.items():
+        write_cohort(folder / name, training=0, validation=1, testing=0, seed=11, contrast="T2w", view="L3", **options)
+        found[name] = next((folder / name / "validation").glob("*_T2w.nii.gz"))
+    return found
+
+
+def _grid(scan: Path) -> dict[str, list]:
+    volume = read_volume(scan)
+    return {"shape": list(volume.data.shape), "spacing_mm": np.round(nib.affines.voxel_sizes(volume.affine), 2).tolist()}
+
+
+def _of_every_scan(bench: Bench, measure: Callable[[str, Path], dict]) -> dict[str, dict]:
+    return {name: measure(name, scan) for name, scan in bench.scans.items()}
+
+
+def ours(bench: Bench) -> dict[str, dict]:
+    """Inference step by step, in a warm process, and from a cold shell."""
+
+    def measure(name: str, scan: Path) -> dict:
+        options = {"scan": str(scan), "output_dir": str(bench.work / "ours" / name), "repeats": bench.repeats}
+        result = _measure(bench, "segment", spawned=time.time(), **options)
+        call = ["--image", str(scan), "--output_dir", str(bench.work / "cold" / name), "--overwrite", "True"]
+        cold, watched = _command(bench, call), _command(bench, call, with_children=True)
+        return {**_scored(scan, result), "cold_s": cold.seconds, "cold_peak_mib": watched.peak_mib}
+
+    return _of_every_scan(bench, measure)
+
+
+def _command(bench: Bench, options: Sequence[str], with_children: bool = False) -> Child:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml", *options]
+    return run_child(command, bench.bundle_root, with_children=with_children)
+
+
+def _scored(scan: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """The result, with the mean Dice of its mask where the scan has a label."""
+    label = find_label(scan)
+    if label is None:
+        return result
+    reference, mask = read_volume(label), read_volume(result["mask"])
+    rows = score_structures(encode(reference.data, str(label)), encode(mask.data), nib.affines.voxel_sizes(reference.affine))
+    return {**result, "dice": float(np.mean([row["dice"] for row in rows]))}
+
+
+def plain(bench: Bench) -> dict[str, dict]:
+    """The same weights the way of the model zoo."""
+    return _of_every_scan(
+        bench,
+        lambda name, scan: _scored(
+            scan, _measure(bench, "plain", scan=str(scan), output_dir=str(bench.work / "plain" / name), repeats=bench.repeats)
+        ),
+    )
+
+
+def nnunet(bench: Bench) -> dict[str, Any]:
+    """nnU-Net's predictor with its own plan and random weights; `missing` says why there are no figures."""
+    if not Path(bench.nnunet_python).is_file():
+        return {"missing": "nnunetv2 was not installed: bash tests/clients/setup_nnunet.sh"}
+
+    def measure(name: str, scan: Path) -> dict:
+        folder = bench.work / "nnunet" / name
+        label = find_label(scan)
+        if label is None:
+            raise UserError(f"{scan}: nnU-Net's planner needs a label. Put {case_name(scan)}{LABEL_POSTFIX}.nii.gz beside it.")
+        reference = read_volume(label)
+        write_label_map(encode(reference.data, str(label)), reference.affine, folder / "label.nii.gz")
+        options = {"scan": str(scan), "label": str(folder / "label.nii.gz"), "folder": str(folder), "classes": len(label_table())}
+        script = str(Path(__file__).with_name("nnunet.py"))
+        child = run_child([bench.nnunet_python, script, json.dumps(options)], str(folder), NNUNET_TIMEOUT_S)
+        return {**json.loads(child.output.splitlines()[-1]), "peak_mib": child.peak_mib}
+
+    return _of_every_scan(bench, measure)
+
+
+def knobs(bench: Bench) -> dict[str, dict]:
+    """Time, memory and Dice of every scan for every row of the page's knob table."""
+
+    def measure(name: str, scan: Path) -> dict:
+        found = {}
+        for knob in KNOBS:
+            folder = bench.work / "knobs" / name / knob.name
+            result = _measure(bench, "segment", scan=str(scan), output_dir=str(folder), repeats=1, overrides=knob.overrides)
+            kept = _scored(scan, result)
+            found[knob.name] = {k: kept[k] for k in ("total_s", "peak_mib", "dice") if k in kept}
+        return found
+
+    return _of_every_scan(bench, measure)
+
+
+def folder(bench: Bench) -> dict[str, Any]:
+    """Two folders of copies of the first scan, the second twice as large; seconds per scan are what its other half takes."""
+    scan = next(iter(bench.scans.values()))
+    found: dict[str, Any] = {"scans": [bench.folder_size, 2 * bench.folder_size]}
+    for name, workers in (("one_by_one", 0), ("overlapped", 1)):
+        children = []
+        for count in found["scans"]:
+            source = bench.work / "folder" / f"{count}"
+            source.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                shutil.copy(scan, source / f"copy_{i:04d}_{scan.name}")
+            target = bench.work / "folder" / f"{name}_{count}"
+            children.append(
+                _command(bench, ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", str(workers)], True)
+            )
+        found[name] = {
+            "seconds": [c.seconds for c in children],
+            "per_scan_s": (children[1].seconds - children[0].seconds) / bench.folder_size,
+            "peak_mib": [c.peak_mib for c in children],
+        }
+    return found
+
+
+def large(bench: Bench) -> dict[str, Any]:
+    """The whole command for one scan of `LARGE_SHAPE` voxels: the isotropic phantom amid noise."""
+    phantom = read_volume(_phantoms(bench.work / "large")["isotropic"]).data.astype(np.float32)
+    view = np.random.default_rng(0).normal(0.02 * phantom.max(), 0.01 * phantom.max(), LARGE_MM).astype(np.float32)
+    middle = tuple(slice((n - p) // 2, (n - p) // 2 + p) for n, p in zip(LARGE_MM, phantom.shape))
+    view[middle] = phantom
+    spacing = np.array(LARGE_MM) / LARGE_SHAPE
+    voxels = resample_axes(torch.from_numpy(view)[None], spacing, LARGE_SHAPE)[0].numpy().astype(np.int16)
+    scan = bench.work / "large_scan.nii.gz"
+    nib.save(nib.Nifti1Image(voxels, np.diag([*spacing, 1])), scan)
+    child = _command(bench, ["--image", str(scan), "--output_dir", str(bench.work / "large_masks")], with_children=True)
+    return {**_grid(scan), "cold_s": child.seconds, "cold_peak_mib": child.peak_mib}
+
+
+def training(bench: Bench) -> dict[str, dict]:
+    """Steps per second of train.yaml, as it stands and in bfloat16, and of the plain way, on phantoms."""
+    data = bench.work / "training"
+    write_cohort(data, training=TRAINING_PHANTOMS, validation=1, testing=0, seed=12)
+    run = partial(_measure, bench, "train", dataset_dir=str(data), steps=bench.training_steps)
+    return {
+        "ours": run(output_dir=str(data / "ours")),
+        "bfloat16": run(output_dir=str(data / "bfloat16"), overrides={"train_amp": True}),
+        "plain": run(output_dir=str(data / "plain"), as_usual=True),
+    }
+
+
+PARTS = {f.__name__: f for f in (ours, plain, nnunet, knobs, folder, large, training)}

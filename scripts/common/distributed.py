@@ -1,0 +1,99 @@
+"""Several processes, with or without GPUs: start and end of the process group, and who takes which scan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sized
+from datetime import timedelta
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+import torch.distributed as dist
+from ignite.engine import Events
+from monai.engines import Evaluator
+from torch.utils.data import Sampler
+
+from scripts.common.errors import CallError
+
+TIMEOUT = timedelta(hours=1)  # for a process that still reads its scans; one that dies is noticed at once
+
+
+def start() -> None:
+    """Join the other processes that `torchrun` started, and take this process's GPU where there are any.
+
+    Raises:
+        CallError: without `torchrun`, or with more processes than GPUs on this machine.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        raise CallError("a multi_gpu config runs under torchrun: torchrun --nproc_per_node=2 -m monai.bundle run ...")
+    if not dist.is_initialized():
+        dist.init_process_group(backend="nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    idist.sync()
+    if torch.cuda.is_available():
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise CallError(f"{torch.cuda.device_count()} GPUs here, but more processes: lower --nproc_per_node")
+        torch.cuda.set_device(local)
+
+
+def finish() -> None:
+    """Wait for the others and leave."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def from_first(value: Any) -> Any:
+    """`value` of rank 0, on every rank; all of them must call it at the same point."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+class ScanSampler(Sampler[int]):
+    """Every n-th scan of a dataset for each of n processes; one may get a scan more than another.
+
+    MONAI's `DistributedSampler` refuses fewer scans than processes.
+
+    Args:
+        dataset: of scans.
+        never_empty: a process left without a scan gets one that another has too, because an engine with nothing to do skips its run,
+            and the others wait for it where results are gathered. `StructureDice` and `StructureReport` count such a scan once.
+    """
+
+    def __init__(self, dataset: Sized, never_empty: bool = False) -> None:
+        self.scans = list(range(len(dataset)))[idist.get_rank() :: idist.get_world_size()]
+        if never_empty and not self.scans and len(dataset):
+            self.scans = [idist.get_rank() % len(dataset)]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.scans)
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+
+def run(evaluator: Evaluator) -> None:
+    """Run it; a process without a scan takes part in what the handlers gather at the end."""
+    if evaluator.state.epoch_length:
+        evaluator.run()
+    else:
+        evaluator.fire_event(Events.STARTED)
+        evaluator.fire_event(Events.COMPLETED)
+
+
+def gathered(of_scan: dict[str, list]) -> list:
+    """Rows of all processes, scan by scan in the order of the dataset; a scan that two processes had occurs once.
+
+    Args:
+        of_scan: the file of a scan -> its rows, in this process, which took every n-th scan.
+    """
+    parts = idist.all_gather(of_scan) if idist.get_world_size() > 1 else [of_scan]
+    merged: dict[str, list] = {}
+    for place in range(max(map(len, parts))):
+        for part in parts:
+            for name, rows in list(part.items())[place : place + 1]:
+                merged.setdefault(name, rows)
+    return [row for rows in merged.values() for row in rows]

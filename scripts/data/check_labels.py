@@ -1,0 +1,101 @@
+"""Bad label files are named before a training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+from tqdm import tqdm
+
+from scripts.common.errors import UserError
+from scripts.data.volumes import Volume, grid_mismatch, read_grid, read_volume
+from scripts.labels import Structure, anatomical_order, encode, label_table
+
+TOLERANCE_MM = 5.0  # a structure may lie that much above the one that precedes it: oblique discs; exchanged levels are 15 mm apart or more
+THREADS = 4
+
+
+def check_labels(entries: Iterable[Mapping[str, Any]], label_scheme: str = "verse") -> None:
+    """Read every label file with the grid of its scan. Of several processes the first one does it.
+
+    Args:
+        entries: of a datalist, with `image` and `label`; a pair that occurs more often is read once.
+        label_scheme: of the numbers in the files.
+
+    Raises:
+        UserError: with a line for every problem of every file, see `label_problems`.
+    """
+    pairs = list(dict.fromkeys((str(e["label"]), str(e["image"])) for e in entries))
+    if idist.get_rank() > 0:
+        return
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = pool.map(lambda pair: _problems_of(*pair, label_scheme), pairs)
+        problems = [line for lines in tqdm(found, desc="check labels", unit="scan", total=len(pairs)) for line in lines]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _problems_of(label: str, image: str, label_scheme: str) -> list[str]:
+    try:
+        return label_problems(read_volume(label), label, image, read_grid(image), label_scheme)[1]
+    except UserError as error:
+        return [str(error)]
+
+
+def label_problems(
+    label: Volume, where: str, image: str | Path, grid: tuple[tuple[int, ...], np.ndarray] | None, label_scheme: str = "verse"
+) -> tuple[np.ndarray, list[str]]:
+    """Channel indices of a label map, and what is wrong with it: another grid, no foreground, levels that do not follow each other.
+
+    Args:
+        label: numbers of `label_scheme`.
+        where: its file.
+        image: file of the scan.
+        grid: shape and affine of the scan; None if that could not be read.
+        label_scheme: `verse`, `channel`, `spider` or `totalspineseg`.
+
+    Raises:
+        UserError: for unknown or fractional values.
+    """
+    problems = []
+    if grid and (mismatch := grid_mismatch(*grid, label.data.shape, label.affine)):
+        problems.append(f"{where}: not on the grid of {image} ({mismatch}). Resample it to the scan by nearest neighbour.")
+    channels = encode(label.data, where, label_scheme)
+    if not channels.any():
+        problems.append(f"{where}: no foreground, all values are 0. Label it or remove 'label' from its entry.")
+    return channels, problems + [f"{where}: {line}" for line in order_problems(channels, label.affine, label_scheme)]
+
+
+def order_problems(channels: np.ndarray, affine: np.ndarray, label_scheme: str = "verse") -> list[str]:
+    """Levels that lie above the one before them in the table; a single line if that holds for all of them.
+
+    Args:
+        channels: channel indices, shape XYZ.
+        affine: voxel -> RAS world in mm.
+        label_scheme: of the numbers in the messages.
+    """
+    voxels = np.nonzero(channels)
+    of_voxel = channels[voxels]
+    counts = np.bincount(of_voxel, minlength=len(label_table()))
+    above = sum(axis * step for axis, step in zip(voxels, affine[2, :3]))
+    height = np.bincount(of_voxel, weights=above, minlength=len(counts)) / np.maximum(counts, 1)
+    present = [label_table()[c] for c in anatomical_order() if counts[c]]
+    pairs = [(a, b, height[b.channel] - height[a.channel]) for a, b in pairwise(present)]
+    wrong = [pair for pair in pairs if pair[2] > TOLERANCE_MM]
+
+    def named(structure: Structure) -> str:
+        return f"{structure.name} ({getattr(structure, label_scheme)})"
+
+    if len(wrong) > 1 and len(wrong) == len(pairs):
+        first, last = present[0], present[-1]
+        return [
+            f"numbered upside down, {named(last)} lies above {named(first)}. Levels count from head to feet; or the scan's header is wrong."
+        ]
+    return [
+        f"{named(b)} lies {rise:.0f} mm above {named(a)}, which should be the other way round. Correct the numbers." for a, b, rise in wrong
+    ]

@@ -1,0 +1,145 @@
+"""Random training samples: a fine patch and a whole coarse view of one scan, each drawn through one random affine map."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+import torch
+from monai.transforms import MapTransform, Randomizable
+from torch.nn.functional import avg_pool3d, grid_sample
+
+from scripts.data.complete_labels import STRUCTURES_END
+
+BEND_LENGTH = (200.0, 400.0)  # voxels of the scan, of a whole wave: a lumbar spine is some 200 mm long
+VIEW_OVERSAMPLING = 2  # the view is drawn that much finer and averaged, as the network averages a whole scan
+CANDIDATES = 4096  # voxels among which a labelled one is looked for; about 3 % of a scan are labelled
+
+
+class RandSpineSamplesd(Randomizable, MapTransform):
+    """`image`, `label` -> a patch under the same names and a view under `view`, `view_label`.
+
+    Rotation, scaling and left-right flip are applied while the voxels are drawn, so that nothing but the sample is interpolated and no
+    corner of a patch is empty where the scan goes on. Interpolation blurs, and a scan to be segmented is not interpolated: a share of
+    the patches is therefore taken voxel by voxel, flipped at most.
+
+    Args:
+        keys: image and label, shape 1XYZ, on the grid of the fine network.
+        patch_size: voxels of the patch.
+        view_size: voxels of the view.
+        view_voxel: size of a voxel of the view in voxels of the scan.
+        rotate: largest rotation about each axis, radians.
+        scale: largest relative change of size along each axis.
+        flip_prob: probability of a left-right flip.
+        bend: largest amplitude of a wave from left to right along the spine, voxels of the scan, in the view alone: scoliosis moves
+            vertebrae out of the line that tells their level.
+        cut: largest share of the scan that a view may lack at its upper end, and at its lower one; half of the views lack something at
+            either. Where the scan ends must not tell the level.
+        exact_prob: probability that a patch is neither rotated nor scaled, with its voxels on those of the scan.
+        spine_prob: probability that the patch is centred near a labelled voxel; else it lies anywhere in the scan.
+        jitter: largest distance of a patch from that voxel, share of its size.
+        samples: what to draw, "image" for patches, "view" for views; the other costs no time then, and is not in the result.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        patch_size: Sequence[int],
+        view_size: Sequence[int],
+        view_voxel: Sequence[int],
+        rotate: float = 0.2,
+        scale: float = 0.15,
+        flip_prob: float = 0.5,
+        bend: float = 25.0,
+        cut: float = 0.3,
+        exact_prob: float = 0.5,
+        spine_prob: float = 0.9,
+        jitter: float = 0.2,
+        samples: Sequence[str] = ("image", "view"),
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        self.patch_size, self.view_size, self.view_voxel = (np.array(n) for n in (patch_size, view_size, view_voxel))
+        self.rotate, self.scale, self.flip_prob, self.bend, self.cut, self.exact_prob = rotate, scale, flip_prob, bend, cut, exact_prob
+        self.spine_prob, self.jitter, self.samples = spine_prob, jitter, samples
+
+    def randomize(self, label: torch.Tensor) -> None:
+        """Draw the affine maps and the centres of both samples, all in voxels of the scan."""
+        r, size = self.R, np.array(label.shape[1:])
+        self.matrix = _rotation(r.uniform(-self.rotate, self.rotate, 3)) @ np.diag(1 + r.uniform(-self.scale, self.scale, 3))
+        flip = np.array([-1 if r.rand() < self.flip_prob else 1, 1, 1])
+        self.matrix = self.matrix * flip
+        self.patch_centre = r.uniform(0, 1, 3) * (size - 1)
+        if r.rand() < self.spine_prob:
+            candidates = r.randint(0, size, (CANDIDATES, 3))  # a list of all labelled voxels would take longer than the sample
+            values = label[0].numpy()[tuple(candidates.T)]
+            labelled = np.flatnonzero((values > 0) & (values < STRUCTURES_END))
+            if len(labelled):
+                self.patch_centre = candidates[labelled[0]] + r.uniform(-self.jitter, self.jitter, 3) * self.patch_size
+        self.patch_matrix = self.matrix
+        if r.rand() < self.exact_prob:
+            self.patch_matrix = np.diag(flip).astype(float)
+            self.patch_centre = np.floor(self.patch_centre) + (self.patch_size - 1) / 2 % 1  # between two voxels if the size is even
+        place = r.uniform(-1, 1, 3)
+        self.wave = r.uniform(-self.bend, self.bend), 2 * np.pi / r.uniform(*BEND_LENGTH), r.uniform(0, 2 * np.pi)
+        cut = np.maximum(0, r.uniform(-self.cut, self.cut, 2)) * size[2]
+        self.seen = int(cut[0]), int(np.ceil(size[2] - cut[1]))
+        size[2] = self.seen[1] - self.seen[0]
+        # where the view is smaller than the scan it may lie anywhere in it, else the scan anywhere in the view
+        self.view_centre = (size - 1) / 2 + place * np.abs(size - self.view_size * self.view_voxel) / 2
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
+        d = dict(data)
+        image, label = (d[key].as_tensor() if hasattr(d[key], "as_tensor") else d[key] for key in self.keys)
+        self.randomize(label)
+        if "view" in self.samples:
+            half = np.array(self.view_voxel) / VIEW_OVERSAMPLING
+            seen_image, seen_label = (v[..., self.seen[0] : self.seen[1]] for v in (image, label))
+            fine_view = _draw(seen_image, self.view_centre, self.matrix * half, self.view_size * VIEW_OVERSAMPLING, "bilinear", self.wave)
+            d["view"] = avg_pool3d(fine_view[None], VIEW_OVERSAMPLING)[0]
+            d["view_label"] = _draw(seen_label, self.view_centre, self.matrix * self.view_voxel, self.view_size, "nearest", self.wave)
+        for key, volume, mode in zip(self.keys, (image, label), ("bilinear", "nearest")):
+            if "image" in self.samples:
+                d[key] = _draw(volume, self.patch_centre, self.patch_matrix, self.patch_size, mode)
+            else:
+                del d[key]
+        return d
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = (k for k in range(3) if k != axis)
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    return matrix
+
+
+def _draw(
+    volume: torch.Tensor, centre: np.ndarray, matrix: np.ndarray, size: np.ndarray, mode: str, wave: Sequence[float] = (0.0, 0.0, 0.0)
+) -> torch.Tensor:
+    """Sample of `size` voxels whose index steps are the columns of `matrix`, around `centre`; zeros outside. Shape 1XYZ, float32.
+
+    `wave` shifts the layers of the sample's last axis along the first axis of the volume: amplitude in voxels, radians per voxel,
+    and the phase at the centre, which stays where it is.
+    """
+    corners = np.stack(np.meshgrid(*[(-n / 2, n / 2) for n in size], indexing="ij"), -1).reshape(-1, 3) @ matrix.T + centre
+    amplitude, frequency, phase = wave
+    reach = np.array([2 * abs(amplitude), 0, 0])
+    low = np.clip(np.floor(corners.min(0) - reach) - 1, 0, np.array(volume.shape[1:]) - 1).astype(int)
+    high = np.clip(np.ceil(corners.max(0) + reach) + 2, low + 1, volume.shape[1:]).astype(int)
+    source = volume[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]].float()
+    # grid_sample: last axis first, -1 and 1 at the outer faces of the volume
+    theta = np.empty((3, 4))
+    extent = np.array(source.shape[1:])
+    theta[:, :3] = matrix * size / extent[:, None]
+    theta[:, 3] = 2 * (centre - low + 0.5) / extent - 1
+    theta[:, :3] = theta[::-1, :3][:, ::-1]
+    theta[:, 3] = theta[::-1, 3]
+    grid = torch.nn.functional.affine_grid(torch.as_tensor(theta, dtype=torch.float32)[None], [1, 1, *size.tolist()], align_corners=False)
+    if amplitude:
+        along = (np.arange(size[2]) - (size[2] - 1) / 2) * np.linalg.norm(matrix[:, 2])
+        shift = amplitude * (np.sin(frequency * along + phase) - np.sin(phase))
+        grid[..., 2] += torch.as_tensor(2 * shift / extent[0], dtype=torch.float32)
+    return grid_sample(source[None], grid, mode=mode, padding_mode="zeros", align_corners=False)[0]

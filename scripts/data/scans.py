@@ -1,0 +1,77 @@
+"""What a scan must be like to be segmented."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from scripts.common.errors import ScanError
+from scripts.data.volumes import Volume, read_volume
+
+SPACING_MM = (0.05, 12.0)  # of a voxel: thicker slices miss half a vertebra; thinner ones are metres or micrometres
+MAX_VIEW_MM = 2100.0  # of an axis: more than a body
+MAX_VIEW_LITRES = 450.0  # more than a scanner's bore, and than the working grid may take in memory
+CHUNK = 64  # slices looked at together: bounds the memory of the check
+
+
+def read_scan(path: str | Path) -> Volume:
+    """Read a scan that can be segmented; the data are float32, finite and not constant. Notes say what was mended or is doubtful.
+
+    Raises:
+        ScanError: as `read_volume`, and for a header without a usable grid or voxels without information.
+    """
+    volume = read_volume(path, series=True)
+    check_grid(path, volume.data.shape, volume.affine)
+    data, notes = finite(path, volume.data)
+    if min(data.shape) == 1:
+        notes.append("a single slice: levels are hardly seen in it")
+    return volume._replace(data=data, notes=(*volume.notes, *notes))
+
+
+def check_grid(path: str | Path, shape: Sequence[int], affine: np.ndarray) -> None:
+    """
+    Raises:
+        ScanError: if the affine (voxel -> mm) is no grid in space, or one that no MRI scanner makes.
+    """
+    again = "Export it again from the original images."
+    if not np.isfinite(affine).all():
+        raise ScanError(path, "the orientation in its header (affine) holds NaN or infinite numbers", again)
+    spacing_mm = nib.affines.voxel_sizes(affine)
+    spacing = " x ".join(f"{s:.4g}" for s in spacing_mm)
+    if min(spacing_mm) <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-3 * np.prod(spacing_mm):
+        raise ScanError(path, f"the orientation in its header (affine) is not that of a volume, its voxels measure {spacing} mm", again)
+    if min(spacing_mm) < SPACING_MM[0] or max(spacing_mm) > SPACING_MM[1]:
+        limits = "{} to {}".format(*SPACING_MM)
+        raise ScanError(path, f"its voxels measure {spacing} mm, and {limits} mm are possible", "Is the unit mm? " + again)
+    view_mm = spacing_mm * shape
+    if max(view_mm) > MAX_VIEW_MM or np.prod(view_mm) > MAX_VIEW_LITRES * 1e6:
+        view = " x ".join(f"{v:.0f}" for v in view_mm)
+        raise ScanError(path, f"its view of {view} mm is larger than a body", "Is the voxel size in its header right? " + again)
+
+
+def finite(path: str | Path, data: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The data as float32, NaN and infinite voxels replaced by the lowest finite value, and notes on that.
+
+    Raises:
+        ScanError: if no voxel is finite, or all have one value.
+    """
+    result = np.array(data, np.float32, order="K")
+    in_memory = result.transpose(np.argsort(result.strides)[::-1])  # whole pieces of it, whatever the order of the axes
+    slabs = [in_memory[i : i + CHUNK] for i in range(0, len(in_memory), CHUNK)]
+    good = [np.isfinite(slab) for slab in slabs]
+    missing = result.size - sum(int(g.sum()) for g in good)
+    if missing == result.size:
+        raise ScanError(path, "no voxel holds a finite number", "Export or download it again.")
+    # an infinite value stands at either end, so the good ones are looked at alone where there are others
+    values = [slab[g] if missing else slab for slab, g in zip(slabs, good) if g.any()]
+    low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+    if low == high:
+        raise ScanError(path, f"every voxel has the value {low:g}", "Export or download it again.")
+    for slab, g in zip(slabs, good):
+        if missing:
+            slab[~g] = low
+    share = 100 * missing / result.size
+    return result, [f"{missing} voxels ({share:.2g} %) were NaN or infinite: set to the lowest value"] if missing else []

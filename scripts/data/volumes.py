@@ -1,0 +1,180 @@
+"""Read scans and label maps of every format, and compare their grids."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+
+from scripts.common.errors import EXPORT_AGAIN, ScanError, UserError, read_reason
+
+GRID_TOLERANCE_MM = 1e-3  # two affines closer than this are one grid: headers hold float32
+_alone = threading.Lock()  # loggers and warning filters are those of the whole process
+GZIP_RATIO = 1032  # deflate makes nothing smaller than that
+
+
+class Volume(NamedTuple):
+    """A scan as read from disk."""
+
+    data: np.ndarray  # (X, Y, Z)
+    affine: np.ndarray  # (4, 4), voxel -> RAS world in mm
+    dtype: str  # of the values on disk
+    notes: tuple[str, ...] = ()  # what a user should know about how it was read
+
+
+def read_volume(path: str | Path, series: bool = False) -> Volume:
+    """Read a 3-D scan or label map (NIfTI, MetaImage, NRRD or a folder with a DICOM series). The header is checked before the voxels.
+
+    Args:
+        path: the file or folder.
+        series: take the mean over the last axis of a 4-D file, instead of refusing it.
+
+    Raises:
+        ScanError: if it is missing, empty, damaged, in colour, of other dimensions, or a folder with more than one series.
+    """
+    path = Path(path)
+    check_there(path)
+    if path.is_file() and not path.stat().st_size:
+        raise ScanError(path, "the file is empty (0 bytes)", EXPORT_AGAIN)
+    try:
+        with _notes() as notes:
+            read = _read_nifti if path.name.lower().endswith((".nii", ".nii.gz")) else _read_other
+            data, affine, dtype = read(path, series, notes)
+    except UserError:
+        raise
+    except Exception as error:
+        raise ScanError(path, f"cannot be read ({read_reason(error)})", EXPORT_AGAIN) from None
+    return Volume(data, affine, dtype, tuple(notes))
+
+
+def check_there(path: str | Path) -> None:
+    """
+    Raises:
+        ScanError: if there is neither a file nor a folder.
+    """
+    if not Path(path).exists():
+        what = "a link that leads nowhere" if Path(path).is_symlink() else "no such file"
+        raise ScanError(path, what, "Is the path right, and the disk there?")
+
+
+@contextmanager
+def _notes() -> Iterator[list[str]]:
+    """What the readers warn of, with the repairs of nibabel, which would otherwise go to stderr without the file's name."""
+    with _alone:
+        yield from _collect_notes()
+
+
+def _collect_notes() -> Iterator[list[str]]:
+    notes: list[str] = []
+    logger, handler = nib.imageglobals.logger, logging.Handler(logging.WARNING)
+    handler.emit = lambda record: notes.append(f"header: {record.getMessage()}")
+    others, logger.handlers, propagate, logger.propagate = logger.handlers, [handler], logger.propagate, False
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            yield notes
+    finally:
+        logger.handlers, logger.propagate = others, propagate
+    notes += [" ".join(str(w.message).split()) for w in caught if issubclass(w.category, UserWarning)]
+
+
+def _read_nifti(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
+    image = nib.load(path)
+    dtype = image.get_data_dtype()
+    _check_kind(path, image.shape, series, colour=dtype.names is not None or dtype.kind == "c")
+    claimed = math.prod(image.shape) * dtype.itemsize
+    if claimed > path.stat().st_size * (GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
+        shape = " x ".join(str(n) for n in image.shape)  # nibabel would fetch memory for all of it first
+        raise ScanError(path, f"cannot be read (the file is too short for the {shape} voxels of its header)", EXPORT_AGAIN)
+    notes += _orientation_notes(image)
+    proxy = image.dataobj
+    scaled = (proxy.slope, proxy.inter) != (1, 0)
+    if len(image.shape) > 3 and image.shape[3] > 1:
+        notes.append(f"a series of {image.shape[3]} volumes: their mean is used")
+        data = np.zeros(image.shape[:3], np.float32)
+        for i in range(image.shape[3]):
+            data += np.asarray(proxy[:, :, :, i], np.float32)
+        data /= image.shape[3]
+    else:
+        # a scaled volume would be float64
+        data = (np.asarray(proxy, np.float32) if scaled else np.asarray(proxy)).reshape(image.shape[:3])
+    return data, image.affine, str(dtype)
+
+
+def _orientation_notes(image: nib.Nifti1Image) -> list[str]:
+    """Which of the two orientations of a NIfTI header is used, where they do not agree."""
+    sform = image.header.get_sform(coded=True)[0]
+    try:
+        qform = image.header.get_qform(coded=True)[0]
+    except (ValueError, nib.spatialimages.HeaderDataError):
+        return ["the qform is not valid: the sform is used"]
+    if sform is None and qform is None:
+        return ["the header says nothing about the orientation (sform_code and qform_code are 0): right to left, posterior to anterior and "
+                "inferior to superior are assumed"]  # fmt: skip
+    if sform is None or qform is None:
+        return []
+    far = np.abs((sform - qform) @ np.array([*image.shape[:3], 1])).max() if np.isfinite(sform - qform).all() else np.inf
+    difference = max(far, np.abs(sform - qform).max())
+    return [f"sform and qform disagree by up to {difference:.3g} mm: the sform is used"] if difference > 0.1 else []
+
+
+def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
+    from monai.transforms import LoadImage  # here: MONAI takes seconds to import
+
+    try:
+        warnings.filterwarnings("error", message=".*more than one DICOM series")
+        image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
+    except UserWarning:  # MONAI would take the first of them
+        raise ScanError(path, "holds more than one DICOM series", "Move each into a folder of its own, or convert them to NIfTI.") from None
+    data = image.numpy()
+    shape = (*data.shape[1:], *data.shape[:1])
+    _check_kind(path, shape, series, colour=data.dtype == np.uint8 and len(data) in (3, 4))
+    if len(data) > 1:
+        notes.append(f"a series of {len(data)} volumes: their mean is used")
+        return data.mean(0, dtype=np.float32), image.affine.numpy().astype(float), str(data.dtype)
+    return data[0], image.affine.numpy().astype(float), str(data.dtype)
+
+
+def _check_kind(path: Path, shape: Sequence[int], series: bool, colour: bool) -> None:
+    """
+    Raises:
+        ScanError: for anything but one 3-D volume in grey values, or a series of them.
+    """
+    if colour:
+        raise ScanError(path, "in colour, or of complex numbers", "Export it in grey values.")
+    extra = [n for n in shape[3:] if n != 1]
+    if len(shape) < 3 or min(shape) < 1 or (extra and not (series and len(shape) == 4)):
+        raise ScanError(path, f"has the shape {tuple(int(n) for n in shape)}", "Export one 3-D volume.")
+
+
+def read_grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine of a scan; of a NIfTI file the header alone is read.
+
+    Raises:
+        UserError: as `read_volume`.
+    """
+    if str(path).lower().endswith((".nii", ".nii.gz")):
+        try:
+            image = nib.load(path)
+        except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
+            image = None  # `read_volume` says what is wrong
+        if image is not None and len(image.shape) >= 3 and all(n == 1 for n in image.shape[3:]):
+            return image.shape[:3], image.affine
+    volume = read_volume(path)
+    return volume.data.shape, volume.affine
+
+
+def grid_mismatch(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> str:
+    """Why two volumes are not on one grid, in words; empty if they are."""
+    if tuple(shape) != tuple(other_shape):
+        return f"shape {tuple(shape)} and {tuple(other_shape)}"
+    difference = float(np.abs(np.asarray(affine) - np.asarray(other_affine)).max())
+    return f"affines that differ by up to {difference:.4g} mm" if not difference <= GRID_TOLERANCE_MM else ""

@@ -1,0 +1,200 @@
+"""Level logits of single voxels -> level logits that agree within every vertebra and count down the spine, and a report on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from scripts.labels import label_table
+from scripts.levels.instances import CORE_DEPTH_MM, Instance, find_instances, grown
+from scripts.levels.naming import name_bodies, usual_step
+from scripts.levels.restore import largest
+from scripts.network import KINDS
+
+NEVER = -30.0  # logit of a level that a voxel does not have
+NEIGHBOUR_COST = 5.0  # nats below the level that a voxel has, for that of a neighbour of the same kind that touches it
+CERTAIN = 0.9  # a sequence less probable than this is reported as uncertain
+MAX_DISC_OFFSET_MM = 25.0  # of a disc's centre from the line between its two bodies
+FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))  # of a grid in RAS order: first and last voxels of an axis
+
+
+def name_levels(logits: torch.Tensor, spacing_mm: Sequence[float], min_instance_mm3: float) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Let the voxels of every vertebra vote, take the best consecutive sequence, and name the discs after the bodies beside them.
+
+    Args:
+        logits: level logits, shape CXYZ, last axis towards superior.
+        spacing_mm: voxel size.
+        min_instance_mm3: smaller pieces have no vote and become background.
+
+    Returns:
+        level logits in which every voxel has the probability of its kind under a single level, and the report: `sequence_probability`,
+        `uncertain`, `runner_up` with `runner_up_probability`, and `structures` with the `mean_entropy` (nats, of the voxels' level
+        probabilities) and the `vote` (mean probability of the level given the kind) of each.
+    """
+    table = label_table()
+    logits = logits.float()
+    log_kind = _log_kinds(logits)
+    kind = largest(log_kind)
+    levels = np.zeros(kind.shape, np.uint8)
+    levels[kind == 1] = largest(_at(logits, np.flatnonzero(kind == 1))[_channels("body")])
+    body_map, bodies = find_instances(kind == 1, spacing_mm, min_instance_mm3, CORE_DEPTH_MM, levels)
+    disc_map, discs = find_instances(kind == 2, spacing_mm, min_instance_mm3)
+    body_evidence, disc_evidence = _evidence(logits, "body", body_map, len(bodies)), _evidence(logits, "disc", disc_map, len(discs))
+    naming = name_bodies(bodies, np.array([e.vote for e in body_evidence]).reshape(-1, len(table)))
+    named = [(b, c) for b, c in zip(bodies, naming.channels) if c is not None]
+    disc_channels = [_name_disc(disc, named, e.vote) for disc, e in zip(discs, disc_evidence)]
+    channel_map = np.zeros(kind.shape, np.uint8)
+    for numbers, channels in ((body_map, naming.channels), (disc_map, disc_channels)):
+        channel_map += np.array([0, *(c or 0 for c in channels)], np.uint8)[numbers]
+
+    report = {
+        "sequence_probability": naming.probability,
+        "uncertain": naming.probability < CERTAIN,
+        "runner_up": [table[c].name for c in naming.runner_up if c],
+        "runner_up_probability": naming.runner_up_probability,
+        "structures": _structures([*zip(naming.channels, body_evidence), *zip(disc_channels, disc_evidence)]),
+    }
+    return _agreeing_logits(log_kind, kind, channel_map), report
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What the voxels of an instance say, all means over them."""
+
+    voxels: int
+    vote: np.ndarray  # log-probability of every channel given the kind, shape C; -inf for channels of another kind
+    share: np.ndarray  # the probability itself, 0 for channels of another kind
+    entropy: float  # nats, of the level probabilities
+
+
+def _evidence(logits: torch.Tensor, group: str, numbers: np.ndarray, count: int) -> list[_Evidence]:
+    found = []
+    for number, box in enumerate(ndimage.find_objects(numbers, max_label=count), start=1):
+        values = _at(logits[(slice(None), *box)], np.flatnonzero(numbers[box] == number))
+        log_p, given_kind = values.log_softmax(0), values[_channels(group)].log_softmax(0)
+        vote, share = np.full(len(logits), -np.inf), np.zeros(len(logits))
+        vote[_channels(group)] = given_kind.mean(1).numpy()
+        share[_channels(group)] = given_kind.exp().mean(1).numpy()
+        found.append(_Evidence(values.shape[1], vote, share, float(-(log_p.exp() * log_p).sum(0).mean())))
+    return found
+
+
+def _log_kinds(logits: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the kinds, shape 3XYZ; where neither a body nor a disc is near, background has all of it."""
+    # the sum of n probabilities is at most n times the largest of them
+    ahead = logits[1:].amax(0) > logits[0] - math.log(len(logits))
+    near = np.flatnonzero(grown(ahead.numpy()))
+    values = _at(logits, near)
+    result = torch.full((len(KINDS), *logits.shape[1:]), NEVER)
+    result[0] = 0.0
+    result.flatten(1)[:, near] = torch.stack([values[_channels(g)].logsumexp(0) for g in KINDS]).log_softmax(0)
+    return result
+
+
+def _at(logits: torch.Tensor, voxels: np.ndarray) -> torch.Tensor:
+    """Logits of single voxels, flat indices, shape CN: NumPy takes half the time of torch."""
+    return torch.from_numpy(logits.flatten(1).numpy().take(voxels, axis=1))
+
+
+def _channels(group: str) -> list[int]:
+    return [s.channel for s in label_table() if s.group == group]
+
+
+def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], vote: np.ndarray) -> int:
+    """Channel of a disc from the levels of the named bodies above and below it; 0 if it lies beside the spine.
+
+    With fewer than two bodies to tell where the spine runs, its own vote counts.
+    """
+    table = label_table()
+    if len(bodies) < 2:
+        discs = [s.channel for s in table if s.is_disc]
+        return discs[int(np.argmax(vote[discs]))]
+    absent = _absent_levels(bodies)
+    chain = [s.channel for s in table if s.group == "body" and s.name not in absent]
+    disc_below = {s.name.split("/")[0]: s.channel for s in table if s.is_disc}
+    position = [chain.index(c) for _, c in bodies]
+    centres = [b.centre_mm for b, _ in bodies]
+    for i, j in pairwise(range(len(bodies))):
+        along, offset = _project(disc.centre_mm, centres[i], centres[j])
+        if 0 <= along < 1 and offset < MAX_DISC_OFFSET_MM:
+            return disc_below.get(table[chain[position[i] + int(along * (position[j] - position[i]))]].name, 0)
+    # beyond the ends, on the line through the last two: the next disc lies half a vertebra on, further ones a vertebra each
+    above, offset_above = _project(disc.centre_mm, centres[1], centres[0])
+    below, offset_below = _project(disc.centre_mm, centres[-2], centres[-1])
+    if above >= 1 and offset_above < MAX_DISC_OFFSET_MM:
+        level = position[0] - 1 - int((above - 1) * (position[1] - position[0]))
+    elif below >= 1 and offset_below < MAX_DISC_OFFSET_MM:
+        level = position[-1] + int((below - 1) * (position[-1] - position[-2]))
+    else:
+        return 0
+    return disc_below.get(table[chain[level]].name, 0) if 0 <= level < len(chain) else 0
+
+
+def _absent_levels(bodies: list[tuple[Instance, int]]) -> set[str]:
+    """Levels that this spine does not have: L6, unless it was found, and L5 where S1 follows L4 at the distance of a neighbour."""
+    names = [label_table()[c].name for _, c in bodies]
+    absent = {"L6"} - {*names}
+    if ("L4", "S1") in pairwise(names):
+        upper = names.index("L4")
+        distance = np.linalg.norm(bodies[upper + 1][0].centre_mm - bodies[upper][0].centre_mm)
+        if round(float(distance) / usual_step([b for b, _ in bodies])) < 2:
+            absent.add("L5")
+    return absent
+
+
+def _project(point: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Where `point` lies along a..b (0 at a, 1 at b), and its distance in mm from that line."""
+    line = b - a
+    along = float((point - a) @ line / (line @ line))
+    return along, float(np.linalg.norm(point - a - along * line))
+
+
+def _structures(instances: list[tuple[int | None, _Evidence]]) -> list[dict]:
+    """A row for every channel that an instance has, in the order of the table."""
+    rows = []
+    for channel in sorted({c for c, _ in instances if c}):
+        own = [e for c, e in instances if c == channel]
+        means = np.average([(e.entropy, e.share[channel]) for e in own], axis=0, weights=[e.voxels for e in own])
+        rows.append({"name": label_table()[channel].name, "mean_entropy": float(means[0]), "vote": float(means[1])})
+    return rows
+
+
+def _agreeing_logits(log_kind: torch.Tensor, kind: np.ndarray, channel_map: np.ndarray) -> torch.Tensor:
+    """The probability of the kind under the channel of the instance.
+
+    It reaches one voxel beyond the instance, into its neighbours too, so that no seam opens when the logits are interpolated.
+    """
+    result = torch.full((len(label_table()), *channel_map.shape), NEVER)
+    result[0] = log_kind[0]
+    result[0][torch.from_numpy((channel_map == 0) & (kind > 0))] = 0.0  # pieces that are no vertebra
+    for structure, box in zip(label_table()[1:], ndimage.find_objects(channel_map, max_label=len(label_table()) - 1)):
+        if box is None:
+            continue
+        wide = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
+        near = grown(channel_map[wide] == structure.channel)
+        of_kind = kind[wide] == KINDS.index(structure.group)
+        other = torch.from_numpy(of_kind & (channel_map[wide] > 0) & (channel_map[wide] != structure.channel))
+        log_p = log_kind[(KINDS.index(structure.group), *wide)] - NEIGHBOUR_COST * other
+        result[(structure.channel, *wide)] = torch.where(torch.from_numpy(near), log_p, NEVER)
+    return result
+
+
+def cut_faces(shape: Sequence[int], offset: Sequence[int], channel_map: np.ndarray) -> dict[str, list[str]]:
+    """Structure -> faces of the scan that it touches; `channel_map` starts at voxel `offset` of a scan of `shape`, both in RAS order."""
+    cut = {}
+    for structure, box in zip(label_table()[1:], ndimage.find_objects(channel_map, max_label=len(label_table()) - 1)):
+        if box is None:
+            continue
+        first = [s.start + o for s, o in zip(box, offset)]
+        last = [s.stop + o for s, o in zip(box, offset)]
+        faces = [FACES[a][0] for a in range(3) if first[a] <= 0] + [FACES[a][1] for a in range(3) if last[a] >= shape[a]]
+        if faces:
+            cut[structure.name] = faces
+    return cut

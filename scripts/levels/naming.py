@@ -1,0 +1,155 @@
+"""Names for the vertebrae of a scan: the best consecutive sequence of levels, how sure it is, and the second best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from scripts.labels import label_table
+from scripts.levels.instances import Instance, usual_volume
+
+FLOOR = -5.5  # least log-probability of a level: no single vertebra decides alone, and a large one is rather renamed than left out
+L6_COST, L4_COST = 3.0, 5.0  # nats, about minus the logarithm of how often five lumbar vertebrae turn out to be six or four
+DROP_COST = (1.5, 6.0)  # nats, to take a piece for no vertebra at all: of any size, and more for one as large as the others
+TILT_COST = 6.0  # nats per unit of the slope between neighbours beyond MAX_SLOPE
+INDEPENDENT = 0.4  # share of a difference between scores that a probability believes: neighbours are misread together
+MAX_BODIES = 30  # largest pieces that may be bodies: a whole spine has 24, and time grows with the square of their number
+WHOLE = 0.4  # share of the usual volume from which on a piece counts for the usual distance
+STEP_MM = (22.0, 45.0)  # bounds of the usual distance between the centres of two neighbours
+MAX_SLOPE = 1.2  # horizontal by vertical distance of two neighbours; the sacrum lies behind L5
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The level of every instance, `None` for one that is no vertebra."""
+
+    channels: list[int | None]
+    probability: float  # of all sequences that give no body another level than this one
+    runner_up: list[int | None]  # the best sequence that gives one another level
+    runner_up_probability: float  # of that one alone
+
+
+def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
+    """Best sequence of levels of the bodies, from top to bottom.
+
+    Every path takes some of the bodies in order; each following one carries the following level, or skips as many levels as their distance
+    says are missing between them. Its score is the sum of the log-probabilities of its levels, less the price of bodies left out, of slopes
+    that no spine has, and of four or six lumbar vertebrae. A dynamic programme finds the best path for every pair of a first and a last
+    level; `INDEPENDENT` times their scores, normalised, are the probabilities. Sequences that differ in whether a piece is a vertebra at
+    all, as at the upper end of the view, agree on the levels. Where no sacrum is in view, several shifts score alike and the probability
+    says so.
+
+    Args:
+        bodies: from top to bottom.
+        log_p: mean log-probability of every channel given that the voxel is a body, shape (bodies, channels).
+    """
+    levels = [s.channel for s in label_table() if s.group == "body"]
+    if not bodies:
+        return Naming([], 0.0, [], 0.0)
+    if len(bodies) > MAX_BODIES:
+        return _name_largest(bodies, log_p)
+    scores = np.maximum(log_p[:, levels], FLOOR)
+    typical = usual_volume([b.volume_mm3 for b in bodies])
+    drop = np.array([DROP_COST[0] + DROP_COST[1] * min(1.0, b.volume_mm3 / typical) for b in bodies])
+    steps = _steps(bodies)
+    paths = {}
+    for start in range(len(levels)):
+        for end, (score, path) in _best_paths(start, scores, drop, steps, levels).items():
+            paths[start, end] = (score, path)
+    ranked = sorted(paths.values(), key=lambda item: -item[0])
+    weights = np.exp(INDEPENDENT * (np.array([score for score, _ in ranked]) - ranked[0][0]))
+    weights /= weights.sum()
+    sequences = [[None if level is None else levels[level] for level in path] for _, path in ranked]
+    others = [i for i, sequence in enumerate(sequences) if not _agree(sequence, sequences[0])]
+    probability = 1.0 - float(weights[others].sum())
+    if not others:
+        return Naming(sequences[0], probability, [None] * len(bodies), 0.0)
+    return Naming(sequences[0], probability, sequences[others[0]], float(weights[others[0]]))
+
+
+def _agree(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
+    """Whether no body has two levels, and one has the same."""
+    pairs = [(x, y) for x, y in zip(a, b) if x is not None and y is not None]
+    return bool(pairs) and all(x == y for x, y in pairs)
+
+
+def _name_largest(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
+    """As `name_bodies`, with all but the largest left out."""
+    kept = sorted(np.argsort([-b.volume_mm3 for b in bodies], kind="stable")[:MAX_BODIES])
+    naming = name_bodies([bodies[i] for i in kept], log_p[kept])
+    both: list[list[int | None]] = [[None] * len(bodies), [None] * len(bodies)]
+    for place, *channels in zip(kept, naming.channels, naming.runner_up):
+        both[0][place], both[1][place] = channels
+    return Naming(both[0], naming.probability, both[1], naming.runner_up_probability)
+
+
+def usual_step(bodies: Sequence[Instance]) -> float:
+    """Distance in mm between neighbouring whole bodies: the lower median, because a missing body lengthens it, within STEP_MM."""
+    usual = usual_volume([b.volume_mm3 for b in bodies])
+    centres = [b.centre_mm for b in bodies if b.volume_mm3 >= WHOLE * usual]
+    near = sorted(float(np.linalg.norm(b - a)) for a, b in pairwise(centres))
+    return float(np.clip(near[(len(near) - 1) // 2], *STEP_MM)) if near else STEP_MM[0]
+
+
+def _steps(bodies: Sequence[Instance]) -> dict[tuple[int, int], tuple[int, float]]:
+    """For bodies i above j: how many levels further j is, and the price of their slope."""
+    centres = np.array([b.centre_mm for b in bodies])
+    usual = usual_step(bodies)
+    steps = {}
+    for i in range(len(bodies)):
+        for j in range(i + 1, len(bodies)):
+            across, down = np.linalg.norm(centres[j, :2] - centres[i, :2]), centres[i, 2] - centres[j, 2]
+            slope = across / max(down, 1.0)
+            steps[i, j] = max(1, round(float(np.hypot(across, down)) / usual)), TILT_COST * max(0.0, slope - MAX_SLOPE)
+    return steps
+
+
+def _best_paths(start: int, scores: np.ndarray, drop: np.ndarray, steps: dict, levels: Sequence[int]) -> dict[int, tuple[float, list]]:
+    """Last level -> (score, level of every body) of the best path whose first level is `start`."""
+    n = len(scores)
+    left_out = np.append(0, np.cumsum(drop))  # price of leaving out the first k bodies
+    best: list[dict[int, tuple[float, tuple]]] = [{} for _ in range(n)]
+    result: dict[int, tuple[float, list]] = {}
+    for j in range(n):
+        best[j][start] = (scores[j, start] - left_out[j], ((j, start),))
+        for i in range(j):
+            step, price = steps[i, j]
+            between = left_out[j] - left_out[i + 1]
+            for level, (score, path) in best[i].items():
+                for following, cost in _following(level, step, levels):
+                    total = score + scores[j, following] - price - between - cost
+                    if following not in best[j] or total > best[j][following][0]:
+                        best[j][following] = (total, (*path, (j, following)))
+        for level, (score, path) in best[j].items():
+            total = score - (left_out[n] - left_out[j + 1])
+            if level not in result or total > result[level][0]:
+                chosen = dict(path)
+                result[level] = (total, [chosen.get(k) for k in range(n)])
+    return result
+
+
+def _following(level: int, step: int, levels: Sequence[int]) -> list[tuple[int, float]]:
+    """Levels (indices into `levels`, from top to bottom) that lie `step` below, with their price."""
+    names = [label_table()[c].name for c in levels]
+    if not {"L5", "L6", "S1"} <= set(names):  # a table without the exceptions
+        return [(level + step, 0.0)] if level + step < len(levels) else []
+    sacrum, l6, l5 = (names.index(name) for name in ("S1", "L6", "L5"))
+    found = []
+    if level < l5:
+        target = level + step
+        if target <= l5:
+            found.append((target, 0.0))
+        elif target == l5 + 1:
+            found += [(sacrum, 0.0), (l6, L6_COST)]
+        elif target == l5 + 2:
+            found.append((sacrum, L6_COST))
+        if target == l5:
+            found.append((sacrum, L4_COST))
+    elif level == l5:
+        found += [(sacrum, 0.0), (l6, L6_COST)] if step == 1 else [(sacrum, L6_COST)] if step == 2 else []
+    elif level == l6 and step == 1:
+        found.append((sacrum, 0.0))
+    return found

@@ -1,0 +1,94 @@
+"""From class logits on the working grid to a label map on the scan's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn.functional import grid_sample
+
+from scripts.data.resampling import interpolate_straight, straight_axes
+
+CHUNK_VOXELS = 2**20  # output voxels resampled at a time where the axes are oblique: bounds the memory to about 100 MB
+
+
+def restore_label_map(
+    logits: torch.Tensor, affine: np.ndarray, target_affine: np.ndarray, target_shape: tuple[int, int, int]
+) -> torch.Tensor:
+    """Interpolate class logits linearly on another grid and take the largest: label map, uint8, shape `target_shape`.
+
+    Like resampling every class volume and an argmax, without ever holding the class volumes: a class can only win beside voxels in which
+    it is ahead of background, so every class is interpolated in the box around those alone.
+
+    Args:
+        logits: shape CXYZ.
+        affine: 4x4, voxel of `logits` -> world mm.
+        target_affine: 4x4, voxel of the result -> world mm.
+        target_shape: of the result; voxels outside the grid of `logits` are background, but for the half voxel at its rim.
+    """
+    result = torch.zeros(target_shape, dtype=torch.uint8)
+    scores = logits.float().cpu().numpy()
+    to_source = np.linalg.inv(affine) @ target_affine
+    boxes = {}
+    for channel in range(1, len(scores)):
+        if ahead := _occupied_box(scores[channel] > scores[0]):
+            box = _target_box([s.start - 1.5 for s in ahead], [s.stop + 0.5 for s in ahead], np.linalg.inv(to_source), target_shape)
+            if all(s.start < s.stop for s in box):
+                boxes[channel] = box
+    if not boxes:
+        return result
+    whole = tuple(slice(min(b[a].start for b in boxes.values()), max(b[a].stop for b in boxes.values())) for a in range(3))
+    best = _interpolate(scores[0], to_source, whole).clone()  # on the same grid it is the volume itself
+    for channel, box in boxes.items():
+        part = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, whole))
+        values = _interpolate(scores[channel], to_source, box)
+        wins = values > best[part]
+        result[box][wins] = channel
+        best[part] = torch.maximum(best[part], values)
+    return result
+
+
+def _interpolate(scores: np.ndarray, to_source: np.ndarray, box: tuple[slice, ...]) -> torch.Tensor:
+    """Values of a volume (XYZ) in the target voxels of `box`; -inf more than half a voxel outside."""
+    volume = torch.from_numpy(scores)
+    if axes := straight_axes(to_source, box):
+        return interpolate_straight(volume, to_source, box, axes)
+    size = torch.tensor(volume.shape, dtype=torch.float64)
+    matrix = torch.as_tensor(to_source, dtype=torch.float64)
+    axes = [torch.arange(s.start, s.stop, dtype=torch.float64) for s in box]
+    result = []
+    for rows in axes[0].split(max(1, CHUNK_VOXELS // (len(axes[1]) * len(axes[2])))):
+        voxel = (
+            sum(a[..., None] * matrix[:3, i] for i, a in enumerate(torch.meshgrid(rows, axes[1], axes[2], indexing="ij"))) + matrix[:3, 3]
+        )
+        outside = ((voxel <= -0.5) | (voxel >= size - 0.5)).any(-1)
+        grid = (2 * voxel / (size - 1).clamp(min=1) - 1).float().flip(-1)[None]  # grid_sample: last axis first, corners at -1 and 1
+        values = grid_sample(volume[None, None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0, 0]
+        result.append(values.masked_fill_(outside, -torch.inf))
+    return torch.cat(result)
+
+
+def largest(scores: torch.Tensor) -> np.ndarray:
+    """Index of the largest along the first axis, any shape behind it: argmax(0), which takes torch ten times as long."""
+    best, top = np.zeros(scores.shape[1:], np.uint8), scores[0].float().numpy().copy()
+    for channel in range(1, len(scores)):
+        plane = scores[channel].float().numpy()
+        best[plane > top] = channel
+        np.maximum(top, plane, out=top)
+    return best
+
+
+def _occupied_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds what is true, shape XYZ; an empty tuple if nothing is."""
+    sides = mask.any(0)  # or-ing whole slices is fast, along single rows it is not
+    present = [np.flatnonzero(p) for p in (mask.reshape(len(mask), -1).any(1), sides.any(1), sides.any(0))]
+    return tuple(slice(int(p[0]), int(p[-1]) + 1) for p in present if len(p))
+
+
+def _target_box(low: Sequence[float], high: Sequence[float], to_target: np.ndarray, shape: tuple[int, int, int]) -> tuple[slice, ...]:
+    """Box of target voxels that covers the source box `low`..`high` (voxel coordinates)."""
+    corners = np.stack(np.meshgrid(*zip(low, high), indexing="ij"), -1).reshape(-1, 3) @ to_target[:3, :3].T + to_target[:3, 3]
+    start = np.clip(np.floor(corners.min(0)), 0, shape).astype(int)
+    stop = np.clip(np.ceil(corners.max(0)) + 1, 0, shape).astype(int)
+    return tuple(slice(int(a), int(max(a, b))) for a, b in zip(start, stop))

@@ -1,0 +1,1 @@
+"""The commands of tools.yaml, but for phantoms and the benchmark."""

@@ -1,0 +1,168 @@
+"""Check the installation before hours are spent on it: Python, packages, device, memory, disk, network, label table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from packaging.requirements import InvalidRequirement, Requirement
+
+from scripts.common.errors import UserError
+from scripts.common.tables import aligned
+from scripts.labels import label_table
+
+MIN_PYTHON = (3, 10)
+MIN_MEMORY_GIB = 4.0  # inference of a large scan, with the scores of all classes
+MIN_DISK_GIB = 2.0  # checkpoints and results of one training
+PROBE_SHAPE = (1, 1, 32, 32, 32)  # smallest patch that survives five halvings
+GIB = 2**30
+
+
+class Check(NamedTuple):
+    """Outcome of one check; all but `ok` are words for the table."""
+
+    ok: bool
+    name: str
+    found: str
+    expected: str
+
+
+def check_setup(requirements_file: str | Path, network_def: torch.nn.Module | None = None, device: str | torch.device = "cpu") -> None:
+    """Print a line per check; every check runs, whatever the others say.
+
+    Args:
+        requirements_file: lines such as `name==1.2` or `name>=1,<2`.
+        network_def: gets a tiny volume; None skips that check.
+        device: that will be used, e.g. "cuda:0".
+
+    Raises:
+        UserError: at the end, naming the checks that failed.
+    """
+    checks = [
+        check_python(),
+        *guarded("requirements", lambda: check_requirements(requirements_file)),
+        *guarded("device", lambda: [check_device(torch.device(device))]),
+        check_memory(),
+        check_disk(Path.cwd()),
+        *guarded("label table", lambda: [check_label_table()]),
+    ]
+    if network_def is not None:
+        checks += guarded("network", lambda: [check_network(network_def, torch.device(device))])
+    rows = [("    ", "check", "found", "expected"), *(("ok" if c.ok else "FAIL", c.name, c.found, c.expected) for c in checks)]
+    print(aligned(rows, left=range(len(rows[0]))))
+    failed = [c.name for c in checks if not c.ok]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
+
+
+def guarded(name: str, check: Callable[[], list[Check]]) -> list[Check]:
+    """The checks, or one that failed with the error's first line: a broken driver must not hide the other lines."""
+    try:
+        return check()
+    except (Exception, SystemExit) as error:
+        return [Check(False, name, (str(error).splitlines() or [type(error).__name__])[0][:150], "no error")]
+
+
+def check_python() -> Check:
+    return Check(sys.version_info >= MIN_PYTHON, "python", sys.version.split()[0], ">=" + ".".join(map(str, MIN_PYTHON)))
+
+
+def check_requirements(requirements_file: str | Path) -> list[Check]:
+    """A check per package of a requirements file. Comments, options (`--index-url`) and lines for other systems are skipped.
+
+    Raises:
+        UserError: if the file is missing or a line cannot be parsed.
+    """
+    path = Path(requirements_file)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Start from the folder of the bundle.")
+    checks = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        line = line.split("#")[0].strip()
+        if not line or line.startswith("-"):
+            continue
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement as error:
+            raise UserError(f"{path}: cannot read the line '{line}' ({str(error).splitlines()[0]})") from None
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
+        expected = str(requirement.specifier) or "any"
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            checks.append(Check(False, requirement.name, "not installed", expected))
+            continue
+        checks.append(Check(requirement.specifier.contains(found, prereleases=True), requirement.name, found, expected))
+    return checks
+
+
+def check_device(device: torch.device) -> Check:
+    """Name of the GPU with its memory, or cores and vector units of the CPU; a small sum runs on it."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return Check(False, "device", f"{device}: torch {torch.__version__} sees no GPU", "a CUDA GPU, or device cpu")
+    if float(torch.ones(8, device=device).sum()) != 8:
+        return Check(False, "device", f"{device}: 8 ones do not add up to 8", "a sum of 8")
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return Check(True, "device", f"{device}: {properties.name}, {properties.total_memory / GIB:.0f} GiB", str(device))
+    if device.type != "cpu":
+        return Check(True, "device", str(device), str(device))
+    is_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: None)()  # private: may go
+    bf16 = {True: ", bf16", False: ", no bf16"}.get(is_bf16, "")
+    return Check(True, "device", f"cpu: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}{bf16}", str(device))
+
+
+def available_memory_gib() -> float | None:
+    """Memory that can be used without swapping; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:"))  # given in KiB
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    except (AttributeError, ValueError, OSError):  # Windows; macOS does not know the first name
+        return None
+
+
+def check_memory() -> Check:
+    free = available_memory_gib()
+    return Check(
+        free is None or free >= MIN_MEMORY_GIB, "memory", "unknown" if free is None else f"{free:.1f} GiB free", f">={MIN_MEMORY_GIB:g} GiB"
+    )
+
+
+def check_disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free / GIB
+    return Check(free >= MIN_DISK_GIB, "disk", f"{free:.1f} GiB free in {folder}", f">={MIN_DISK_GIB:g} GiB")
+
+
+def check_label_table() -> Check:
+    names = [s.name for s in label_table()]
+    unique = len(set(names)) == len({s.verse for s in label_table()}) == len(names) > 1
+    return Check(unique, "label table", f"{len(names)} channels", "unique names and numbers")
+
+
+def check_network(network: torch.nn.Module, device: torch.device) -> Check:
+    """Forward pass of a tiny volume: one score per structure and voxel, all finite. The network's mode and device are kept."""
+    training = network.training
+    home = next((p.device for p in network.parameters()), device)
+    try:
+        network.to(device).eval()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            scores = network(torch.rand(PROBE_SHAPE, generator=generator).to(device))
+    finally:
+        network.to(home).train(training)
+    scores = scores[0] if isinstance(scores, (list, tuple)) else scores  # deep supervision: the full resolution comes first
+    expected = (1, len(label_table()), *PROBE_SHAPE[2:])
+    finite = bool(torch.isfinite(scores).all())
+    found = f"{tuple(scores.shape)}, {'finite' if finite else 'not finite'}"
+    return Check(finite and tuple(scores.shape) == expected, "network", found, f"{expected}, finite")

@@ -1,0 +1,42 @@
+"""Two evaluations side by side, e.g. of the weights before and after fine-tuning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from scripts.common.errors import CallError, UserError
+from scripts.common.tables import aligned
+from scripts.handlers import FORMATS
+
+METRICS = ("dice", "level_dice", "asd_mm", "identified", "all_levels")
+
+
+def compare(before: str | Path, after: str | Path) -> list[list[str]]:
+    """Print, and return, a row per source and group with every metric as `before -> after`.
+
+    Args:
+        before, after: `metrics.json` of evaluations of the same scans.
+
+    Raises:
+        UserError: if a file is missing or the two do not score the same structures.
+    """
+    tables = [_read(path) for path in (before, after)]
+    if {k: row["n"] for k, row in tables[0].items()} != {k: row["n"] for k, row in tables[1].items()}:
+        raise UserError(f"{before} and {after} do not score the same structures")
+    rows = [["source", "group", "n", *METRICS]]
+    for key, old in tables[0].items():
+        new = tables[1][key]
+        rows.append([*key, str(old["n"]), *(f"{_number(old[m], m)} -> {_number(new[m], m)}" for m in METRICS)])
+    print(aligned(rows, left=[0, 1]))
+    return rows
+
+
+def _read(path: str | Path) -> dict[tuple[str, str], dict]:
+    if not Path(path).is_file():
+        raise CallError(f"compare needs --before and --after, the metrics.json of two evaluations; '{path}' is not a file")
+    return {(row["source"], row["group"]): row for row in json.loads(Path(path).read_text(encoding="utf-8"))["by_source"]}
+
+
+def _number(value: float | None, metric: str) -> str:
+    return "-" if value is None else format(value, FORMATS[metric])

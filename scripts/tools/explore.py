@@ -1,0 +1,321 @@
+"""Look at a dataset before training: geometry, intensities and label volumes of every scan, and what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from nibabel.orientations import aff2axcodes
+from tqdm import tqdm
+
+from scripts import figures
+from scripts.common.errors import UserError
+from scripts.common.files import write_whole
+from scripts.common.tables import aligned
+from scripts.data.check_labels import label_problems
+from scripts.data.datalist import case_name, find_images, find_label, is_in_label_folder, patients_in_two_splits, read_datalist
+from scripts.data.volumes import Volume, grid_mismatch, read_volume
+from scripts.labels import anatomical_order, channels_from_verse, encode, label_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PERCENTILES = {"min": 0, "p1": 1, "median": 50, "p99": 99, "max": 100}  # of the intensities
+MONTAGE = 12  # scans in the picture
+
+
+@dataclass
+class Scan:
+    """What one scan of the dataset is like. Fields stay empty where a file could not be read."""
+
+    split: str
+    source: str
+    image: Path
+    label: Path | None
+    shape: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    axes: str = ""  # direction of the array axes, e.g. "PIR": to posterior, inferior, right
+    dtype: str = ""
+    intensity: dict[str, float] = field(default_factory=dict)
+    volume_ml: dict[int, float] = field(default_factory=dict)  # by channel; only structures that are present
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def case(self) -> str:
+        return case_name(self.image)
+
+
+def explore(
+    dataset_dir: str | Path,
+    output_dir: str | Path,
+    datalist: str | Path = "",
+    allow_outside: bool | str = False,
+    label_scheme: str = "verse",
+) -> int:
+    """Describe a dataset and find its problems.
+
+    Prints a table of scans, totals and the problems, and writes `explore.csv` (a row per scan; volumes in ml) and `explore.png`. One
+    scan at a time is in memory, and a file that cannot be read does not stop the rest.
+
+    Args:
+        dataset_dir: folder of the scans.
+        output_dir: created if missing.
+        datalist: JSON file with the splits; empty: `datalist.json` in `dataset_dir`, or, without one, all scans there and below, paired
+            with labels by name.
+        allow_outside: see `read_datalist`.
+        label_scheme: of the numbers in the labels.
+
+    Returns:
+        The number of problems.
+
+    Raises:
+        UserError: if the folder or the datalist itself cannot be used.
+    """
+    splits = list_entries(dataset_dir, datalist, allow_outside)
+    problems = patients_in_two_splits(splits)
+    entries = [{"split": split, **entry} for split, entries in splits.items() for entry in entries]
+    scans: list[Scan] = []
+    seen: dict[str, Path] = {}
+    for entry in tqdm(entries, desc="explore", unit="scan"):
+        scans.append(examine(entry, seen, label_scheme))
+        problems += scans[-1].problems
+    output_dir = Path(output_dir)
+    written = [
+        write_whole(output_dir / "explore.csv", lambda path: write_csv(scans, path)),
+        draw(scans, output_dir / "explore.png"),
+    ]
+    print(scan_table(scans))
+    print(totals(scans))
+    print(f"\n{len(problems)} problem{'s' * (len(problems) != 1)}" + "".join(f"\n  {line}" for line in problems))
+    print(f"\nwritten: {', '.join(map(str, written))}")
+    return len(problems)
+
+
+def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "", **options: Any) -> None:
+    """`explore` as a bundle command, which fails if there are problems.
+
+    Raises:
+        UserError: with the number of problems, after everything is printed and written.
+    """
+    if count := explore(dataset_dir, output_dir, datalist, **options):
+        raise UserError(f"{count} problem{'s' * (count != 1)} in {datalist or dataset_dir}, listed above")
+
+
+def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: bool | str) -> Mapping[str, Sequence[dict]]:
+    """Entries by split. Without a datalist the split is "-" and the source is the scan's folder."""
+    default = Path(dataset_dir) / "datalist.json"
+    if datalist or default.is_file():
+        return read_datalist(datalist or default, dataset_dir, must_exist=False, allow_outside=allow_outside)
+    found = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
+    return {"-": [{"source": path.parent.name, "image": str(path), "label": find_label(path)} for path in found]}
+
+
+def examine(entry: dict, seen: dict[str, Path], label_scheme: str = "verse") -> Scan:
+    """Read one scan and its label.
+
+    Args:
+        entry: of a datalist, with its `split`.
+        seen: images by path and by digest of their voxels, to find duplicates; this one is added.
+        label_scheme: of the numbers in the label.
+    """
+    scan = Scan(entry["split"], entry.get("source", ""), Path(entry["image"]), Path(entry["label"]) if entry.get("label") else None)
+    path = str(scan.image.resolve())
+    if path in seen:
+        scan.problems.append(f"{scan.image}: listed twice. Remove one entry.")
+    try:
+        volume = read_volume(scan.image)
+        describe(scan, volume)
+        digest = hashlib.blake2b(np.ascontiguousarray(volume.data).data).hexdigest()
+        if path not in seen and digest in seen:
+            scan.problems.append(f"{scan.image}: the same voxels as {seen[digest]}. Keep one of them.")
+        seen.setdefault(digest, scan.image)
+        grid = (volume.data.shape, volume.affine)
+    except UserError as error:
+        scan.problems.append(str(error))
+        grid = None
+    seen[path] = scan.image
+    if scan.label:
+        try:
+            label = read_volume(scan.label)
+            scan.problems += check_label(label, scan, grid, entry.get("labelled"), label_scheme)
+        except UserError as error:
+            scan.problems.append(str(error))
+    return scan
+
+
+def describe(scan: Scan, volume: Volume) -> None:
+    """Fill in geometry and intensities."""
+    data = volume.data
+    scan.shape, scan.dtype, scan.axes = data.shape, volume.dtype, "".join(str(c) for c in aff2axcodes(volume.affine))
+    scan.spacing_mm = tuple(float(s) for s in np.linalg.norm(volume.affine[:3, :3], axis=0))
+    finite = data[np.isfinite(data)]
+    if finite.size < data.size:
+        scan.problems.append(f"{scan.image}: {data.size - finite.size} voxels are not finite numbers. Replace them, e.g. by 0.")
+    if finite.size:
+        scan.intensity = dict(zip(PERCENTILES, (float(v) for v in np.percentile(finite, list(PERCENTILES.values())))))
+        if scan.intensity["min"] == scan.intensity["max"]:
+            scan.problems.append(f"{scan.image}: all voxels have the value {scan.intensity['min']:g}. Export it again or remove it.")
+
+
+def check_label(
+    label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarray] | None, labelled: list[int] | None, label_scheme: str = "verse"
+) -> list[str]:
+    """Problems of a label map; fills in the volumes of `scan`.
+
+    Args:
+        label: numbers of `label_scheme`.
+        scan: it belongs to.
+        grid: shape and affine of the image; None if that could not be read.
+        labelled: VerSe numbers that the datalist says are annotated; None if it does not say.
+    """
+    where = str(scan.label)
+    channels, problems = label_problems(label, where, scan.image, grid, label_scheme)
+    counts = np.bincount(channels.ravel(), minlength=len(label_table()))
+    voxel_ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000
+    scan.volume_ml = {int(c): float(counts[c] * voxel_ml) for c in np.flatnonzero(counts) if c}
+    if labelled is not None:
+        missing = [label_table()[c] for c in sorted(set(scan.volume_ml) - set(channels_from_verse(labelled, where)))]
+        if missing:
+            names = ", ".join(f"{s.verse} ({s.name})" for s in missing)
+            problems.append(f"{where}: holds {names}, which 'labelled' does not list. Add to 'labelled' or erase.")
+    return problems
+
+
+def write_csv(scans: Iterable[Scan], path: Path) -> None:
+    """A row per scan; volumes in ml, empty where a structure is not labelled."""
+    order = anatomical_order()
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        head = ["case", "split", "source", "image", "label", "shape", "spacing_mm", "axes", "dtype", *PERCENTILES]
+        writer.writerow([*head, *(label_table()[c].name for c in order), "problems"])
+        for s in scans:
+            geometry = ["x".join(map(str, s.shape)), "x".join(f"{v:.4g}" for v in s.spacing_mm), s.axes, s.dtype]
+            numbers = [f"{s.intensity[p]:.6g}" if s.intensity else "" for p in PERCENTILES]
+            volumes = [f"{s.volume_ml[c]:.3f}" if c in s.volume_ml else "" for c in order]
+            writer.writerow([s.case, s.split, s.source, s.image, s.label or "", *geometry, *numbers, *volumes, "; ".join(s.problems)])
+
+
+def scan_table(scans: Iterable[Scan]) -> str:
+    """A line per scan: geometry, intensities and the labelled range."""
+    rows = [["case", "split", "source", "labels", "shape", "spacing_mm", "axes", "dtype", *PERCENTILES, "label_ml", "problems"]]
+    for s in scans:
+        present = [label_table()[c].name for c in anatomical_order() if c in s.volume_ml]
+        labels = f"{present[0]} .. {present[-1]} ({len(present)})" if present else "none" if s.label else "-"
+        numbers = [f"{s.intensity[p]:.4g}" if s.intensity else "" for p in PERCENTILES]
+        geometry = ["x".join(map(str, s.shape)), "x".join(f"{v:.3g}" for v in s.spacing_mm), s.axes, s.dtype]
+        total = f"{sum(s.volume_ml.values()):.1f}" if s.volume_ml else ""
+        rows.append([s.case, s.split, s.source, labels, *geometry, *numbers, total, str(len(s.problems) or "")])
+    return aligned(rows, left=range(4))
+
+
+def totals(scans: list[Scan]) -> str:
+    """Scans per split and source, ranges of the geometry, and volume per structure."""
+    splits, sources = (list(dict.fromkeys(getattr(s, name) for s in scans)) for name in ("split", "source"))
+    count = Counter((s.split, s.source) for s in scans)
+    rows = [["scans", *splits, "all"]]
+    rows += [
+        [source or "-", *(str(count[split, source]) for split in splits), str(sum(count[p, source] for p in splits))] for source in sources
+    ]
+    rows += [["all", *(str(sum(count[split, source] for source in sources)) for split in splits), str(len(scans))]]
+    text = ["", aligned(rows), ""]
+    readable = [s for s in scans if s.shape]
+    if readable:
+        for name, form in (("shape", "d"), ("spacing_mm", ".3g")):
+            values = np.array([getattr(s, name) for s in readable])
+            ranges = zip(values.min(0), values.max(0))
+            text.append(f"{name:<12}" + " x ".join(f"{a:{form}}..{b:{form}}" if a < b else f"{a:{form}}" for a, b in ranges))
+        text.append("axes        " + ", ".join(f"{axes} {n}" for axes, n in Counter(s.axes for s in readable).most_common()))
+    rows = [["volume_ml", "n", "mean", "sd", "min", "max"]]
+    for channel in anatomical_order():
+        values = np.array([s.volume_ml[channel] for s in scans if channel in s.volume_ml])
+        if values.size:
+            sd = f"{values.std(ddof=1):.2f}" if values.size > 1 else "-"
+            rows.append(
+                [label_table()[channel].name, str(values.size), f"{values.mean():.2f}", sd, f"{values.min():.2f}", f"{values.max():.2f}"]
+            )
+    return "\n".join([*text, "", aligned(rows)] if len(rows) > 1 else text)
+
+
+def spread(scans: Iterable[Scan], count: int) -> list[Scan]:
+    """Up to `count` readable scans, taken in turn from each source, labelled ones first."""
+    queues: dict[str, list[Scan]] = defaultdict(list)
+    for scan in sorted((s for s in scans if s.shape), key=lambda s: not s.volume_ml):
+        queues[scan.source].append(scan)
+    turns = [scan for turn in range(count) for queue in queues.values() for scan in queue[turn : turn + 1]]
+    return turns[:count]
+
+
+def draw(scans: list[Scan], path: Path) -> Path:
+    """Montage of mid-sagittal slices with outlines, intensities per scan and volumes per structure."""
+    from matplotlib.figure import Figure
+
+    chosen = spread(scans, MONTAGE)
+    columns = min(6, max(3, len(chosen)))
+    rows = -(-len(chosen) // columns)
+    height = 2.9 * rows + 4.3  # inches
+    figure = Figure(figsize=(2.3 * columns, height), dpi=figures.DPI, facecolor=figures.BACKGROUND)
+    for i, scan in enumerate(chosen):
+        box = ((i % columns + 0.03) / columns, 1 - (2.9 * (i // columns) + 2.8) / height, 0.94 / columns, 2.5 / height)
+        axes = figure.add_axes(box, facecolor=figures.BACKGROUND)
+        _montage(axes, scan)
+        axes.set_title(f"{scan.case}  {scan.axes}", color=figures.DIM, fontsize=7, pad=3)
+    left, right = (
+        figure.add_axes((x, 0.75 / height, w, 2.9 / height), facecolor=figures.BACKGROUND) for x, w in ((0.06, 0.4), (0.53, 0.45))
+    )
+    _plot_intensities(left, scans)
+    _plot_volumes(right, scans)
+    for axes in (left, right):
+        axes.tick_params(colors=figures.DIM, labelsize=8, length=2)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(figures.DIM)
+    return figures.save_figure(figure, path)
+
+
+def _montage(axes: Axes, scan: Scan) -> None:
+    volume = read_volume(scan.image)
+    marked = np.zeros(volume.data.shape, np.uint8)
+    if scan.volume_ml:  # only set for a label that could be read and has known values
+        label = read_volume(scan.label)
+        if not grid_mismatch(volume.data.shape, volume.affine, label.data.shape, label.affine):
+            marked = encode(label.data, str(scan.label))
+    turned, spacing_mm = figures.to_ras(volume.data, volume.affine)
+    marked = figures.to_ras(marked, volume.affine)[0]
+    columns = figures.crop_columns(marked, "sagittal", spacing_mm)
+    view = figures.make_view(turned, marked, spacing_mm, "sagittal", figures.best_index(marked, "sagittal"), columns)
+    figures.draw_view(axes, view, figures.intensity_window(turned, marked), letters=False, font=6, width=0.8)
+
+
+def _plot_intensities(axes: Axes, scans: list[Scan]) -> None:
+    """Percentiles 1 to 99 as a line and the median as a dot, per scan, grouped by source."""
+    sources = sorted({s.source for s in scans if s.intensity})
+    start, ticks = 0, []
+    for i, source in enumerate(sources):
+        color = figures.SOURCE_COLORS[i % len(figures.SOURCE_COLORS)]
+        values = np.array([[s.intensity[p] for p in ("p1", "median", "p99")] for s in scans if s.source == source and s.intensity])
+        x = start + np.arange(len(values))
+        axes.vlines(x, values[:, 0], values[:, 2], color=color, linewidth=1.2)
+        axes.plot(x, values[:, 1], "o", color=color, markersize=3)
+        ticks.append((start + (len(values) - 1) / 2, f"{source or '-'}\nn = {len(values)}"))
+        start += len(values) + 1
+    axes.set_yscale("symlog", linthresh=10)  # scanners differ by orders of magnitude
+    axes.set_xticks([x for x, _ in ticks], [name for _, name in ticks])
+    axes.set_title("intensity: median, percentiles 1 to 99", color=figures.TEXT, fontsize=9, loc="left")
+
+
+def _plot_volumes(axes: Axes, scans: list[Scan]) -> None:
+    """Every scan as a dot and the median as a bar, per structure."""
+    order = [c for c in anatomical_order() if any(c in s.volume_ml for s in scans)]
+    for x, channel in enumerate(order):
+        values = np.array([s.volume_ml[channel] for s in scans if channel in s.volume_ml])
+        jitter = 0.5 * ((np.arange(len(values)) * 0.618) % 1 - 0.5)  # golden ratio: even, and the same in every run
+        axes.plot(x + jitter, values, "o", color=figures.structure_color(channel), markersize=2.5, alpha=0.8)
+        axes.hlines(np.median(values), x - 0.35, x + 0.35, color=figures.TEXT, linewidth=1.2)
+    axes.set_xticks(range(len(order)), [label_table()[c].name for c in order], rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_ylim(bottom=0)
+    axes.set_title("volume per structure in ml" if order else "no labels", color=figures.TEXT, fontsize=9, loc="left")

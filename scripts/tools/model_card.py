@@ -1,0 +1,64 @@
+"""Published figures: gathered from evaluations into `docs/results.json`, and from there into the model card's table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from scripts.common.errors import CallError, UserError
+from scripts.common.files import write_whole
+from scripts.common.tables import markdown
+from scripts.handlers import FORMATS
+from scripts.labels import METADATA_FILE
+
+START, END = "<!-- results: written by the command `record` -->", "<!-- end of results -->"
+COLUMNS = {
+    "scans": "scans", "n": "n", "dice": "Dice", "dice_sd": "sd", "level_dice": "Dice of the level", "asd_mm": "ASD mm",
+    "hd95_mm": "HD95 mm", "missed": "missed", "identified": "identified", "all_levels": "all levels right",
+}  # fmt: skip
+
+WORST = {
+    "case": "scan", "source": "source", "n": "n", "dice": "Dice", "level_dice": "Dice of the level", "identified": "identified",
+    "worst_structure": "worst structure", "worst_level_dice": "its Dice",
+}  # fmt: skip
+
+
+def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
+    """Enter the summary of one evaluation in `results.json` as `name`, replacing an older one, and rewrite the tables in `README.md`.
+
+    Args:
+        metrics_file: `metrics.json` of an evaluation.
+        name: what was scored, e.g. "validation".
+        docs_dir: folder with both files.
+
+    Raises:
+        UserError: without the evaluation, a name, or the markers in the model card.
+    """
+    metrics_file, docs_dir = Path(metrics_file), Path(docs_dir)
+    if not isinstance(name, str) or not name or not metrics_file.is_file():  # the command line reads `a, b` as a list
+        raise CallError(f"record needs --name and --metrics, the metrics.json of an evaluation; got '{name}' and '{metrics_file}'")
+    results_file, card_file = docs_dir / "results.json", docs_dir / "README.md"
+    results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.is_file() else {}
+    version = json.loads(METADATA_FILE.read_text())["version"]
+    results[name] = {"version": version, **json.loads(metrics_file.read_text(encoding="utf-8"))}
+    card = card_file.read_text(encoding="utf-8")
+    if START not in card or END not in card:
+        raise UserError(f"{card_file}: the lines '{START}' and '{END}' are missing")
+    head, tail = card.split(START)[0], card.split(END)[1]
+    write_whole(results_file, lambda path: path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))
+    write_whole(card_file, lambda path: path.write_text(f"{head}{START}\n{results_tables(results)}\n{END}{tail}", encoding="utf-8"))
+
+
+def results_tables(results: dict[str, dict]) -> str:
+    """Markdown: a row per evaluation, source and group, then the worst scans of every evaluation."""
+    rows = [[name, row["source"], row["group"], *_cells(row, COLUMNS)] for name, result in results.items() for row in result["by_source"]]
+    worst = [[name, *_cells(row, WORST)] for name, result in results.items() for row in result["worst_cases"]]
+    first = markdown(["evaluation", "source", "group", *COLUMNS.values()], rows, words=3)
+    return f"{first}\n\nThe scans with the lowest Dice of the level in every evaluation:\n\n" + markdown(
+        ["evaluation", *WORST.values()], worst, words=3
+    )
+
+
+def _cells(row: dict, columns: dict[str, str]) -> list[str]:
+    formats = {**FORMATS, "worst_level_dice": ".3f"}
+    return ["-" if row[k] is None else format(row[k], formats.get(k, "")) for k in columns]

@@ -1,0 +1,116 @@
+"""The release: a zip as `monai.bundle.download` unpacks it, its checksum, and the same files as a folder to upload from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import stat
+import zipfile
+from functools import partial
+from pathlib import Path
+
+from scripts.common.errors import UserError
+from scripts.common.files import write_whole
+
+NAME = "spine_mri_segmentation"  # of the folder in the zip: clients find the bundle by it
+# what is released; tests and what runs them, caches, outputs and what clients write into a bundle are not
+PARTS = (
+    "LICENSE", "README.md", "requirements.txt", "configs/metadata.json", "configs/*.yaml", "configs/*.conf", "docs/**/*", "models/model.pt",
+    "scripts/**/*.py", "scripts/**/*.sh",
+)  # fmt: skip
+LEFT_OUT = ("scripts/test.sh",)
+LIMIT_BYTES = 25e6  # of one file in the model zoo
+TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: the same files always give the same zip
+
+
+def package(bundle_root: str | Path, output_dir: str | Path) -> Path:
+    """Write `<name>_v<version>.zip`, `<name>_v<version>.zip.sha256` (as `sha256sum --check` reads it) and the folder `<name>`.
+
+    Each of the three appears whole or not at all. The zip depends on the contents of the files alone. The folder is there to be
+    changed: `push_to_hf_hub` puts the model card in the place of its README.md.
+
+    Args:
+        bundle_root: the bundle.
+        output_dir: where to; what an earlier call has left there is replaced.
+
+    Returns:
+        Path of the zip.
+
+    Raises:
+        UserError: without weights or another part, for a file too large for the model zoo, a version that the changelog does not
+            explain, or if a folder that is no export would be replaced.
+    """
+    root, output_dir = Path(bundle_root), Path(output_dir)
+    version = _version(root / "configs" / "metadata.json")
+    files = release_files(root)
+    folder, archive = output_dir / NAME, output_dir / f"{NAME}_v{version}.zip"
+    _check_replaceable(folder, root)
+    write_whole(archive, partial(_write_zip, root, files))
+    line = f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  {archive.name}\n"
+    write_whole(archive.with_name(f"{archive.name}.sha256"), partial(Path.write_text, data=line, encoding="utf-8", newline="\n"))
+    _write_folder(root, files, folder)
+    print(f"{archive}: {len(files)} files, {archive.stat().st_size / 1e6:.1f} MB\nsha256 {line.split()[0]}")
+    return archive
+
+
+def release_files(root: Path) -> list[str]:
+    """Paths below the bundle, with slashes and sorted, of all that is released.
+
+    Raises:
+        UserError: if a part is missing, or a file has 25 MB or more.
+    """
+    if not (root / "models" / "model.pt").is_file():
+        raise UserError(f"{root / 'models' / 'model.pt'}: no weights there. Train some with configs/train.yaml and copy them to it.")
+    names = set()
+    for part in PARTS:
+        found = {p.relative_to(root).as_posix() for p in root.glob(part) if p.is_file()}
+        if not found:
+            raise UserError(f"{root}: no {part} there. Set --bundle_root to the bundle's folder.")
+        names |= {n for n in found if n not in LEFT_OUT and not any(word.startswith((".", "__pycache__")) for word in n.split("/"))}
+    for name in sorted(names):
+        size = (root / name).stat().st_size
+        if size >= LIMIT_BYTES:
+            raise UserError(f"{root / name}: {size / 1e6:.1f} MB, but the model zoo takes files below {LIMIT_BYTES / 1e6:.0f} MB")
+    return sorted(names)
+
+
+def _version(metadata_file: Path) -> str:
+    if not metadata_file.is_file():
+        raise UserError(f"{metadata_file}: not there. Set --bundle_root to the bundle's folder.")
+    metadata = json.loads(metadata_file.read_text(encoding="utf-8"))
+    if metadata["version"] not in metadata["changelog"]:
+        raise UserError(f"{metadata_file}: version {metadata['version']} is not in the changelog. Say there what is new in it.")
+    return metadata["version"]
+
+
+def _check_replaceable(folder: Path, root: Path) -> None:
+    """The folder is deleted before it is written anew, so it must be an export, and above all not the bundle itself."""
+    target, source = folder.resolve(), root.resolve()
+    is_export = (folder / "configs" / "metadata.json").is_file() and not (folder / ".git").exists()
+    if target in (source, *source.parents) or (folder.exists() and not is_export):
+        raise UserError(f"{folder} is there and is not an export of this bundle. Set --release_dir to another folder.")
+
+
+def _write_zip(root: Path, files: list[str], path: Path) -> None:
+    # stored, not deflated: zlib does not give the same bytes in every version, and weights hardly shrink
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in files:
+            entry = zipfile.ZipInfo(f"{NAME}/{name}", TIMESTAMP)
+            entry.create_system = 3  # Unix, whatever packs it
+            entry.external_attr = (stat.S_IFREG | (0o755 if name.endswith(".sh") else 0o644)) << 16
+            archive.writestr(entry, (root / name).read_bytes())
+
+
+def _write_folder(root: Path, files: list[str], folder: Path) -> None:
+    partial_folder = folder.with_name(f".partial_{folder.name}")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    try:
+        for name in files:
+            (partial_folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, partial_folder / name)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial_folder.rename(folder)
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)

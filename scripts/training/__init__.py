@@ -1,0 +1,1 @@
+"""What a training needs beside MONAI: resuming, faults, curves."""

@@ -1,0 +1,171 @@
+"""Everything a training run needs to go on after an interruption, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+
+from scripts.common.command import is_command
+from scripts.common.errors import CallError, similar_path
+from scripts.common.files import write_whole
+from scripts.common.preflight import load_weights
+from scripts.data.sampling import SeededSampler
+from scripts.training.interruption import Interruption, StoppedError
+
+
+class OnCpu:
+    """A network as it is to be saved: tensors on the CPU, so that the file loads anywhere, and names without `module.` of DDP.
+
+    Args:
+        module: the network.
+        dtype: of the floating point tensors in the file; None keeps theirs.
+    """
+
+    def __init__(self, module: torch.nn.Module, dtype: torch.dtype | None = None) -> None:
+        self.module = getattr(module, "module", module)
+        self.dtype = dtype
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        state = {name: tensor.cpu() for name, tensor in self.module.state_dict().items()}
+        return {name: t.to(self.dtype) if self.dtype and t.is_floating_point() else t for name, t in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.module.load_state_dict(state)
+
+
+class PretrainedWeights:
+    """Start a training from the weights of another one.
+
+    A layer whose size differs, as the head does for another label table, keeps its random weights, and a line says so.
+
+    Args:
+        path: a state_dict.
+        network: what gets it.
+    """
+
+    def __init__(self, path: str, network: torch.nn.Module) -> None:
+        self.path = path
+        self.network = getattr(network, "module", network)  # without DistributedDataParallel
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.load)
+
+    def load(self, engine: Engine) -> None:
+        """
+        Raises:
+            CallError: if the layers of the file have other names, or most have other sizes: weights of another network.
+        """
+        state, own = load_weights(self.path), self.network.state_dict()
+        state = state.get("model", state)  # of a last.pt
+        fitting = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
+        if state.keys() != own.keys() or 2 * len(fitting) < len(own):
+            raise CallError(f"{self.path}: weights of another network, {len(fitting)} of {len(own)} layers fit; give its --network_def")
+        self.network.load_state_dict(fitting, strict=False)
+        for name in sorted(own.keys() - fitting.keys()):
+            sizes = f"{tuple(state[name].shape)} there, {tuple(own[name].shape)} here"
+            engine.logger.warning(f"{self.path}: {name} is not taken over, it starts at random ({sizes})")
+
+
+class ResumableCheckpoint:
+    """Write `last.pt` after every epoch, and when Ctrl-C or SIGTERM ends the run; with `resume`, start from it.
+
+    MONAI's `CheckpointSaver` cannot hold the trainer itself (a circular reference in the config) and numbers its files; this handler
+    has the trainer at hand when it is attached. The file is replaced as a whole. It holds plain tensors and numbers only, so that it
+    loads with `weights_only=True`.
+
+    What is random comes from the seed and the step (`scripts.data.sampling`), so that both are the whole random state. A run that is
+    stopped within an epoch goes on with the next step of that epoch. During a validation, whose outcome belongs to the checkpoint, it
+    is stopped after that.
+
+    Args:
+        path: the file.
+        save_dict: named objects with `state_dict` and `load_state_dict`: network, optimizer, schedule.
+        best_saver: the `CheckpointSaver` of the best model; its best score is kept, so that a resumed run cannot replace a better model.
+        resume: load the file before the first epoch.
+    """
+
+    def __init__(self, path: str, save_dict: Mapping[str, Any], best_saver: Any = None, resume: bool = False) -> None:
+        self.path = Path(path)
+        self.save_dict = dict(save_dict)
+        self.best_saver = best_saver
+        self.resume = resume
+        self.interruption = Interruption()
+
+    def attach(self, engine: Engine) -> None:
+        if self.resume:
+            engine.add_event_handler(Events.STARTED, self.load)
+        if is_command():
+            engine.add_event_handler(Events.STARTED, self.interruption.listen)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.end_step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.end_epoch)
+
+    def _objects(self, engine: Engine) -> dict[str, Any]:
+        objects = {"trainer": engine, **self.save_dict}
+        if self.best_saver is not None:
+            objects["best"] = self.best_saver._key_metric_checkpoint
+        return {name: OnCpu(o) if isinstance(o, torch.nn.Module) else o for name, o in objects.items()}
+
+    def save(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            states = {name: o.state_dict() for name, o in self._objects(engine).items()}
+            write_whole(self.path, lambda partial: torch.save(states, partial))
+
+    def end_step(self, engine: Engine) -> None:
+        if self.interruption.asked and engine.state.iteration % engine.state.epoch_length:  # else the validation comes first
+            self.save(engine)
+            self._stop(engine)
+
+    def end_epoch(self, engine: Engine) -> None:
+        self.save(engine)
+        if self.interruption.asked and engine.state.epoch < engine.state.max_epochs and not engine.should_terminate:
+            self._stop(engine)
+
+    def _stop(self, engine: Engine) -> None:
+        """
+        Raises:
+            StoppedError: always.
+        """
+        place = f"stopped in epoch {engine.state.epoch} of {engine.state.max_epochs}, step {engine.state.iteration}"
+        raise StoppedError(f"{place}. The same command with --resume {self.path.parent} goes on.", self.interruption.asked)
+
+    def load(self, engine: Engine) -> None:
+        """
+        Raises:
+            CallError: if the file is missing, its run is over, or an epoch of it had another number of steps.
+            UserError: if the file is damaged, or holds more than a checkpoint.
+        """
+        check_resume(self.path.parent)
+        epochs, steps = engine.state.max_epochs, engine.state.epoch_length
+        states = load_weights(self.path)
+        objects = self._objects(engine)
+        if objects.keys() - states.keys():
+            lacking = ", ".join(sorted(objects.keys() - states.keys()))
+            raise CallError(f"{self.path}: has no {lacking}, an earlier version wrote it. Start anew, with --pretrained {self.path}")
+        if steps not in (None, states["trainer"]["epoch_length"]):
+            before = states["trainer"]["epoch_length"]
+            raise CallError(
+                f"{self.path}: an epoch of its run has {before} steps, not {steps}. Resume with the same scans and --batch_size."
+            )
+        for name, o in objects.items():
+            o.load_state_dict(states[name])
+        if engine.state.epoch >= epochs:
+            raise CallError(f"{self.path}: its run has done {engine.state.epoch} epochs already; set --epochs above that")
+        engine.state.max_epochs = epochs
+        loader = engine.state.dataloader
+        if isinstance(getattr(loader, "sampler", None), SeededSampler):
+            loader.sampler.skip = engine.state.iteration % engine.state.epoch_length * loader.batch_size
+
+
+def check_resume(folder: str | Path) -> None:
+    """
+    Raises:
+        CallError: if there is no `last.pt` in `folder`.
+    """
+    path = Path(folder) / "last.pt"
+    if not path.is_file():
+        raise CallError(f"{path}: nothing to resume. --resume takes the output_dir of an earlier run.{similar_path(path.parent)}")
