@@ -9,7 +9,7 @@ import pytest
 
 from scripts.labels import label_table, structure
 from scripts.levels.instances import Instance
-from scripts.levels.naming import DROP_COST, FLOOR, INDEPENDENT, L4_COST, L6_COST, Naming, name_bodies
+from scripts.levels.naming import BELOW_SACRUM, DROP_COST, FLOOR, INDEPENDENT, L4_COST, L6_COST, Naming, name_bodies
 
 LEVELS = [s.name for s in label_table() if s.group == "body"]  # T8 .. L5, L6, S1
 FIVE_LUMBAR = [name for name in LEVELS if name != "L6"]
@@ -152,6 +152,16 @@ def test_piece_below_the_sacrum_is_no_vertebra():
     assert best(column(*range(6)), [*rows, {"S1": 0.9}]) == ["L2", "L3", "L4", "L5", "S1", None]  # S2 looks like S1
 
 
+def test_thoracic_bodies_with_wrong_votes_are_named_not_left_out():
+    """They have half of the volume of lumbar ones, and the voxels of the upper two vote for the level below."""
+    names_there = ["T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1"]
+    volumes = (8000.0, 17000.0, 18000.0, 22000.0, 24500.0, 26500.0, 30000.0, 33000.0, 36800.0, 36100.0)
+    bodies = [piece(i, 0, volume) for i, volume in enumerate(volumes)]
+    assert best(bodies, sure("T10", "T11", *names_there[2:])) == names_there
+    fragment = [piece(-1, 0, 3000.0), *bodies]  # of an arch, say
+    assert best(fragment, sure("T10", "T10", "T11", *names_there[2:])) == [None, *names_there]
+
+
 def test_sacrum_behind_the_last_vertebra_keeps_its_name():
     bodies = [*column(*range(4)), piece(3.8, -30, 15000.0)]  # 30 mm back and 28 mm down: a slope below the limit
     assert best(bodies, sure("L2", "L3", "L4", "L5", "S1")) == ["L2", "L3", "L4", "L5", "S1"]
@@ -216,7 +226,7 @@ def test_flat_votes_of_two_bodies_by_hand():
     naming = name_bodies(column(0, 1), votes({}, {}))
     pairs = 11 + believed(-L6_COST) + believed(-L4_COST)  # neighbours, L5 above S1 among them; L5 above L6; L4 above S1
     alone = believed(np.log(12) - DROP)  # one of them, which is 12 times as probable as both
-    single = 12 * alone  # it has any of 12 levels
+    single = 11 * alone + believed(np.log(12) - BELOW_SACRUM * DROP)  # it has any of 12 levels; what lies below S1 is left out for less
     assert naming.runner_up_probability == pytest.approx(1 / (pairs + single))
     assert naming.probability == pytest.approx((1 + alone) / (pairs + single))  # the upper one alone has the level that it has in the pair
     first, second = names(naming.channels), names(naming.runner_up)

@@ -13,7 +13,8 @@ from scripts.levels.instances import Instance, usual_volume
 
 FLOOR = -5.5  # least log-probability of a level: no single vertebra decides alone, and a large one is rather renamed than left out
 L6_COST, L4_COST = 3.0, 5.0  # nats, about minus the logarithm of how often five lumbar vertebrae turn out to be six or four
-DROP_COST = (1.5, 6.0)  # nats, to take a piece for no vertebra at all: of any size, and more for one as large as the others
+DROP_COST = (1.5, 10.0)  # nats, to take a piece for no vertebra at all: of any size, and more for one as large as its neighbours
+BELOW_SACRUM = 0.6  # share of that price below S1, where S2 looks like another
 TILT_COST = 6.0  # nats per unit of the slope between neighbours beyond MAX_SLOPE
 INDEPENDENT = 0.4  # share of a difference between scores that a probability believes: neighbours are misread together
 MAX_BODIES = 30  # largest pieces that may be bodies: a whole spine has 24, and time grows with the square of their number
@@ -46,18 +47,17 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
         bodies: from top to bottom.
         log_p: mean log-probability of every channel given that the voxel is a body, shape (bodies, channels).
     """
-    levels = [s.channel for s in label_table() if s.group == "body"]
+    levels, names = zip(*((s.channel, s.name) for s in label_table() if s.group == "body"))
     if not bodies:
         return Naming([], 0.0, [], 0.0)
     if len(bodies) > MAX_BODIES:
         return _name_largest(bodies, log_p)
     scores = np.maximum(log_p[:, levels], FLOOR)
-    typical = usual_volume([b.volume_mm3 for b in bodies])
-    drop = np.array([DROP_COST[0] + DROP_COST[1] * min(1.0, b.volume_mm3 / typical) for b in bodies])
+    drop = _drop_prices([b.volume_mm3 for b in bodies])
     steps = _steps(bodies)
     paths = {}
     for start in range(len(levels)):
-        for end, (score, path) in _best_paths(start, scores, drop, steps, levels).items():
+        for end, (score, path) in _best_paths(start, scores, drop, steps, names).items():
             paths[start, end] = (score, path)
     ranked = sorted(paths.values(), key=lambda item: -item[0])
     weights = np.exp(INDEPENDENT * (np.array([score for score, _ in ranked]) - ranked[0][0]))
@@ -94,6 +94,20 @@ def usual_step(bodies: Sequence[Instance]) -> float:
     return float(np.clip(near[(len(near) - 1) // 2], *STEP_MM)) if near else STEP_MM[0]
 
 
+def _drop_prices(volumes_mm3: Sequence[float]) -> np.ndarray:
+    """Price of leaving out each body, from top to bottom.
+
+    It goes with the volume, compared with that of the larger neighbour, because thoracic bodies have half of the volume of lumbar ones; but
+    with no more than the usual one, and no less than a share of the largest, because specks have specks for neighbours.
+    """
+    usual, least = usual_volume(volumes_mm3), WHOLE * max(volumes_mm3)
+    prices = []
+    for i, volume in enumerate(volumes_mm3):
+        beside = max([*volumes_mm3[max(0, i - 1) : i], *volumes_mm3[i + 1 : i + 2]], default=usual)
+        prices.append(DROP_COST[0] + DROP_COST[1] * min(1.0, volume / max(least, min(usual, beside))))
+    return np.array(prices)
+
+
 def _steps(bodies: Sequence[Instance]) -> dict[tuple[int, int], tuple[int, float]]:
     """For bodies i above j: how many levels further j is, and the price of their slope."""
     centres = np.array([b.centre_mm for b in bodies])
@@ -107,7 +121,7 @@ def _steps(bodies: Sequence[Instance]) -> dict[tuple[int, int], tuple[int, float
     return steps
 
 
-def _best_paths(start: int, scores: np.ndarray, drop: np.ndarray, steps: dict, levels: Sequence[int]) -> dict[int, tuple[float, list]]:
+def _best_paths(start: int, scores: np.ndarray, drop: np.ndarray, steps: dict, names: Sequence[str]) -> dict[int, tuple[float, list]]:
     """Last level -> (score, level of every body) of the best path whose first level is `start`."""
     n = len(scores)
     left_out = np.append(0, np.cumsum(drop))  # price of leaving out the first k bodies
@@ -119,23 +133,22 @@ def _best_paths(start: int, scores: np.ndarray, drop: np.ndarray, steps: dict, l
             step, price = steps[i, j]
             between = left_out[j] - left_out[i + 1]
             for level, (score, path) in best[i].items():
-                for following, cost in _following(level, step, levels):
+                for following, cost in _following(level, step, names):
                     total = score + scores[j, following] - price - between - cost
                     if following not in best[j] or total > best[j][following][0]:
                         best[j][following] = (total, (*path, (j, following)))
         for level, (score, path) in best[j].items():
-            total = score - (left_out[n] - left_out[j + 1])
+            total = score - (left_out[n] - left_out[j + 1]) * (BELOW_SACRUM if names[level] == "S1" else 1)
             if level not in result or total > result[level][0]:
                 chosen = dict(path)
                 result[level] = (total, [chosen.get(k) for k in range(n)])
     return result
 
 
-def _following(level: int, step: int, levels: Sequence[int]) -> list[tuple[int, float]]:
-    """Levels (indices into `levels`, from top to bottom) that lie `step` below, with their price."""
-    names = [label_table()[c].name for c in levels]
+def _following(level: int, step: int, names: Sequence[str]) -> list[tuple[int, float]]:
+    """Levels (indices into `names`, from top to bottom) that lie `step` below, with their price."""
     if not {"L5", "L6", "S1"} <= set(names):  # a table without the exceptions
-        return [(level + step, 0.0)] if level + step < len(levels) else []
+        return [(level + step, 0.0)] if level + step < len(names) else []
     sacrum, l6, l5 = (names.index(name) for name in ("S1", "L6", "L5"))
     found = []
     if level < l5:
