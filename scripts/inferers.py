@@ -10,12 +10,12 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
 from scipy import ndimage
+from torch.nn.functional import embedding_bag
 
 from scripts.common.preflight import is_true
+from scripts.levels.instances import grown
 
 MAX_BOX_VOXELS = 12_000_000  # of the working grid; a whole spine with its margin has 9 million, and the logits of 12 million take 1.2 GB
-SLAB_VOXELS = 4_000_000  # whose logits are computed together: four times their memory is needed on the way
-CONTEXT = 2  # coarse voxels beyond a slab that its logits depend on: one for the interpolation, one for the gate
 
 
 class AutocastInferer(Inferer):
@@ -84,7 +84,7 @@ class CoarseToFineInferer(Inferer):
             raise ValueError(f"the coarse network sees a spine in a box of {size / 1e6:.0f} million voxels: no lumbar spine is so large")
         box = tuple(slice(s.start * v, s.stop * v) for s, v in zip(coarse_box, voxel))
         kinds = self.window(image[..., box[0], box[1], box[2]], network.delineate)
-        logits = combine_slabs(network, levels[..., coarse_box[0], coarse_box[1], coarse_box[2]], kinds)
+        logits = combine_near(network, levels[..., coarse_box[0], coarse_box[1], coarse_box[2]], kinds)
         if isinstance(inputs, MetaTensor):
             shift = torch.eye(4, dtype=inputs.affine.dtype)
             shift[:3, 3] = torch.tensor([s.start for s in box], dtype=shift.dtype)
@@ -114,18 +114,33 @@ def largest_cluster(seen: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(mask & (pieces == 1 + sizes.argmax()))
 
 
-def combine_slabs(network: torch.nn.Module, levels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-    """`network.combine`, a slab of the last axis at a time where the box is large: the same logits in less memory."""
-    voxel, end = network.coarse_voxel[2], levels.shape[4]
-    thick = max(1, SLAB_VOXELS // (kinds.shape[2] * kinds.shape[3] * voxel))
-    if thick >= end:
-        return network.combine(levels, kinds)
-    logits = levels.new_empty(*levels.shape[:2], *kinds.shape[2:], dtype=torch.float32)
-    for first in range(0, end, thick):
-        low, high = max(0, first - CONTEXT), min(end, first + thick + CONTEXT)
-        slab = network.combine(levels[..., low:high], kinds[..., low * voxel : high * voxel])
-        target = logits[..., first * voxel : (first + thick) * voxel]
-        target.copy_(slab[..., (first - low) * voxel :][..., : target.shape[4]])
+def combine_near(network: torch.nn.Module, levels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+    """`network.combine` (1CXYZ) where a body or a disc may be, and one voxel around; elsewhere `background_logits`.
+
+    A kind of less than 1/C of the probability of the background stays behind it, whichever level gets it.
+
+    Args:
+        network: a `SpineNet`.
+        levels: level logits on the coarse grid, 1CXYZ.
+        kinds: kind logits, 13XYZ.
+    """
+    logits = background_logits(levels.new_empty(*levels.shape[:2], *kinds.shape[2:], dtype=torch.float32))
+    ahead = kinds[0, 1:].amax(0) > kinds[0, 0] - math.log(levels.shape[1])
+    near = torch.from_numpy(grown(ahead.cpu().numpy())).to(kinds.device).flatten().nonzero()[:, 0]
+    if not len(near):
+        return logits
+    # trilinear interpolation as a sum of eight rows of a table: a twentieth of the time that it takes for all channels of all voxels
+    table = network.gated(levels)[0]
+    rows, weights = near.new_zeros(1, 1), torch.ones(1, 1, device=near.device)
+    for place, voxel, size in zip(torch.unravel_index(near, kinds.shape[2:]), network.coarse_voxel, table.shape[1:]):
+        at = ((place + 0.5) / voxel - 0.5).clamp(0, size - 1)
+        low = at.floor()
+        pair = torch.stack([low, (low + 1).clamp(max=size - 1)], 1).long()
+        share = torch.stack([1 - (at - low), at - low], 1)
+        rows = (rows[:, :, None] * size + pair[:, None]).flatten(1)
+        weights = (weights[:, :, None] * share[:, None]).flatten(1)
+    gated = embedding_bag(rows, table.flatten(1).T.contiguous(), per_sample_weights=weights, mode="sum")
+    logits.flatten(2)[0][:, near] = network.divide(gated, kinds.flatten(2)[0].T[near]).T
     return logits
 
 
