@@ -45,8 +45,8 @@ def interpolate_straight(volume: torch.Tensor, matrix: np.ndarray, box: Sequence
     return volume.permute([list(axes).index(a) for a in range(3)])
 
 
-def resample_axes(volume: torch.Tensor, steps: Sequence[float], shape: Sequence[int]) -> torch.Tensor:
-    """Voxel i of the result lies at i x step of the input, along every axis; beyond the last voxel its value is repeated.
+def resample_axes(volume: torch.Tensor, steps: Sequence[float], shape: Sequence[int], first: Sequence[float] = (0, 0, 0)) -> torch.Tensor:
+    """Voxel i of the result lies at first + i x step of the input, along every axis; beyond the rim the values of the rim.
 
     What trilinear sampling gives, without a grid of coordinates, which takes more memory than the volume.
 
@@ -54,10 +54,11 @@ def resample_axes(volume: torch.Tensor, steps: Sequence[float], shape: Sequence[
         volume: shape CXYZ, floating point.
         steps: voxels of the input per voxel of the result.
         shape: XYZ of the result.
+        first: place of the first voxel of the result, in voxels of the input.
     """
     shrinking_first = sorted(range(3), key=lambda axis: shape[axis] / volume.shape[axis + 1])
     for axis in shrinking_first:
-        volume = interpolate_axis(volume, axis + 1, np.arange(int(shape[axis])) * float(steps[axis]))
+        volume = interpolate_axis(volume, axis + 1, float(first[axis]) + np.arange(int(shape[axis])) * float(steps[axis]))
     return volume
 
 
@@ -74,7 +75,9 @@ def interpolate_axis(volume: torch.Tensor, axis: int, place: np.ndarray) -> torc
         result = interpolate_axis(volume.permute(in_memory), in_memory.index(axis), place)
         return result.permute([in_memory.index(a) for a in range(volume.ndim)])
     last = volume.shape[axis] - 1
-    place = np.round(place.clip(0, last), 9)  # a step of 1 that a header cannot hold exactly
+    place = place.clip(0, last)
+    if np.abs(place - place.round()).max(initial=0) < TOLERANCE_VOXELS:  # a step of 1, or a start at 0, that a header cannot hold exactly
+        place = place.round()
     if len(place) == last + 1 and (place == np.arange(len(place))).all():
         return volume
     low = np.floor(place)
@@ -95,7 +98,7 @@ def interpolate_axis(volume: torch.Tensor, axis: int, place: np.ndarray) -> torc
 
 
 class AxisResample(SpatialResample):
-    """`SpatialResample` between grids whose axes point the same way and whose first voxels coincide, as in `Spacing`.
+    """`SpatialResample` between grids whose axes point the same way, as in `Spacing`; beyond the rim the values of the rim.
 
     MONAI samples in float64, through a grid of float64 coordinates: 40 bytes a voxel where this takes 4. Other modes than linear are
     left to MONAI, and so are other pairs of grids, as those of a sheared affine, which `Spacing` makes orthogonal.
@@ -104,17 +107,12 @@ class AxisResample(SpatialResample):
     def __call__(
         self, img: torch.Tensor, dst_affine: torch.Tensor, spatial_size: Sequence[int], mode: str | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        straight = isinstance(img, MetaTensor) and img.ndim == 4 and _same_axes(img.affine, dst_affine)
-        if (mode or self.mode) != "bilinear" or not straight:
+        if (mode or self.mode) != "bilinear" or not isinstance(img, MetaTensor) or img.ndim != 4:
             return super().__call__(img, dst_affine=dst_affine, spatial_size=spatial_size, mode=mode, **kwargs)
-        steps = (dst_affine[:3, :3].norm(dim=0) / img.affine[:3, :3].norm(dim=0)).tolist()
-        result = resample_axes(img.as_tensor().float(), steps, spatial_size)
+        to_source = np.linalg.inv(np.asarray(img.affine, np.float64)) @ np.asarray(dst_affine, np.float64)
+        if straight_axes(to_source, [slice(0, int(n)) for n in spatial_size]) != [0, 1, 2]:
+            return super().__call__(img, dst_affine=dst_affine, spatial_size=spatial_size, mode=mode, **kwargs)
+        result = resample_axes(img.as_tensor().float(), np.diag(to_source), spatial_size, to_source[:3, 3])
         result = MetaTensor(result, meta=img.meta, applied_operations=img.applied_operations)
         result.affine = dst_affine.to(img.affine.dtype)
         return result
-
-
-def _same_axes(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two affines differ in the size of their voxels alone."""
-    between = np.linalg.inv(np.asarray(a, np.float64)) @ np.asarray(b, np.float64)
-    return bool(np.abs(between - np.diag(np.diag(between))).max() < TOLERANCE_VOXELS)
