@@ -1,6 +1,6 @@
 """nnU-Net v2's predictor on one scan, for `benchmark`: runs in an environment with nnunetv2, which the bundle does not need.
 
-    python benchmark_nnunet.py OPTIONS
+    python scripts/benchmark/nnunet.py OPTIONS
 
 OPTIONS is a JSON object with `scan` and `label` (files), `folder` (for nnU-Net's files) and `classes`, background included. Planner and
 predictor are nnU-Net's own: the plan of its default planner for a dataset of this scan, random weights, one fold, no mirroring, CPU.

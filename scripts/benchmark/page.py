@@ -10,6 +10,8 @@ from scripts.common.files import write_whole
 from scripts.common.tables import markdown
 
 NOT_MEASURED = "Not measured."
+PROCESSES = """Most of what is not the network runs on one core. Several processes with a core each therefore do more together; each takes
+its share of the scans, with the command of [clients.md](clients.md#several-gpus-several-machines), and needs its own memory."""
 NETWORKS = ("coarse network", "fine network")
 WAYS = {"ours": "this bundle", "plain": "plain way of the model zoo", "nnunet": "nnU-Net v2"}
 MIB_PER_GB = 1e9 / 2**20
@@ -173,13 +175,18 @@ def _folder(results: Mapping[str, Any]) -> str:
         return NOT_MEASURED
     few, many = folder["scans"]
     rows = []
-    for name, title in (("one_by_one", "one by one (`--num_workers 0`)"), ("overlapped", "overlapped (`--num_workers 1`)")):
+    titles = {
+        "one_by_one": "one by one (`--num_workers 0`)",
+        "overlapped": "the next scan is read meanwhile (`--num_workers 1`, the default)",
+        "side_by_side": f"{folder['processes']} processes (`torchrun --nproc_per_node={folder['processes']}`, `--num_workers 0`)",
+    }
+    for name, title in titles.items():
         own = folder[name]
         memory = [f"{mib / MIB_PER_GB:.2f}" for mib in own["peak_mib"]]
-        rows.append([title, *(f"{s:.1f}" for s in own["seconds"]), f"{own['per_scan_s']:.2f}", *memory])
-    header = ["way", f"{few} scans, s", f"{many} scans, s", "s per further scan", f"GB, {few} scans", f"GB, {many} scans"]
-    gain = folder["one_by_one"]["per_scan_s"] / folder["overlapped"]["per_scan_s"]
-    return f"{markdown(header, rows, words=1)}\n\nOverlapped reading: {gain:.2f} times the rate."
+        gain = folder["one_by_one"]["per_scan_s"] / own["per_scan_s"]
+        rows.append([title, *(f"{s:.1f}" for s in own["seconds"]), f"{own['per_scan_s']:.2f}", f"{gain:.2f}", *memory])
+    header = ["way", f"{few} scans, s", f"{many} scans, s", "s per further scan", "times the rate", f"GB, {few} scans", f"GB, {many} scans"]
+    return f"{markdown(header, rows, words=1)}\n\n{PROCESSES}"
 
 
 def _large(results: Mapping[str, Any]) -> str:

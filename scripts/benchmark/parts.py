@@ -95,7 +95,8 @@ def benchmark(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         files = {case_name(s): Path(s).absolute() for s in scans} if scans or not parts else _phantoms(work / "scans")
-        bench = Bench(str(Path(bundle_root).absolute()), work, files, repeats, folder_size, training_steps, nnunet_python)
+        python = str(Path(nnunet_python).absolute())  # not resolved: an environment is known by the link to its python
+        bench = Bench(str(Path(bundle_root).absolute()), work, files, repeats, folder_size, training_steps, python)
         if parts:
             setting["scans"] = {name: _grid(scan) for name, scan in files.items()}
         results = old if {k: old.get(k) for k in setting} == setting or not parts else setting
@@ -164,8 +165,12 @@ def ours(bench: Bench) -> dict[str, dict]:
     return _of_every_scan(bench, measure)
 
 
-def _command(bench: Bench, options: Sequence[str], with_children: bool = False) -> Child:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml", *options]
+def _command(bench: Bench, options: Sequence[str], with_children: bool = False, processes: int = 1) -> Child:
+    start, configs = [sys.executable], "configs/inference.yaml"
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        configs = f"['{configs}','configs/multi_gpu_inference.yaml']"
+    command = [*start, "-m", "monai.bundle", "run", "--config_file", configs, *options]
     return run_child(command, bench.bundle_root, with_children=with_children)
 
 
@@ -227,8 +232,9 @@ def knobs(bench: Bench) -> dict[str, dict]:
 def folder(bench: Bench) -> dict[str, Any]:
     """Two folders of copies of the first scan, the second twice as large; seconds per scan are what its other half takes."""
     scan = next(iter(bench.scans.values()))
-    found: dict[str, Any] = {"scans": [bench.folder_size, 2 * bench.folder_size]}
-    for name, workers in (("one_by_one", 0), ("overlapped", 1)):
+    cores = os.cpu_count() or 1
+    found: dict[str, Any] = {"scans": [bench.folder_size, 2 * bench.folder_size], "processes": cores}
+    for name, workers, processes in (("one_by_one", 0, 1), ("overlapped", 1, 1), ("side_by_side", 0, cores)):
         children = []
         for count in found["scans"]:
             source = bench.work / "folder" / f"{count}"
@@ -236,9 +242,8 @@ def folder(bench: Bench) -> dict[str, Any]:
             for i in range(count):
                 shutil.copy(scan, source / f"copy_{i:04d}_{scan.name}")
             target = bench.work / "folder" / f"{name}_{count}"
-            children.append(
-                _command(bench, ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", str(workers)], True)
-            )
+            options = ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", str(workers)]
+            children.append(_command(bench, options, with_children=True, processes=processes))
         found[name] = {
             "seconds": [c.seconds for c in children],
             "per_scan_s": (children[1].seconds - children[0].seconds) / bench.folder_size,

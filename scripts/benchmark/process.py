@@ -9,14 +9,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from scripts.common.errors import UserError
 
 INTERVAL_S = 0.1
-ROLLUP = "/proc/{}/smaps_rollup"
+STATUS, ROLLUP = "/proc/{}/status", "/proc/{}/smaps_rollup"
 
 
 class Child(NamedTuple):
@@ -28,10 +28,15 @@ class Child(NamedTuple):
 
 
 class Watch:
-    """A thread that looks at the memory of a process and its descendants until it is told to end."""
+    """A thread that looks at the memory of a process until it is told to end.
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    Args:
+        pid: of the process.
+        memory: gives its memory in MiB, `own_mib` or `memory_mib`.
+    """
+
+    def __init__(self, pid: int, memory: Callable[[int], float]) -> None:
+        self.pid, self.memory = pid, memory
         self.peak_mib = 0.0
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._look, daemon=True)
@@ -39,13 +44,22 @@ class Watch:
 
     def _look(self) -> None:
         while not self.ended.wait(INTERVAL_S):
-            self.peak_mib = max(self.peak_mib, memory_mib(self.pid))
+            self.peak_mib = max(self.peak_mib, self.memory(self.pid))
 
     def end(self) -> float:
-        """The largest sum that was seen, in MiB."""
+        """The largest memory that was seen, in MiB."""
         self.ended.set()
         self.thread.join()
         return self.peak_mib
+
+
+def own_mib(pid: int) -> float:
+    """The largest memory that a process on Linux has had so far, without its descendants, MiB. 0 for one that has ended."""
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB", Path(STATUS.format(pid)).read_text(), re.MULTILINE)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return int(found[1]) / 2**10 if found else 0.0
 
 
 def memory_mib(pid: int) -> float:
@@ -65,8 +79,8 @@ def run_child(command: Sequence[str], folder: str, timeout_s: float = 3600.0, wi
         command: program and arguments.
         folder: to run it in.
         timeout_s: after which it is killed.
-        with_children: on Linux, look at the memory of all its processes together, `INTERVAL_S` apart, instead of its own alone, which
-            the system itself keeps. That slows it down a little.
+        with_children: on Linux, add up the memory of all its processes, `INTERVAL_S` apart, instead of reading the mark that Linux keeps
+            of its own. That slows it down a little.
 
     Raises:
         UserError: if it fails or takes longer than `timeout_s`; the message ends with the last lines that it printed.
@@ -76,12 +90,14 @@ def run_child(command: Sequence[str], folder: str, timeout_s: float = 3600.0, wi
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err)
         timer = threading.Timer(timeout_s, process.kill)
         timer.start()
-        watch = Watch(process.pid) if with_children and Path(ROLLUP.format("self")).exists() else None
+        # not ru_maxrss, where there is another way: it counts what this process held when it started the other
+        on_linux = Path(ROLLUP.format("self")).exists()
+        watch = Watch(process.pid, memory_mib if with_children else own_mib) if on_linux else None
         try:
             _, status, usage = os.wait4(process.pid, 0)
         finally:
             timer.cancel()
-            peak_mib = watch.end() if watch else 0.0
+            seen_mib = watch.end() if watch else 0.0
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
@@ -90,4 +106,4 @@ def run_child(command: Sequence[str], folder: str, timeout_s: float = 3600.0, wi
             last = " / ".join(err.read().strip().splitlines()[-3:])
             raise UserError(f"{' '.join(command[:5])} ... ended with {process.returncode} after {seconds:.0f} s: {last}")
         unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-        return Child(out.read(), seconds, max(peak_mib, usage.ru_maxrss / unit))
+        return Child(out.read(), seconds, seen_mib or usage.ru_maxrss / unit)
