@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from monai.handlers import CheckpointLoader
 
 from scripts.common import command
 from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
-from scripts.common.preflight import check_between, check_numbers, check_start, check_weights, load_weights
+from scripts.common.preflight import check_between, check_numbers, check_start, check_weights, check_writable, load_weights
 from scripts.labels import check_scheme
 from scripts.training.checkpoint import PretrainedWeights, ResumableCheckpoint
 
@@ -105,6 +106,29 @@ def test_configs_check_their_numbers_first(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def without_rights():
+    """Root may write everywhere: be nobody for a while."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+
+
+def test_read_only_folder(without_rights):
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which nobody may not enter
+        check_writable(folder, "output_dir")
+        Path(folder).chmod(0o555)
+        for target in (folder, f"{folder}/below"):
+            message = "cannot be written to (Permission denied). Set --output_dir to a folder that can, on a disk with room."
+            with fails(f"{target}: {message}"):
+                check_writable(target, "output_dir")
+        Path(folder).chmod(0o755)
+        assert not list(Path(folder).iterdir())
+
+
 def test_nearest_names(tmp_path):
     assert did_you_mean("vers", ("verse", "channel")) == " Did you mean verse?"
     assert did_you_mean("nothing like it", ("verse", "channel")) == ""
@@ -164,9 +188,8 @@ def python(code: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize(("kind", "code"), [("UserError", 1), ("CallError", 2)])
 def test_exit_codes(kind, code):
-    done = python(
-        f"from scripts.common.errors import {kind}\ntry:\n    1 / 0\nexcept ArithmeticError:\n    raise {kind}('a.nii.gz: mend it') from None"
-    )
+    fails = f"try:\n    1 / 0\nexcept ArithmeticError:\n    raise {kind}('a.nii.gz: mend it') from None"
+    done = python(f"from scripts.common.errors import {kind}\n{fails}")
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "a.nii.gz: mend it\n")
 
 
