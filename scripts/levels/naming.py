@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -121,7 +122,7 @@ def _steps(bodies: Sequence[Instance]) -> dict[tuple[int, int], tuple[int, float
     return steps
 
 
-def _best_paths(start: int, scores: np.ndarray, drop: np.ndarray, steps: dict, names: Sequence[str]) -> dict[int, tuple[float, list]]:
+def _best_paths(start: int, scores: np.ndarray, drop: np.ndarray, steps: dict, names: tuple[str, ...]) -> dict[int, tuple[float, list]]:
     """Last level -> (score, level of every body) of the best path whose first level is `start`."""
     n = len(scores)
     left_out = np.append(0, np.cumsum(drop))  # price of leaving out the first k bodies
@@ -145,7 +146,8 @@ def _best_paths(start: int, scores: np.ndarray, drop: np.ndarray, steps: dict, n
     return result
 
 
-def _following(level: int, step: int, names: Sequence[str]) -> list[tuple[int, float]]:
+@cache
+def _following(level: int, step: int, names: tuple[str, ...]) -> list[tuple[int, float]]:
     """Levels (indices into `names`, from top to bottom) that lie `step` below, with their price."""
     if not {"L5", "L6", "S1"} <= set(names):  # a table without the exceptions
         return [(level + step, 0.0)] if level + step < len(names) else []
