@@ -129,7 +129,7 @@ def machine() -> dict[str, str]:
 
 
 def _measure(bench: Bench, name: str, **options: Any) -> dict[str, Any]:
-    """A function of `benchmark_runs` in a process of its own: its result and `peak_mib`."""
+    """A function of `runs` in a process of its own: its result and `peak_mib`."""
     options |= {"bundle_root": bench.bundle_root}
     child = run_child([sys.executable, "-m", "scripts.benchmark.runs", name, json.dumps(options)], bench.bundle_root)
     return {**json.loads(child.output.splitlines()[-1]), "peak_mib": child.peak_mib}
