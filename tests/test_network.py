@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import BUNDLE
 from torch import nn
 
 from scripts.common.shared import inference_config
 from scripts.labels import label_table, structure
 from scripts.network import GATE_FLOOR, KINDS, SpineNet
 
-BUNDLE = Path(__file__).resolve().parents[1]
 TABLE = label_table()
 CHANNELS = len(TABLE)
 L3, L4, DISC = (structure(name).channel for name in ("L3", "L4", "L3/L4"))

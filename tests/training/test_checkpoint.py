@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import BUNDLE
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.handlers import CheckpointSaver
@@ -14,7 +15,6 @@ from monai.handlers import CheckpointSaver
 from scripts.common.errors import UserError
 from scripts.training.checkpoint import OnCpu, ResumableCheckpoint
 
-BUNDLE = Path(__file__).resolve().parents[1]
 DATA = [torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 3.0]]), torch.tensor([[-1.0, 0.0]])]
 
 

@@ -1,0 +1,40 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts.common.files import write_whole
+
+CPU = torch.device("cpu")
+
+
+def test_write_whole(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.nii.gz"
+    names = []
+    assert write_whole(path, lambda partial: names.append(partial.name) or partial.write_text("first")) == path
+    assert path.read_text() == "first"
+    assert write_whole(str(path), lambda partial: names.append(partial.name) or partial.write_text("second")) == path
+    # hidden, with the suffix by which writers choose the format, and another name for every writer
+    assert all(re.fullmatch(r"\.partial_[0-9a-f]{8}_a\.nii\.gz", name) for name in names)
+    assert len(set(names)) == 2
+    assert path.read_text() == "second"
+    assert [p.name for p in path.parent.iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_write_whole_leaves_the_old_file_and_no_half_one(tmp_path, error):
+    (tmp_path / "a.txt").write_text("old")
+
+    def fail(partial: Path) -> None:
+        partial.write_text("half")
+        raise error("disk full")
+
+    for name in ("a.txt", "b.txt"):
+        with pytest.raises(error, match="disk full"):
+            write_whole(tmp_path / name, fail)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
