@@ -152,8 +152,10 @@ def background_logits(like: torch.Tensor) -> torch.Tensor:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """True where bfloat16 is computed in hardware; elsewhere it is emulated and far slower than float32."""
+    """True where bfloat16 is faster than float32: on GPUs that compute in it and on processors with tiles for it (AMX).
+
+    AVX512-BF16 alone does not pay: there a convolution of 32 channels does 200 GFLOPs/s in bfloat16 and 300 in float32.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
