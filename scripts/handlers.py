@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from monai.engines.utils import IterationEvents
 
 from scripts.batch.own_masks import digest
 from scripts.common.distributed import gathered
-from scripts.common.errors import UserError
+from scripts.common.errors import UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import is_true
 from scripts.common.tables import aligned, read_rows, write_rows
@@ -135,13 +136,14 @@ class CaseFigures:
             source = batch["image"].meta["filename_or_obj"]
             volume = read_scan(source)  # the batch holds the resampled scan only
             reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
-            figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=case_name(source))
+            title = shown(case_name(source))
+            figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=title)
             if self.output_dir:
                 mask = self.layout.filename(source)
                 save_figure(figure, mask.with_name(case_name(mask) + ".png"))
-            track_figure(engine, figure, case_name(source))
+            track_figure(engine, figure, title)
             if self.summary_writer is not None:
-                self.summary_writer.add_image(case_name(source), figure_to_array(figure), engine.state.epoch, dataformats="HWC")
+                self.summary_writer.add_image(title, figure_to_array(figure), engine.state.epoch, dataformats="HWC")
 
 
 class CaseReports:
@@ -176,7 +178,7 @@ class CaseReports:
             ]
             report["warnings"] = [*batch["image"].meta.get("notes", "").splitlines(), *doubts(report)]
             for warning in report["warnings"]:
-                print(f"{source}: {warning}")
+                print(shown(f"{source}: {warning}"))
             if "made_from" in batch:
                 report["made_from"] = batch["made_from"]
             mask = self.layout.filename(source)
@@ -200,7 +202,11 @@ class CaseReports:
         if idist.get_rank() == 0 and rows:
             table = self.output_dir / "structures.csv"
             new = {row["mask"] for row in rows}
-            kept = [row for row in read_rows(table) if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
+            try:
+                earlier = read_rows(table)
+            except csv.Error as error:
+                raise UserError(f"{table}: no table ({error}). Move it away and run the same command again.") from error
+            kept = [row for row in earlier if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
             write_whole(table, partial(write_rows, kept + rows))
 
 

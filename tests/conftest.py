@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from pathlib import Path
 
 import monai.bundle
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +55,28 @@ def run_bundle(config_file: str | list[str], run_id: str = "run", **overrides) -
     monai.bundle.run(run_id=run_id, config_file=config_file, **{**SMALL, **overrides})
 
 
+def infer(weights: Path, output_dir: Path, dataset_dir: Path, **options) -> int:
+    """The exit code."""
+    try:
+        run_bundle(INFERENCE, ckpt_path=str(weights), output_dir=str(output_dir), dataset_dir=str(dataset_dir), **options)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def failures(output_dir: Path) -> dict[str, dict]:
+    with (output_dir / "failures.csv").open(newline="", encoding="utf-8") as handle:
+        return {Path(row["file"]).name: row for row in csv.DictReader(handle)}
+
+
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def last_line(capfd) -> str:
+    return capfd.readouterr().out.splitlines()[-1]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _settings():
     os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
@@ -93,3 +118,28 @@ def small_scan(tmp_path_factory) -> Path:
     options = {"contrast": "T2w", "view": "L3", "shape": (9, 32, 51), "spacing_mm": (2.5, 4.9)}
     write_cohort(folder, training=0, validation=1, testing=0, seed=3, **options)
     return next(folder.rglob("*_T2w.nii.gz"))
+
+
+@pytest.fixture(scope="session")
+def weights(trained) -> Path:
+    """A small network."""
+    return trained / "model.pt"
+
+
+@pytest.fixture(scope="session")
+def scan(cohort) -> nib.Nifti1Image:
+    """A phantom, its slices along the last axis."""
+    found = nib.load(min((cohort / "testing").glob("*w.nii.gz")))
+    voxels, affine = np.asarray(found.dataobj).astype(np.int16), found.affine
+    order = [*(axis for axis in range(3) if axis != np.argmin(voxels.shape)), int(np.argmin(voxels.shape))]
+    return nib.Nifti1Image(voxels.transpose(order), affine[:, [*order, 3]])
+
+
+@pytest.fixture
+def two(scan, tmp_path) -> Path:
+    """Folder with two scans."""
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for name in "ab":
+        nib.save(nib.Nifti1Image(np.asarray(scan.dataobj)[::2, ::2], scan.affine @ np.diag([2, 2, 1, 1])), folder / f"{name}.nii.gz")
+    return folder

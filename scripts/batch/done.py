@@ -78,11 +78,19 @@ class Done:
         if self.overwrite or not report.is_file():
             return False
         try:
-            known = json.loads(report.read_text(encoding="utf-8"))["made_from"]
+            content = json.loads(report.read_text(encoding="utf-8"))
+            known = content["made_from"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
         has_figure = not self.figures or is_whole_png(mask.with_name(f"{case_name(mask)}.png"))
-        return known == dict(made_from) and has_figure and is_whole_gzip(mask)
+        return known == dict(made_from) and is_report(content) and has_figure and is_whole_gzip(mask)
+
+
+def is_report(content: Mapping[str, Any]) -> bool:
+    """It has what `structures.csv` takes from a report; somebody may have edited it."""
+    rows = content.get("structures")
+    whole = isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("cut_by_view", []), list) for row in rows)
+    return whole and "sequence_probability" in content
 
 
 def is_whole_png(path: Path) -> bool:

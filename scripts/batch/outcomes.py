@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections import Counter
 from functools import partial
@@ -11,6 +12,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from scripts.common.distributed import gathered
+from scripts.common.errors import shown
 from scripts.common.files import write_whole
 from scripts.common.tables import read_rows, write_rows
 
@@ -43,7 +45,7 @@ class Outcomes:
         self.rows[scan] = [{"file": scan, "outcome": "skipped"}]
 
     def failed(self, scan: str, reason: str, fix: str) -> None:
-        print(f"{scan}: {reason}. {fix}")
+        print(shown(f"{scan}: {reason}. {fix}"))
         self.rows[scan] = [{"file": scan, "outcome": "failed", "reason": reason, "fix": fix}]
         if idist.get_world_size() == 1:  # now, because the run may be killed
             self._write([row for rows in self.rows.values() for row in rows])
@@ -78,8 +80,8 @@ class Outcomes:
                 write_whole(self.table, partial(write_rows, failures))
             else:
                 self.table.unlink(missing_ok=True)
-        except OSError as error:
-            return f"{self.table} cannot be written ({error.strerror}), the lines above say why"
+        except (OSError, csv.Error) as error:
+            return f"{self.table} cannot be written ({getattr(error, 'strerror', None) or error}), the lines above say why"
         return ""
 
     def _earlier(self) -> list[dict]:

@@ -39,7 +39,7 @@ def check_replaceable(mask: Path, scan: str) -> None:
         own = _made_here(mask)
     if not own:
         fix = "Move it, set another --output_dir, or set --overwrite True if it may go."
-        raise ScanError(scan, f"{mask} is there already and not as this bundle has written it: a label, or a corrected mask?", fix)
+        raise ScanError(scan, f"{mask} is there already and not as this bundle has written it (a label or a corrected mask)", fix)
 
 
 def _made_here(mask: Path) -> bool:

@@ -88,6 +88,8 @@ FIX_OF_ERRNO = {
     errno.EFBIG: "Make room on the disk of output_dir, or raise the limit of a file's size (ulimit -f), then run the same command again.",
     errno.EDQUOT: "Make room on the disk of output_dir, then run the same command again.",
     errno.EROFS: "Set --output_dir to a folder that can be written to.",
+    errno.ENAMETOOLONG: "Give it a shorter name: the names of its mask and of the files beside it are longer.",
+    errno.ENOTDIR: "A file lies where a folder of output_dir should be: move it, or set another --output_dir.",
     errno.EACCES: "Ask for the permission to read the scan and to write to output_dir.",
 }
 
@@ -107,6 +109,11 @@ def explain(error: BaseException, path: str | Path) -> tuple[str, str]:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or text}{where}", FIX_OF_ERRNO.get(error.errno, EXPORT_AGAIN)
     return f"{type(error).__name__}: {text[:300]}", "Look at the scan in a viewer. If it is fine there, report this line to the authors."
+
+
+def shown(text: object) -> str:
+    """The text in one line that can be printed and drawn anywhere: file names may hold line breaks, and bytes that are no UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def read_reason(error: BaseException) -> str:

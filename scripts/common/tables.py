@@ -16,19 +16,23 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
 
 
 def write_rows(rows: list[dict], path: Path) -> None:
-    """Write a table; a row that lacks a column has nothing there."""
+    """Write a table; a row that lacks a column has nothing there. Names of files are written as they are, UTF-8 or not."""
     columns = dict.fromkeys(name for row in rows for name in row)
-    with path.open("w", newline="", encoding="utf-8") as handle:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
         writer = csv.DictWriter(handle, fieldnames=list(columns))
         writer.writeheader()
         writer.writerows(rows)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """A table that `write_rows` has written; no rows if there is no file."""
+    """A table that `write_rows` has written, or a spreadsheet since; no rows if there is no file.
+
+    Raises:
+        csv.Error: if it is no table.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as handle:
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as handle:
         return list(csv.DictReader(handle))
 
 

@@ -6,57 +6,17 @@ import csv
 import errno
 import json
 import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pytest
 import torch
-from conftest import INFERENCE, SMALL, run_bundle
+from conftest import failures, files, infer, last_line
 
 from scripts import handlers, transforms
 from scripts.common.files import write_whole
-from scripts.data.datalist import case_name
 from scripts.data.scans import read_scan
-
-
-def infer(weights: Path, output_dir: Path, dataset_dir: Path, **options) -> int:
-    """The exit code."""
-    try:
-        run_bundle(INFERENCE, ckpt_path=str(weights), output_dir=str(output_dir), dataset_dir=str(dataset_dir), **options)
-    except SystemExit as end:
-        return end.code
-    return 0
-
-
-def failures(output_dir: Path) -> dict[str, dict]:
-    with (output_dir / "failures.csv").open(newline="", encoding="utf-8") as handle:
-        return {Path(row["file"]).name: row for row in csv.DictReader(handle)}
-
-
-def files(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-
-
-@pytest.fixture(scope="module")
-def weights(trained) -> Path:
-    return trained / "model.pt"
-
-
-@pytest.fixture(scope="module")
-def scan(cohort) -> nib.Nifti1Image:
-    """A phantom, its slices along the last axis."""
-    found = nib.load(min((cohort / "testing").glob("*w.nii.gz")))
-    voxels, affine = np.asarray(found.dataobj).astype(np.int16), found.affine
-    order = [*(axis for axis in range(3) if axis != np.argmin(voxels.shape)), int(np.argmin(voxels.shape))]
-    return nib.Nifti1Image(voxels.transpose(order), affine[:, [*order, 3]])
 
 
 def write_bad(folder: Path, scan: nib.Nifti1Image) -> dict[str, str]:
@@ -184,20 +144,6 @@ def test_messy_folder(weights, scan, tmp_path, capfd):
     assert any(line.startswith("empty_seg.nii.gz,") for line in again)
 
 
-@pytest.fixture
-def two(scan, tmp_path) -> Path:
-    """Folder with two scans."""
-    folder = tmp_path / "two"
-    folder.mkdir()
-    for name in "ab":
-        nib.save(nib.Nifti1Image(np.asarray(scan.dataobj)[::2, ::2], scan.affine @ np.diag([2, 2, 1, 1])), folder / f"{name}.nii.gz")
-    return folder
-
-
-def last_line(capfd) -> str:
-    return capfd.readouterr().out.splitlines()[-1]
-
-
 def test_what_counts_as_done(weights, two, tmp_path, capfd):
     out = tmp_path / "out"
     options = {"weights": weights, "output_dir": out, "dataset_dir": two}
@@ -313,67 +259,6 @@ def test_what_fails_after_reading_costs_one_scan(weights, two, tmp_path, capfd, 
     monkeypatch.undo()
     assert infer(weights, out, two) == 0  # the mask without a report is not done
     assert last_line(capfd) == "1 segmented, 1 skipped (already done), 0 failed"
-
-
-def test_no_room_for_a_whole_file(weights, two, tmp_path):
-    """The system stops every file after some bytes, as a full disk does: enough for a mask and a table, not for a figure."""
-    out = tmp_path / "out"
-    options = {**SMALL, "ckpt_path": weights, "output_dir": out, "dataset_dir": two}
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", INFERENCE, *(f"--{k}={v}" for k, v in options.items())]
-    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (6000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 1, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1].startswith("0 segmented, 0 skipped (already done), 2 failed")
-    assert {row["reason"].split(" (")[0] for row in failures(out).values()} == {"File too large"}
-    assert files(out) == {"failures.csv", "a_seg.nii.gz", "b_seg.nii.gz"}
-    assert infer(weights, out, two) == 0
-    assert {"a_seg.png", "b_seg.png"} < files(out)
-
-
-def test_a_reader_that_dies_costs_one_scan(weights, two, tmp_path, capfd, monkeypatch):
-    nib.save(nib.load(two / "a.nii.gz"), two / "c.nii.gz")
-
-    def read(path: str):
-        if case_name(path) == "b":
-            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory is short
-        return original(path)
-
-    original = transforms.read_scan
-    monkeypatch.setattr(transforms, "read_scan", read)
-    assert infer(weights, tmp_path / "out", two, num_workers=1, figures=False) == 1
-    assert last_line(capfd).startswith("2 segmented, 0 skipped (already done), 1 failed")
-    assert failures(tmp_path / "out")["b.nii.gz"]["reason"].startswith("the process that read it died")
-
-
-def test_killed_while_writing(tmp_path):
-    path = tmp_path / "a_seg.nii.gz"
-    path.write_text("old")
-
-    def die(partial: Path) -> None:
-        partial.write_text("half")
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if not child:
-        write_whole(path, die)
-    os.waitpid(child, 0)
-    assert path.read_text() == "old"
-    (left,) = files(tmp_path) - {path.name}
-    assert left.startswith(".partial_")
-    write_whole(path, lambda partial: partial.write_text("new"))  # another process may still be at the other one
-    assert path.read_text() == "new"
-    assert files(tmp_path) == {path.name, left}
-
-
-def test_left_over_partial_files_are_no_scans(weights, two, tmp_path):
-    (two / ".partial_1234_x.nii.gz").write_bytes(b"half")
-    old = tmp_path / "out" / ".partial_1234_a_seg.nii.gz"
-    old.parent.mkdir()
-    for path in (old, old.with_name(".partial_5678_a_seg.nii.gz")):
-        path.write_bytes(b"half")
-    os.utime(old, (time.time() - 86400,) * 2)
-    assert infer(weights, old.parent, two, image=str(two / "a.nii.gz"), figures=False) == 0
-    assert files(old.parent) == {".partial_5678_a_seg.nii.gz", "a_seg.nii.gz", "a_seg.json", "structures.csv"}  # another may be at it
 
 
 def test_wrong_calls(weights, two, tmp_path, capfd):

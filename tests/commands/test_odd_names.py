@@ -1,0 +1,77 @@
+"""File names in other encodings, and tables and reports that somebody has edited."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import files, infer, last_line
+
+from scripts.common.errors import explain, shown
+from scripts.common.tables import read_rows
+
+LATIN = os.fsdecode(b"R\xfccken")  # as old archives leave names: no UTF-8
+
+
+def test_names_that_are_no_utf8(weights, two, tmp_path, capfd):
+    (two / "a.nii.gz").rename(two / f"{LATIN}.nii.gz")
+    (two / f"{LATIN}_bad.nii.gz").write_text("x")
+    (two / "line\nbreak.nii.gz").write_text("x")
+    out = tmp_path / "out"
+    assert infer(weights, out, two) == 1
+    printed = capfd.readouterr().out.splitlines()
+    assert printed[-1].startswith("2 segmented, 0 skipped (already done), 2 failed")
+    assert len([line for line in printed if "R\\udcfccken_bad.nii.gz: cannot be read" in line]) == 1
+    assert len([line for line in printed if "line\\nbreak.nii.gz: cannot be read" in line]) == 1
+    assert {f"{LATIN}_seg{suffix}" for suffix in (".nii.gz", ".png", ".json")} < files(out)
+    assert {Path(row["file"]).name for row in read_rows(out / "failures.csv")} == {f"{LATIN}_bad.nii.gz", "line\nbreak.nii.gz"}
+    assert f"{LATIN}_seg.nii.gz" in {row["mask"] for row in read_rows(out / "structures.csv")}
+    assert infer(weights, out, two) == 1
+    assert last_line(capfd).startswith("0 segmented, 2 skipped (already done), 2 failed")
+
+
+def test_tables_that_a_spreadsheet_has_saved(weights, two, tmp_path, capfd):
+    out = tmp_path / "out"
+    assert infer(weights, out, two, image=str(two / "a.nii.gz"), figures=False) == 0
+    (tmp_path / f"{LATIN}.nii.gz").touch()
+    table = (out / "structures.csv").read_bytes()
+    (out / "structures.csv").write_bytes(b"\xef\xbb\xbf" + table.replace(b"\n", b"\r\n"))
+    (out / "failures.csv").write_bytes(b"file,reason,fix\r\n" + os.fsencode(tmp_path) + b"/R\xfccken.nii.gz,x,y\r\n")
+    (two / "b.nii.gz").write_text("x")
+    assert infer(weights, out, two, figures=False) == 1
+    assert last_line(capfd).startswith("0 segmented, 1 skipped (already done), 1 failed")
+    assert [Path(row["file"]).name for row in read_rows(out / "failures.csv")] == [f"{LATIN}.nii.gz", "b.nii.gz"]
+    assert {row["mask"] for row in read_rows(out / "structures.csv")} == {"a_seg.nii.gz"}
+
+
+@pytest.mark.parametrize("structures", [None, 5, [5], [{"name": "L1", "cut_by_view": 3}]])
+def test_a_report_that_was_edited_is_made_anew(weights, two, tmp_path, capfd, structures):
+    options = {"image": str(two / "a.nii.gz"), "figures": False}
+    assert infer(weights, tmp_path, two, **options) == 0
+    report = tmp_path / "a_seg.json"
+    content = json.loads(report.read_text())
+    report.write_text(json.dumps({**content, "structures": structures}))
+    assert infer(weights, tmp_path, two, **options) == 0
+    assert last_line(capfd) == "1 segmented, 0 skipped (already done), 0 failed"
+    assert json.loads(report.read_text()) == content
+
+
+def test_no_table_at_all(weights, two, tmp_path, capfd):
+    (tmp_path / "structures.csv").write_text("mask\n" + "x" * 200_000)  # more than the csv module takes for a field
+    assert infer(weights, tmp_path, two, image=str(two / "a.nii.gz"), figures=False) == 1
+    line = f"{tmp_path}/structures.csv: no table (field larger than field limit (131072)). Move it away and run the same command again."
+    assert line in capfd.readouterr().err.splitlines()
+    assert "a_seg.nii.gz" in files(tmp_path)
+
+
+def test_shown():
+    assert shown(f"a\tb\n{LATIN} ü") == "a\\tb\\nR\\udcfccken ü"
+
+
+@pytest.mark.parametrize(("code", "fix"), [("ENAMETOOLONG", "Give it a shorter name"), ("ENOTDIR", "A file lies where a folder")])
+def test_errors_that_are_not_of_the_scan(code, fix):
+    number = getattr(errno, code)
+    assert explain(OSError(number, os.strerror(number), "x"), "scan")[1].startswith(fix)
