@@ -22,6 +22,7 @@ from tqdm import tqdm
 from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.common.files import write_whole
 from scripts.common.preflight import is_true
+from scripts.data.dicom import is_dicom_file
 from scripts.data.volumes import read_volume
 from scripts.labels import channels_from_verse, encode, label_table
 
@@ -51,15 +52,12 @@ def has_twin(path: Path) -> bool:
 
 def is_dicom_folder(folder: str | Path) -> bool:
     """True if a file directly in `folder` is a DICOM file (`DICM` after the 128-byte preamble)."""
-    for path in sorted(Path(folder).iterdir())[:20]:  # exports do not mix, but a note or an index may lie beside the slices
-        if path.is_file() and path.name.upper() != "DICOMDIR":
-            try:
-                with path.open("rb") as handle:
-                    if handle.read(132)[128:] == b"DICM":
-                        return True
-            except PermissionError:
-                return True  # whether it is one cannot be seen: the scan fails, and is not passed over
-    return False
+    other = (*SUFFIXES, ".json", ".png")
+    files = [path for path in sorted(Path(folder).iterdir()) if not path.name.lower().endswith(other)]
+    try:
+        return any(is_dicom_file(path) for path in files[:20])  # exports do not mix, but a note or an index may lie beside the slices
+    except PermissionError:
+        return True  # whether it is one cannot be seen: the scan fails, and is not passed over
 
 
 def find_images(dataset_dir: str | Path) -> list[Path]:
@@ -74,11 +72,17 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
         raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.{similar_path(root)}")
     found: list[Path] = []
     closed: list[OSError] = []
-    for folder, subfolders, files in os.walk(root, onerror=closed.append):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+    visited = {os.path.realpath(root)}  # links are followed, and may lead in a circle
+    for folder, subfolders, files in os.walk(root, onerror=closed.append, followlinks=True):
+        inside = {}  # real path -> name
+        for name in sorted(subfolders):
+            if not name.startswith(".") and (real := os.path.realpath(os.path.join(folder, name))) not in visited:
+                inside.setdefault(real, name)
+        subfolders[:] = inside.values()
+        visited |= inside.keys()
         images = [Path(folder, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
         found += [path for path in images if not case_name(path).endswith(LABEL_POSTFIX)]
-        if files and not images and is_dicom_folder(folder):
+        if len(files) > len(images) and is_dicom_folder(folder):
             found.append(Path(folder))
     found += [Path(error.filename) for error in closed]
     if not found:
@@ -182,7 +186,7 @@ def training_entries(
         allow_outside: see `read_datalist`.
 
     Raises:
-        CallError, UserError: as `split_entries`, for a source that no scan has, and for a patient in two splits.
+        CallError, UserError: as `split_entries`, for a source that no scan has, and for a patient or a scan in two splits.
     """
     entries = []
     for file, folder in [(datalist, dataset_dir), *((Path(folder) / "datalist.json", folder) for folder in also)]:
@@ -190,6 +194,9 @@ def training_entries(
         splits = read_datalist(file, folder, must_exist=False, allow_outside=allow_outside)
         if problems := patients_in_two_splits({split: splits.get(split, []) for split in SPLITS}):  # other splits train and choose nothing
             raise UserError("\n".join(f"{file}: {problem}" for problem in problems))
+    validation = read_datalist(datalist, dataset_dir, must_exist=False, allow_outside=allow_outside).get("validation", [])
+    if also and (twice := sorted({e["image"] for e in validation} & {e["image"] for e in entries})):
+        raise UserError(f"{twice[0]}: under 'validation' of {datalist}, and a training scan of also_train_on. Keep it in one of them.")
     repeat = repeat or {}
     sources = {e["source"] for e in entries if e.get("source")}
     if any(not isinstance(n, int) or n < 0 for n in repeat.values()):
@@ -202,15 +209,16 @@ def training_entries(
 
 
 def patients_in_two_splits(splits: Mapping[str, Sequence[dict]]) -> list[str]:
-    """A problem for each patient whose scans are in more than one split."""
-    of_patient: dict[str, dict[str, str]] = defaultdict(dict)
+    """A problem for each patient whose scans are in more than one split; a scan without a patient is one."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
     for split, entries in splits.items():
         for entry in entries:
-            if entry.get("patient"):
-                of_patient[entry["patient"]].setdefault(split, entry["image"])
+            patient = str(entry.get("patient", ""))  # some write 1, some "1"
+            found[f"patient {patient}" if patient else entry["image"]].setdefault(split, entry["image"])
     return [
-        f"{next(iter(of.values()))}: patient {patient} is in the splits {' and '.join(of)}. Keep a patient's scans in one split."
-        for patient, of in of_patient.items()
+        f"{next(iter(of.values()))}: {who if who.startswith('patient ') else 'the scan'} is in the splits {' and '.join(of)}. "
+        "Keep a patient's scans in one split."
+        for who, of in found.items()
         if len(of) > 1
     ]
 
@@ -247,6 +255,8 @@ def inference_entries(
     if image:
         if not os.path.exists(image):
             raise CallError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.{similar_path(image)}")
+        if os.path.isdir(image) and not is_dicom_folder(image):
+            raise CallError(f"{image}: a folder without a DICOM series. --image takes one scan; set --dataset_dir for a folder of scans.")
         return [{"image": str(Path(image).absolute())}]
     if datalist:
         splits = read_datalist(datalist, dataset_dir, must_exist=False, allow_outside=allow_outside)

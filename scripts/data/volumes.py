@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from scripts.common.errors import EXPORT_AGAIN, ScanError, UserError, read_reason
+from scripts.data.dicom import check_series
 
 GRID_TOLERANCE_MM = 1e-3  # two affines closer than this are one grid: headers hold float32
 _alone = threading.Lock()  # loggers and warning filters are those of the whole process
@@ -38,7 +39,8 @@ def read_volume(path: str | Path, series: bool = False) -> Volume:
         series: take the mean over the last axis of a 4-D file, instead of refusing it.
 
     Raises:
-        ScanError: if it is missing, empty, damaged, in colour, of other dimensions, or a folder with more than one series.
+        ScanError: if it is missing, empty, damaged, in colour, of other dimensions, or a folder with more than one series or a part of
+            one.
     """
     path = Path(path)
     check_there(path)
@@ -129,6 +131,8 @@ def _orientation_notes(image: nib.Nifti1Image) -> list[str]:
 def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
     from monai.transforms import LoadImage  # here: MONAI takes seconds to import
 
+    if path.is_dir():
+        check_series(path)
     try:
         warnings.filterwarnings("error", message=".*more than one DICOM series")
         image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)

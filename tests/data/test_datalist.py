@@ -340,3 +340,53 @@ def test_write_datalist_keeps_order_and_umlauts(tmp_path):
     write_datalist(splits, tmp_path / "x" / "list.json")
     assert json.loads((tmp_path / "x" / "list.json").read_text(encoding="utf-8")) == splits
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["list.json"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    touch(tmp_path, "in/a.nii.gz", "elsewhere/b.nii.gz")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "in")
+    assert [p.relative_to(tmp_path / "in").as_posix() for p in find_images(tmp_path / "in")] == ["a.nii.gz", "again/b.nii.gz"]
+
+
+def test_a_series_beside_other_files_is_found(tmp_path):
+    touch(tmp_path, "series/1.dcm", "series/2.dcm", "series/x.nii.gz", "series/x_seg.nii.gz", "series/x_seg.json")
+    assert find_images(tmp_path) == [tmp_path / "series", tmp_path / "series" / "x.nii.gz"]
+
+
+def test_a_folder_of_files_is_no_image(tmp_path):
+    touch(tmp_path, "a.nii.gz")
+    with fails(f"{tmp_path}: a folder without a DICOM series. --image takes one scan; set --dataset_dir for a folder of scans."):
+        inference_entries(tmp_path, image=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "who"),
+    [
+        ({"patient": 1}, {"patient": "1"}, "patient 1"),
+        ({}, {"image": "a.nii.gz"}, "the scan"),
+        ({"patient": 0}, {"patient": 0}, "patient 0"),
+    ],
+)
+def test_one_patient_in_two_splits(tmp_path, training, validation, who):
+    touch(tmp_path, "a.nii.gz", "b.nii.gz", "l.nii.gz")
+    splits = {"training": [{"image": "a.nii.gz", "label": "l.nii.gz", **training}]}
+    splits["validation"] = [{"image": "b.nii.gz", "label": "l.nii.gz", **validation}]
+    file = tmp_path / "datalist.json"
+    file.write_text(json.dumps(splits))
+    line = f"{file}: {tmp_path}/a.nii.gz: {who} is in the splits training and validation. Keep a patient's scans in one split."
+    with fails(line):
+        training_entries(file, tmp_path)
+
+
+def test_a_validation_scan_in_also_train_on(tmp_path):
+    touch(tmp_path, "a.nii.gz", "b.nii.gz", "l.nii.gz")
+    a, b = ({"image": f"{name}.nii.gz", "label": "l.nii.gz"} for name in "ab")
+    (tmp_path / "first.json").write_text(json.dumps({"training": [a], "validation": [b]}))
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": [b]}))
+    line = (
+        f"{tmp_path}/b.nii.gz: under 'validation' of {tmp_path}/first.json, and a training scan of also_train_on. Keep it in one of them."
+    )
+    with fails(line):
+        training_entries(tmp_path / "first.json", tmp_path, also=[tmp_path])
