@@ -16,8 +16,9 @@ import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy import ndimage
 
-from scripts.common.errors import CallError, UserError
+from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
+from scripts.common.preflight import check_writable
 from scripts.data.datalist import case_name
 from scripts.data.volumes import grid_mismatch, read_volume
 from scripts.labels import encode, label_table
@@ -240,7 +241,7 @@ def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float
     inch_per_mm = min((WIDTH_INCH - free) / sum(widths_mm), MAX_HEIGHT_INCH / height_mm)
     width, height = max(6.0, sum(widths_mm) * inch_per_mm + free), height_mm * inch_per_mm + head + foot
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=BACKGROUND)
-    figure.text(side / width, 1 - 0.24 / height, title, color=TEXT, fontsize=13, fontweight="bold", va="center")
+    figure.text(side / width, 1 - 0.24 / height, title, color=TEXT, fontsize=13, fontweight="bold", va="center", parse_math=False)
     left, previous = side, ""
     for (heading, view), width_mm, gap in zip(panels, widths_mm, [*gaps[1:], 0.0]):
         if heading != previous:
@@ -276,7 +277,7 @@ def draw_batch(before: Sequence[tuple], after: Sequence[tuple], path: str | Path
             marked = to_ras(np.asarray(label), affine)[0]
             view = make_view(turned, marked, spacing_mm, "sagittal", best_index(marked, "sagittal"), slice(None))
             top = 1 - (head + i * row) / height
-            figure.text(0.02 + 0.5 * column, top - 0.1 / height, name, color=DIM, fontsize=8, va="center")
+            figure.text(0.02 + 0.5 * column, top - 0.1 / height, shown(name), color=DIM, fontsize=8, va="center", parse_math=False)
             axes = figure.add_axes((0.02 + 0.5 * column, top - (row - 0.1) / height, 0.46, (row - 0.35) / height), facecolor="black")
             draw_view(axes, view, intensity_window(turned, marked), font=8, width=1.0)
             axes.set_anchor("NW")
@@ -313,6 +314,7 @@ def visualize(
     """
     if not image or not prediction:
         raise CallError("visualize needs --image, a scan, and --prediction, its mask")
+    check_writable(str(output_dir), "output_dir")
     scan = read_volume(image)
     labels = []
     for path, scheme in ((prediction, label_scheme), (reference, "verse")):
@@ -322,8 +324,8 @@ def visualize(
                 raise UserError(f"{path}: not on the grid of {image} ({mismatch}). Resample it to the scan by nearest neighbour.")
             labels.append(encode(label.data, str(path), scheme))
     name = case_name(image)
-    written = draw_case(
-        scan.data, labels[0], scan.affine, Path(output_dir) / f"{name}.png", reference=labels[1] if len(labels) > 1 else None, title=name
-    )
-    print(written)
+    reference_label = labels[1] if len(labels) > 1 else None
+    path = Path(output_dir) / f"{name}.png"
+    written = draw_case(scan.data, labels[0], scan.affine, path, reference=reference_label, title=shown(name))
+    print(shown(written))
     return written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,7 @@ class CaseReports:
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
             source, pred = str(batch["image"].meta["filename_or_obj"]), output["pred"]
-            report = {"scan": case_name(source), **pred.meta["report"]}
+            report = {"scan": case_name(source), "source": os.path.abspath(source), **pred.meta["report"]}
             volumes = np.bincount(pred.numpy().ravel(), minlength=len(label_table())) * float(np.prod(pred.pixdim.tolist()))
             report["structures"] = [
                 {**row, "volume_mm3": round(volumes[structure(row["name"]).channel], 1)} for row in report["structures"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,10 +71,16 @@ def label_table() -> tuple[Structure, ...]:
 def _read_table(path: str) -> tuple[Structure, ...]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        table = tuple(Structure(**row) for row in (content["labels"] if isinstance(content, dict) else content))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = content["labels"] if isinstance(content, dict) else content
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError("'labels' must be a list of objects with channel, name and verse")
+        table = tuple(Structure(**row) for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         near = "" if Path(path).exists() else similar_path(path)
-        raise CallError(f"{path}: no label table there ({error}). It is a list like 'labels' in {METADATA_FILE}.{near}") from None
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error).removeprefix("Structure.__init__() ")
+        raise CallError(f"{path}: no label table there ({reason}). It is a list like 'labels' in {METADATA_FILE}.{near}") from None
+    for s in table:
+        _check_row(path, s)
     if [s.channel for s in table] != list(range(len(table))) or len(table) < 2:
         raise UserError(f"{path}: the channels of 'labels' must count 0, 1, 2, ... in order")
     for field in ("name", "verse"):
@@ -85,7 +91,26 @@ def _read_table(path: str) -> tuple[Structure, ...]:
     lost = [s.name for s in table if s.is_disc and not {*s.name.split("/")} <= names]
     if lost:
         raise UserError(f"{path}: no bodies above and below the discs {lost}; a disc is named after both, e.g. 'L1/L2'")
+    bodies = [s.name for s in table if s.group == "body"]
+    turned = [s.name for s in table if s.is_disc and bodies.index(s.name.split("/")[0]) > bodies.index(s.name.split("/")[1])]
+    if turned:  # the sequence of names follows the order of the table
+        raise UserError(f"{path}: the bodies must stand from top to bottom, the disc {turned[0]} says otherwise")
     return table
+
+
+def _check_row(path: str, row: Structure) -> None:
+    """
+    Raises:
+        UserError: for a name that is no text, and a number that no mask can hold.
+    """
+    if not isinstance(row.name, str) or not row.name:
+        raise UserError(f"{path}: channel {row.channel!r} has the name {row.name!r}; a text is needed, such as 'L1'")
+    for field in ("channel", "verse", "totalspineseg", "spider"):
+        value = getattr(row, field)
+        if value is None and field in ("spider", "totalspineseg"):
+            continue  # not part of that scheme
+        if type(value) is not int or not 0 <= value <= 255:
+            raise UserError(f"{path}: the {field} of {row.name} is {value!r}; a whole number from 0 to 255 is needed, masks are 8-bit")
 
 
 def structure(name: str) -> Structure:
@@ -151,6 +176,22 @@ def _channels_of(values: Iterable[int], where: str, scheme: str) -> list[int]:
     return [numbers[v].channel for v in values]
 
 
+def check_labelled(numbers: Sequence[int]) -> None:
+    """
+    Args:
+        numbers: of the option `labelled`, VerSe's.
+
+    Raises:
+        CallError: for anything else, and a number that the label table lacks.
+    """
+    known = {s.verse: s.name for s in label_table()[1:]}
+    if not isinstance(numbers, (list, tuple)) or not all(type(n) is int for n in numbers):
+        raise CallError(f"--labelled {numbers}: a list of numbers is needed, such as {[*known][:2]}")
+    if unknown := [n for n in numbers if n not in known]:
+        table = ", ".join(f"{number} = {name}" for number, name in known.items())
+        raise CallError(f"--labelled {list(numbers)}: the label table has no {', '.join(map(str, unknown))}. It has {table}.")
+
+
 def check_scheme(scheme: str) -> None:
     """
     Raises:
@@ -158,6 +199,8 @@ def check_scheme(scheme: str) -> None:
     """
     if scheme not in SCHEMES:
         raise CallError(f"label scheme '{scheme}' does not exist; choose one of {', '.join(SCHEMES)}.{did_you_mean(str(scheme), SCHEMES)}")
+    if all(getattr(s, scheme) is None for s in label_table()[1:]):
+        raise CallError(f"label scheme '{scheme}': no structure of the label table has a number in it; choose another, or add the numbers")
 
 
 def decode(channels: np.ndarray, scheme: str) -> np.ndarray:

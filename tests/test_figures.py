@@ -291,3 +291,11 @@ def test_write_whole_leaves_nothing_behind(tmp_path):
         write_whole(tmp_path / "a.txt", fail)
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_name_is_no_formula(tmp_path):
+    image, label = phantom()
+    stored, affine = turned(image, "RAS")
+    figures.draw_case(stored, label, affine, tmp_path / "a.png", title="do$llar_$_x")
+    figures.draw_batch([(stored, label, affine, "$_$ and \n")], [(stored, label, affine, "$_$")], tmp_path / "b.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}

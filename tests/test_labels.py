@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
+from conftest import fails
 
-from scripts.common.errors import UserError
-from scripts.labels import METADATA_FILE, SCHEMES, channels_from_verse, decode, encode, label_table, structure
+from scripts.common.errors import CallError, UserError
+from scripts.labels import METADATA_FILE, SCHEMES, channels_from_verse, check_scheme, decode, encode, label_table, structure, use_table
 
 
 def test_table_has_every_lumbar_structure_in_verse_numbers():
@@ -78,3 +80,60 @@ def test_decode_refuses_an_unknown_scheme():
 
 def test_channels_keep_their_order():
     assert channels_from_verse([26, 0, 20]) == [structure("S1").channel, 0, structure("L1").channel]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"verse": 300}, "the verse of L1 is 300; a whole number from 0 to 255 is needed, masks are 8-bit"),
+        ({"spider": -1}, "the spider of L1 is -1; a whole number from 0 to 255 is needed, masks are 8-bit"),
+        ({"totalspineseg": 4.5}, "the totalspineseg of L1 is 4.5; a whole number from 0 to 255 is needed, masks are 8-bit"),
+        ({"verse": "20"}, "the verse of L1 is '20'; a whole number from 0 to 255 is needed, masks are 8-bit"),
+        ({"verse": None}, "the verse of L1 is None; a whole number from 0 to 255 is needed, masks are 8-bit"),
+        ({"name": 5}, "channel 1 has the name 5; a text is needed, such as 'L1'"),
+        ({"name": ["L1"]}, "channel 1 has the name ['L1']; a text is needed, such as 'L1'"),
+    ],
+)
+def test_a_table_whose_numbers_no_mask_can_hold(row, message, tmp_path):
+    path = tmp_path / "table.json"
+    rows = [{"channel": 0, "name": "background", "verse": 0}, {"channel": 1, "name": "L1", "verse": 20, **row}]
+    path.write_text(json.dumps(rows))
+    with fails(f"{path}: {message}"):
+        use_table(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("5", "'labels' must be a list of objects with channel, name and verse"),
+        ('{"labels": {"a": 1}}', "'labels' must be a list of objects with channel, name and verse"),
+        ("[5, 6]", "'labels' must be a list of objects with channel, name and verse"),
+        ('{"label": []}', "the key 'labels' is missing"),
+        ('[{"chanel": 0}]', "got an unexpected keyword argument 'chanel'"),
+    ],
+)
+def test_what_is_no_table(content, reason, tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(content)
+    with pytest.raises(CallError, match=rf"^{re.escape(f'{path}: no label table there ({reason}')}"):
+        use_table(str(path))
+
+
+def test_a_table_from_bottom_to_top(tmp_path):
+    names = ["background", "L5", "L4", "L4/L5"]
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps([{"channel": i, "name": name, "verse": i} for i, name in enumerate(names)]))
+    with fails(f"{path}: the bodies must stand from top to bottom, the disc L4/L5 says otherwise"):
+        use_table(str(path))
+
+
+def test_a_scheme_that_the_table_lacks(tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps([{"channel": i, "name": name, "verse": i} for i, name in enumerate(["background", "L4"])]))
+    use_table(str(path))
+    try:
+        with fails("label scheme 'spider': no structure of the label table has a number in it; choose another, or add the numbers"):
+            check_scheme("spider")
+        check_scheme("verse")
+    finally:
+        use_table()

@@ -8,6 +8,7 @@ from itertools import product
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import fails
 from scipy import ndimage
 
 from scripts.common.errors import UserError
@@ -280,3 +281,11 @@ def test_truth_survives_its_file(tmp_path) -> None:
             assert read.keys() == made.keys()
             for key in read:
                 np.testing.assert_array_equal(read[key], made[key])
+
+
+def test_a_datalist_of_other_scans_stays(tmp_path):
+    content = json.dumps({"training": [{"image": "a.nii.gz", "source": "mine"}]})
+    (tmp_path / "datalist.json").write_text(content)
+    with fails(f"{tmp_path}/datalist.json lists scans that are no phantoms: give another --dataset_dir, the phantoms' own."):
+        write_cohort(tmp_path, training=1, validation=0, testing=0, seed=0)
+    assert (tmp_path / "datalist.json").read_text() == content

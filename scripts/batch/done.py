@@ -11,6 +11,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from scripts.batch.own_masks import other_scan
 from scripts.common.files import is_whole_gzip
 from scripts.common.preflight import is_true
 from scripts.data.datalist import case_name
@@ -83,7 +84,8 @@ class Done:
         except (OSError, ValueError, KeyError, TypeError):
             return False
         has_figure = not self.figures or is_whole_png(mask.with_name(f"{case_name(mask)}.png"))
-        return known == dict(made_from) and is_report(content) and has_figure and is_whole_gzip(mask)
+        mine = is_report(content) and not other_scan(content, scan)
+        return known == dict(made_from) and mine and has_figure and is_whole_gzip(mask)
 
 
 def is_report(content: Mapping[str, Any]) -> bool:

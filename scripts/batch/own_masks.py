@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 
 from scripts.common.errors import ScanError
-from scripts.common.files import is_whole_gzip
+from scripts.common.files import is_half_gzip
 from scripts.data.datalist import case_name
 
 MADE_BY = b"spine_mri_segmentation"  # in the header (descrip) of a mask
@@ -27,19 +30,29 @@ def check_replaceable(mask: Path, scan: str) -> None:
         scan: it is of.
 
     Raises:
-        ScanError: if a whole file lies there that this bundle has not written, or that has been changed since.
+        ScanError: if a file lies there that this bundle has not written, that has been changed since, or that is of another scan.
     """
-    if not mask.exists() or not is_whole_gzip(mask):
+    if not mask.exists() or is_half_gzip(mask):
         return
+    fix = "Move it, set another --output_dir, or set --overwrite True if it may go."
     report = mask.with_name(f"{case_name(mask)}.json")
     try:
-        known = json.loads(report.read_text(encoding="utf-8"))["mask_sha256"]
-        own = known == digest(mask)
+        content = json.loads(report.read_text(encoding="utf-8"))
+        own = content["mask_sha256"] == digest(mask)
     except (OSError, ValueError, KeyError, TypeError):  # no report of ours: a run that was killed between the two?
         own = _made_here(mask)
+    else:
+        if other := other_scan(content, scan):
+            raise ScanError(scan, f"{mask} is there already, the mask of {other}", fix)
     if not own:
-        fix = "Move it, set another --output_dir, or set --overwrite True if it may go."
         raise ScanError(scan, f"{mask} is there already and not as this bundle has written it (a label or a corrected mask)", fix)
+
+
+def other_scan(report: Mapping[str, Any], scan: str | Path) -> str:
+    """The scan that a report is of, if it is not `scan` and still there: scans of one name may lie in many folders. Else an empty text."""
+    source = report.get("source")
+    other = isinstance(source, str) and os.path.exists(source) and os.path.realpath(source) != os.path.realpath(scan)
+    return source if other else ""
 
 
 def _made_here(mask: Path) -> bool:

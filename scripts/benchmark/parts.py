@@ -6,6 +6,7 @@ Every measurement has a process of its own, and they run one after the other.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -24,8 +25,9 @@ import torch
 
 from scripts.benchmark.page import KNOBS, write_page
 from scripts.benchmark.process import Child, run_child
-from scripts.common.errors import UserError
+from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.common.files import write_whole
+from scripts.common.preflight import check_between
 from scripts.data.datalist import LABEL_POSTFIX, case_name, find_label
 from scripts.data.resampling import resample_axes
 from scripts.data.volumes import read_volume
@@ -81,14 +83,16 @@ def benchmark(
         nnunet_python: interpreter of an environment with nnunetv2; without one the part `nnunet` says that it is missing.
 
     Raises:
-        UserError: for an unknown part, a scan that does not exist, or a measurement that fails.
+        CallError: for an unknown part, a scan that does not exist, or a number that is none.
+        UserError: for a measurement that fails.
     """
-    unknown = set(parts) - set(PARTS)
-    if unknown:
-        raise UserError(f"benchmark has no part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
+    for part in parts:
+        if part not in PARTS:
+            raise CallError(f"benchmark has no part {part}; choose from {', '.join(PARTS)}.{did_you_mean(str(part), PARTS)}")
     for scan in scans:
         if not Path(scan).exists():
-            raise UserError(f"{scan}: no such file. --scans takes a list of scans, or nothing for phantoms.")
+            raise CallError(f"{scan}: no such file. --scans takes a list of scans, or nothing for phantoms.{similar_path(scan)}")
+    check_between(1, math.inf, whole=True, repeats=repeats, folder_size=folder_size, training_steps=training_steps)
     path = Path(results_file)
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     setting = {"machine": machine(), "repeats": repeats}

@@ -16,10 +16,18 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
 from scripts.common.errors import CallError, did_you_mean, show_tracebacks
-from scripts.common.preflight import is_true
+from scripts.common.preflight import check_bundle_root, is_true
 
 # what MONAI and its clients read or set, though no item of a config refers to it
 CLIENT_KEYS = {"imports", "train", "validate", "_meta_", *DEFAULT_MLFLOW_SETTINGS["configs"]}
+# options that are paths or names; those of the second line cannot be empty
+TEXTS = {
+    "bundle_root", "dataset_dir", "output_dir", "ckpt_path", "release_dir", "results",
+    "datalist", "image", "split", "labels", "pretrained", "resume", "prediction", "reference", "before", "after", "metrics", "name",
+    "patient_pattern", "nnunet_python",
+}  # fmt: skip
+NEEDED = {"bundle_root", "dataset_dir", "output_dir", "ckpt_path", "release_dir", "results"}
+LISTS = {"also_train_on", "scans", "parts"}  # options that are lists of such
 
 
 def begin(debug: bool | str = False) -> None:
@@ -29,13 +37,18 @@ def begin(debug: bool | str = False) -> None:
         debug: True or False: errors of the user come with a traceback.
 
     Raises:
-        CallError: for an override that nothing in the config reads; MONAI takes any name.
+        CallError: for an override that nothing in the config reads (MONAI takes any name), a command that it does not have, a path or a
+            name that is none, or a `bundle_root` that is no bundle.
     """
     show_tracebacks(is_true(debug))
     if is_command() and not is_true(debug):
         sys.excepthook = one_line
     if workflow := _running_workflow():
         check_overrides(workflow.parser.config, {workflow.init_id, workflow.run_id, workflow.final_id}, workflow.config_root_path)
+        read_texts(workflow.parser)
+        if is_command():  # a program may never run what it sets up
+            check_command(workflow.parser.config, workflow.run_id)
+        check_bundle_root(workflow.parser.get_parsed_content("bundle_root"))
 
 
 def is_command() -> bool:
@@ -62,7 +75,7 @@ def check_overrides(config: dict[str, Any], run_ids: set[str], config_dir: Path)
     Raises:
         CallError: for a top-level key that no item refers to, that no client reads and that no config file holds like this.
     """
-    names = {name for text in _texts(config) for name in re.findall(r"@(\w+)", text)}
+    names = _referred(config)
     unread = config.keys() - names - CLIENT_KEYS - run_ids
     for file in sorted(config_dir.glob("*.[jy]*")):
         if unread:  # as written, it is another command, or serves a key that is overridden
@@ -72,8 +85,108 @@ def check_overrides(config: dict[str, Any], run_ids: set[str], config_dir: Path)
         raise CallError(f"--{key}: nothing in this config reads it.{did_you_mean(key, names & config.keys(), prefix='--')}")
 
 
+def check_command(config: dict[str, Any], run_id: str) -> None:
+    """
+    Raises:
+        CallError: if the config has no steps of that name to run.
+    """
+    if run_id not in config:
+        inner = {*_referred(config), *CLIENT_KEYS, "initialize", "finalize", "handlers"}
+        commands = [key for key, item in config.items() if isinstance(item, (dict, list)) and key not in inner]
+        what = "run: a command of this config belongs behind it" if run_id == "run" else f"run {run_id}: no such command in this config"
+        raise CallError(f"{what}; choose one of {', '.join(commands)}.{did_you_mean(str(run_id), commands)}")
+
+
+def check_overlay() -> None:
+    """First step of evaluate.yaml.
+
+    Raises:
+        CallError: if it runs without train.yaml, of which it replaces parts.
+    """
+    workflow = _running_workflow()
+    if workflow and "train" not in workflow.parser.config:
+        files = "\"['configs/train.yaml','configs/evaluate.yaml']\""
+        raise CallError(f"evaluate.yaml goes on top of train.yaml: python -m monai.bundle run --config_file {files} --dataset_dir DIR")
+
+
+def read_texts(parser: ConfigParser) -> None:
+    """Make texts of the options that are paths or names, and lists of those that are lists of them, before anything reads them.
+
+    Raises:
+        CallError: for one that has no value, or that MONAI has changed.
+    """
+    for name in sorted((TEXTS | LISTS) & parser.config.keys()):
+        value = parser.config[name]
+        text = list_of_texts(name, value) if name in LISTS else as_text(name, value)
+        if text != value or type(text) is not type(value):
+            parser.config[name] = text
+            parser.ref_resolver.get_item(name).update_config(text)
+            parser.ref_resolver.remove_resolved_content(name)
+
+
+def as_text(name: str, value: Any) -> Any:
+    """The value of an option that is a path or a name. `fire` reads it as Python: 20240501 is a number then, `a,b` a list.
+
+    Args:
+        name: the option.
+        value: in the config.
+
+    Returns:
+        What stands on the command line, or the number as a text; what a program or a config gives otherwise as it is.
+
+    Raises:
+        CallError: for an option without a value, or with a `#`.
+    """
+    typed = typed_value(name) if is_command() else None
+    if (isinstance(value, bool) and name != "resume") or (value is None and name in NEEDED):
+        raise CallError(f"--{name}: its value is missing" if value is True else f"--{name} {value}: a path or a name is needed")
+    if isinstance(value, (int, float, list, tuple, dict)) and not isinstance(value, bool):
+        if typed is None and not isinstance(value, (int, float)):
+            return value
+        value = str(value) if typed is None else typed
+    if isinstance(value, str) and "::" not in (typed or ""):
+        _check_hash(name, value)
+    return value
+
+
+def list_of_texts(name: str, value: Any) -> Any:
+    """The same for an option that is a list of paths or names; one alone is a list of one."""
+    if isinstance(value, (list, tuple)):
+        texts = [str(item) if isinstance(item, (int, float)) else item for item in value]
+        for text in texts:
+            _check_hash(name, str(text))
+        return texts
+    text = as_text(name, value)
+    return text if _is_expression(text) else [text] if text else []
+
+
+def _is_expression(value: Any) -> bool:
+    return str(value).startswith(("$", "@", "%"))
+
+
+def _check_hash(name: str, value: str) -> None:
+    if not _is_expression(value) and ("#" in value or "::" in value):
+        written = value.replace("::", "#")
+        raise CallError(f"--{name} {written}: MONAI reads # in an option as ::. Rename what is called so, or give a link to it without #.")
+
+
+def typed_value(name: str) -> str | None:
+    """What follows `--name` on the command line, as `fire` finds it; None if nothing does."""
+    found = None
+    for argument, following in zip(sys.argv, [*sys.argv[1:], "--"]):
+        key, equals, value = argument.partition("=")
+        if key.startswith("-") and key.lstrip("-").replace("-", "_") == name:
+            found = value if equals else None if re.match(r"--|-[a-zA-Z]$", following) else following
+    return found
+
+
 def _plain(item: Any) -> str:
     return repr(item).replace("#", "::")  # as MONAI writes ids
+
+
+def _referred(config: dict[str, Any]) -> set[str]:
+    """Top-level keys that items of a config refer to."""
+    return {name for text in _texts(config) for name in re.findall(r"@(\w+)", text)}
 
 
 def _texts(item: Any) -> Iterator[str]:

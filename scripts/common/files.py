@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 PREFIX = ".partial_"  # hidden: never taken for a scan
+GZIP = b"\x1f\x8b"  # the first bytes of a file
 CHUNK_BYTES = 2**20  # read at a time
 STALE_S = 6 * 3600.0  # a partial file that nobody has written to for so long belongs to a run that was killed
 
@@ -41,6 +42,16 @@ def _age_s(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:  # another process was faster
         return 0.0
+
+
+def is_half_gzip(path: Path) -> bool:
+    """An empty file, or a gzip file that ends too early. What cannot be read, or is no gzip file, is none."""
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(2)
+    except OSError:
+        return False
+    return start in (b"", GZIP[:1]) or (start == GZIP and not is_whole_gzip(path))
 
 
 def is_whole_gzip(path: Path) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import pickle
+import pydoc
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.common.errors import CallError, read_reason, similar_path
+from scripts.common.errors import CallError, did_you_mean, read_reason, similar_path
 
 if TYPE_CHECKING:
     import torch  # takes a second to import
@@ -31,15 +34,28 @@ def check_weights(path: str, option: str, network: torch.nn.Module | None = None
     state = load_weights(path)
     if network is None:
         return
+    fix = f"Give the --network_def and --labels that they were trained with, or another --{option}."
+    check_fit(path, state.get("model", state), network, fix)  # "model" of a last.pt
+
+
+def check_fit(path: str | Path, state: Mapping[str, Any], network: torch.nn.Module, fix: str) -> None:
+    """
+    Args:
+        path: of the file, for the message.
+        state: its weights.
+        network: what is to hold them.
+        fix: what to do, one sentence.
+
+    Raises:
+        CallError: if a layer has another name or another size.
+    """
     own = getattr(network, "module", network).state_dict()  # without DistributedDataParallel
-    state = state.get("model", state)  # of a last.pt
     wrong = [name for name in own.keys() | state.keys() if getattr(state.get(name), "shape", None) != getattr(own.get(name), "shape", None)]
     if wrong:
         first = min(wrong)
         there, here = (str(tuple(s[first].shape)) if first in s else "missing" for s in (state, own))
         raise CallError(
-            f"{path}: weights of another network: {len(wrong)} of {len(own)} layers differ, {first} is {there} there and {here} here. "
-            f"Give the --network_def and --labels that they were trained with, or another --{option}."
+            f"{path}: weights of another network: {len(wrong)} of {len(own)} layers differ, {first} is {there} there and {here} here. {fix}"
         )
 
 
@@ -84,28 +100,122 @@ def check_numbers(**knobs: Any) -> None:
         knobs: settings by name, a number or a list of three numbers each, all of which must be above 0.
 
     Raises:
-        CallError: for any other value.
+        CallError: for any other values, all of them.
     """
+    wrong = {}
     for name, value in knobs.items():
         values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < float("inf")]
+        numbers = [v for v in values if _is_number(v) and 0 < v < math.inf]
         if len(numbers) < len(values) or (values != [value] and len(values) != 3):
-            needed = "a number above 0 is" if values == [value] else "three numbers above 0 are"
-            raise CallError(f"--{name} {value}: {needed} needed")
+            wrong[name] = "a number above 0 is" if values == [value] else "three numbers above 0 are"
+    _refuse(wrong, knobs)
 
 
-def check_between(low: float, high: float, **knobs: Any) -> None:
+def check_between(low: float, high: float, whole: bool = False, **knobs: Any) -> None:
     """
     Args:
-        low, high: the least and the most that each knob may be.
+        low, high: the least and the most that each knob may be; infinity for no limit.
+        whole: integers only.
         knobs: settings by name.
 
     Raises:
-        CallError: for any other value.
+        CallError: for any other values, all of them.
     """
-    for name, value in knobs.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise CallError(f"--{name} {value}: a number from {low} to {high} is needed")
+    span = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+    needed = f"a {'whole ' * whole}number {span} is"
+    _refuse({name: needed for name, value in knobs.items() if not _is_number(value, whole) or not low <= value <= high}, knobs)
+
+
+def check_multiples(of: int, **knobs: Any) -> None:
+    """
+    Args:
+        of: what the strides of the networks divide.
+        knobs: settings by name, three whole numbers each.
+
+    Raises:
+        CallError: for any other values, all of them.
+    """
+
+    def fits(value: Any) -> bool:
+        is_three = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 3
+        return is_three and all(_is_number(v, whole=True) and v > 0 and v % of == 0 for v in value)
+
+    _refuse({name: f"three multiples of {of} are" for name, value in knobs.items() if not fits(value)}, knobs)
+
+
+def _is_number(value: Any, whole: bool = False) -> bool:
+    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+
+
+def _refuse(needed: Mapping[str, str], knobs: Mapping[str, Any]) -> None:
+    """One line on all knobs in `needed`, which says what is needed instead of their values."""
+    if needed:
+        raise CallError("; ".join(f"--{name} {knobs[name]}: {what} needed" for name, what in needed.items()))
+
+
+def check_repeat(repeat: Any) -> None:
+    """
+    Raises:
+        CallError: for a number, say, where every source has its own.
+    """
+    if not isinstance(repeat, Mapping):
+        raise CallError(f"--repeat {repeat}: a number for every source is needed, such as \"{{'mine': 3}}\"")
+
+
+def check_arguments(option: str, given: Any, function: str, without: Collection[str] = ()) -> None:
+    """
+    Args:
+        option: the setting.
+        given: its value, arguments of a function by name.
+        function: its dotted path.
+        without: arguments that the setting may not hold.
+
+    Raises:
+        CallError: for a value that is no such mapping, or holds an argument that the function does not have.
+    """
+    known = [name for name in inspect.signature(pydoc.locate(function)).parameters if name not in without]
+    if not isinstance(given, Mapping):
+        raise CallError(f"--{option} {given}: options by name are needed, such as \"{{'{known[0]}': ...}}\"; there is {', '.join(known)}")
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(str(name), known)
+            raise CallError(f"--{option}: there is no option '{name}'; choose from {', '.join(known)}.{hint}")
+
+
+def check_device(device: Any) -> None:
+    """Put an empty tensor there.
+
+    Args:
+        device: a `torch.device`, or its name.
+
+    Raises:
+        CallError: if PyTorch does not know or does not have it.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        raise CallError(f"--device {device}: not there ({read_reason(error).rstrip('.')}). Leave it out, or set it to cpu.") from error
+
+
+def check_input(image: str, datalist: str, split: str) -> None:
+    """
+    Raises:
+        CallError: for one scan and a list of scans at once.
+    """
+    others = " and ".join(f"--{name}" for name, value in (("datalist", datalist), ("split", split)) if value)
+    if image and others:
+        raise CallError(f"--image takes one scan, {others} a list of them: leave out one or the other")
+
+
+def check_bundle_root(bundle_root: str) -> None:
+    """
+    Raises:
+        CallError: if it is not the folder of a bundle.
+    """
+    if not (Path(bundle_root) / "configs" / "metadata.json").is_file():
+        raise CallError(f"--bundle_root {bundle_root}: no bundle there, it has no configs/metadata.json. Set it to the bundle's folder.")
 
 
 def check_writable(folder: str, option: str) -> None:

@@ -12,17 +12,18 @@ import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
+from scripts.common.errors import CallError, UserError, did_you_mean, shown, similar_path
 from scripts.common.files import write_whole
 from scripts.common.preflight import is_true
-from scripts.data.dicom import is_dicom_file
+from scripts.data.dicom import holds_series, is_dicom_file
+from scripts.data.splits import check_added, patients_in_two_splits
 from scripts.data.volumes import read_volume
 from scripts.labels import channels_from_verse, encode, label_table
 
@@ -53,8 +54,8 @@ def has_twin(path: Path) -> bool:
 def is_dicom_folder(folder: str | Path) -> bool:
     """True if a file directly in `folder` is a DICOM file (`DICM` after the 128-byte preamble)."""
     other = (*SUFFIXES, ".json", ".png")
-    files = [path for path in sorted(Path(folder).iterdir()) if not path.name.lower().endswith(other)]
     try:
+        files = [path for path in sorted(Path(folder).iterdir()) if not path.name.lower().endswith(other)]
         return any(is_dicom_file(path) for path in files[:20])  # exports do not mix, but a note or an index may lie beside the slices
     except PermissionError:
         return True  # whether it is one cannot be seen: the scan fails, and is not passed over
@@ -62,7 +63,7 @@ def is_dicom_folder(folder: str | Path) -> bool:
 
 def find_images(dataset_dir: str | Path) -> list[Path]:
     """Every scan in `dataset_dir` and below, sorted: image files whose stem does not end in `_seg`, DICOM series folders, and folders
-    that cannot be looked into, which are for the reader to complain about.
+    that cannot be looked into, which are for the reader to complain about. Links to folders are followed, each folder is searched once.
 
     Raises:
         CallError: if the folder does not exist or holds no scan.
@@ -72,14 +73,7 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
         raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.{similar_path(root)}")
     found: list[Path] = []
     closed: list[OSError] = []
-    visited = {os.path.realpath(root)}  # links are followed, and may lead in a circle
-    for folder, subfolders, files in os.walk(root, onerror=closed.append, followlinks=True):
-        inside = {}  # real path -> name
-        for name in sorted(subfolders):
-            if not name.startswith(".") and (real := os.path.realpath(os.path.join(folder, name))) not in visited:
-                inside.setdefault(real, name)
-        subfolders[:] = inside.values()
-        visited |= inside.keys()
+    for folder, files in _folders(root, closed.append):
         images = [Path(folder, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
         found += [path for path in images if not case_name(path).endswith(LABEL_POSTFIX)]
         if len(files) > len(images) and is_dicom_folder(folder):
@@ -88,6 +82,24 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     if not found:
         raise CallError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.")
     return sorted(found)
+
+
+def _folders(root: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder that is not hidden with the names of its files; linked ones last, and once: links may lead in a circle."""
+    visited: set[str] = set()
+    waiting = [str(root)]
+    while waiting:
+        links = []
+        for start in waiting:
+            for folder, subfolders, files in os.walk(start, onerror=onerror):
+                subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+                if (real := os.path.realpath(folder)) in visited:
+                    subfolders[:] = []
+                    continue
+                visited.add(real)
+                links += [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]
+                yield folder, files
+        waiting = links
 
 
 def find_label(image: str | Path) -> Path | None:
@@ -149,16 +161,16 @@ def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool, allow_ou
     for key, kind in FIELDS.items():
         if key in entry and (not isinstance(entry[key], kind) or isinstance(entry[key], bool)):
             word = "a list of numbers" if kind is list else "text"
-            raise UserError(f"{datalist}: '{key}' of {entry['image']} must be {word}, got {_short(entry[key])}")
+            raise UserError(f"{datalist}: '{key}' of {shown(entry['image'])} must be {word}, got {_short(entry[key])}")
     if any(type(value) is not int for value in entry.get("labelled", [])):
-        raise UserError(f"{datalist}: 'labelled' of {entry['image']} must be a list of numbers, got {_short(entry['labelled'])}")
+        raise UserError(f"{datalist}: 'labelled' of {shown(entry['image'])} must be a list of numbers, got {_short(entry['labelled'])}")
     for key in ("image", "label"):
         if entry.get(key):
             path = Path(os.path.normpath(root / entry[key]))
             if not (allow_outside or path.is_relative_to(os.path.normpath(root))):
                 raise UserError(f"{datalist}: {key} {path} lies outside dataset_dir ({root}). Set --allow_outside True if it may.")
             if must_exist and not os.path.exists(path):  # false, where Path.exists raises, for a text that cannot be a path
-                raise UserError(f"{datalist}: {key} {path} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
+                raise UserError(f"{datalist}: {key} {shown(path)} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
             entry[key] = str(path)
     channels_from_verse(entry.get("labelled") or [], f"{datalist}: 'labelled' of {entry['image']}")
     return entry
@@ -188,15 +200,18 @@ def training_entries(
     Raises:
         CallError, UserError: as `split_entries`, for a source that no scan has, and for a patient or a scan in two splits.
     """
-    entries = []
+    entries: list[dict] = []
+    held_back: dict[str, list[dict]] = {}  # of the first datalist
     for file, folder in [(datalist, dataset_dir), *((Path(folder) / "datalist.json", folder) for folder in also)]:
-        entries += split_entries(file, folder, "training", allow_outside)
+        added = split_entries(file, folder, "training", allow_outside)
         splits = read_datalist(file, folder, must_exist=False, allow_outside=allow_outside)
         if problems := patients_in_two_splits({split: splits.get(split, []) for split in SPLITS}):  # other splits train and choose nothing
             raise UserError("\n".join(f"{file}: {problem}" for problem in problems))
-    validation = read_datalist(datalist, dataset_dir, must_exist=False, allow_outside=allow_outside).get("validation", [])
-    if also and (twice := sorted({e["image"] for e in validation} & {e["image"] for e in entries})):
-        raise UserError(f"{twice[0]}: under 'validation' of {datalist}, and a training scan of also_train_on. Keep it in one of them.")
+        if entries:
+            check_added(added, file, held_back, datalist)
+        else:
+            held_back = {split: splits.get(split, []) for split in SPLITS[1:]}
+        entries += added
     repeat = repeat or {}
     sources = {e["source"] for e in entries if e.get("source")}
     if any(not isinstance(n, int) or n < 0 for n in repeat.values()):
@@ -206,21 +221,6 @@ def training_entries(
             f"repeat: no training scan has the source {', '.join(sorted(set(repeat) - sources))}; there is {', '.join(sorted(sources))}"
         )
     return [entry for entry in entries for _ in range(repeat.get(entry.get("source", ""), 1))]
-
-
-def patients_in_two_splits(splits: Mapping[str, Sequence[dict]]) -> list[str]:
-    """A problem for each patient whose scans are in more than one split; a scan without a patient is one."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    for split, entries in splits.items():
-        for entry in entries:
-            patient = str(entry.get("patient", ""))  # some write 1, some "1"
-            found[f"patient {patient}" if patient else entry["image"]].setdefault(split, entry["image"])
-    return [
-        f"{next(iter(of.values()))}: {who if who.startswith('patient ') else 'the scan'} is in the splits {' and '.join(of)}. "
-        "Keep a patient's scans in one split."
-        for who, of in found.items()
-        if len(of) > 1
-    ]
 
 
 def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, allow_outside: bool | str = False) -> list[dict]:
@@ -255,7 +255,7 @@ def inference_entries(
     if image:
         if not os.path.exists(image):
             raise CallError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.{similar_path(image)}")
-        if os.path.isdir(image) and not is_dicom_folder(image):
+        if os.path.isdir(image) and not is_dicom_folder(image) and not holds_series(image):
             raise CallError(f"{image}: a folder without a DICOM series. --image takes one scan; set --dataset_dir for a folder of scans.")
         return [{"image": str(Path(image).absolute())}]
     if datalist:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from scripts.common.errors import ScanError
 
 UNEVEN = 0.1  # of the usual distance between slices: more is no rounding
+PARALLEL = 0.02  # between unit normals: about a degree
 POSITION, ORIENTATION = "0020|0032", "0020|0037"  # ImagePositionPatient, ImageOrientationPatient
+CLASS = b"\x02\x00\x02\x00UI"  # MediaStorageSOPClassUID, before its length (two bytes) and its text
+MAGIC = 132  # bytes: 128 of any kind, often zeros, and `DICM`
 EXPORT_SERIES = "Export the whole series again."
 
 
@@ -21,22 +25,19 @@ def check_series(folder: str | Path) -> None:
         folder: with the files of one series, one per slice; more than one series, or all slices in one file, pass.
 
     Raises:
-        ScanError: if a file cannot be read, or the slices do not say where they lie, lie there twice or not equally far apart.
+        ScanError: if there is no series, a file of it cannot be read, or the slices do not say where they lie, are not parallel, lie at
+            one place or not equally far apart.
     """
-    import itk  # here: it takes a second to import
-
-    itk.Object.SetGlobalWarningDisplay(False)  # its C++ text names no file
-    series = itk.GDCMSeriesFileNames.New()
-    series.SetUseSeriesDetails(True)
-    series.AddSeriesRestriction("0008|0021")  # as MONAI reads it
-    series.SetDirectory(str(folder))
-    files = [list(series.GetFileNames(uid)) for uid in series.GetSeriesUIDs()]
-    known = {os.path.basename(name) for names in files for name in names}
-    damaged = sorted(p.name for p in Path(folder).iterdir() if p.name not in known and is_dicom_file(p))
-    if known and damaged:
-        raise ScanError(folder, f"a file of the series cannot be read: {', '.join(damaged[:5])}", EXPORT_SERIES)
-    if len(files) == 1 and len(files[0]) > 1:
-        _check_positions(folder, [_position_mm(folder, name) for name in files[0]])
+    if dead := [path.name for path in Path(folder).iterdir() if not path.exists()]:  # GDCM would drop other files too
+        raise ScanError(folder, f"a link that leads nowhere, {_some(dead)}", "Remove it, or bring back the file.")
+    series = _list_series(folder)
+    if damaged := _unreadable(folder, [Path(file) for files in series for file in files]):
+        raise ScanError(folder, f"no slice can be read from {_some(damaged)}, cut off or without an image", EXPORT_SERIES)
+    if not series:
+        fix = "Name a file or the folder of a series; --dataset_dir takes a folder of scans."
+        raise ScanError(folder, "a folder without a DICOM series", fix)
+    if len(series) == 1 and len(series[0]) > 1:
+        _check_places(folder, series[0])
 
 
 def is_dicom_file(path: Path) -> bool:
@@ -47,30 +48,123 @@ def is_dicom_file(path: Path) -> bool:
     """
     if path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
+    return _head(path)[128:MAGIC] == b"DICM"
+
+
+def holds_series(folder: str | Path) -> bool:
+    """Whether GDCM finds a series, also one of files without a preamble, which `is_dicom_file` does not know. Slow: it reads them all."""
+    return bool(_list_series(folder))
+
+
+def silent_itk() -> ModuleType:
+    """The module `itk`, whose warnings would go to stderr, with places in its source and without the file's name."""
+    import itk  # here: it takes a second to import
+
+    itk.Object.SetGlobalWarningDisplay(False)
+    return itk
+
+
+def _list_series(folder: str | Path) -> list[list[str]]:
+    """The files of each series, in the order of the slices, as MONAI's reader lists them."""
+    names = silent_itk().GDCMSeriesFileNames.New()
+    names.SetUseSeriesDetails(True)
+    names.AddSeriesRestriction("0008|0021")
+    names.SetDirectory(str(folder))
+    return [list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()]
+
+
+def _unreadable(folder: str | Path, known: Sequence[Path]) -> list[str]:
+    """Names of the files that look like slices, and that are not among the known ones: those that GDCM has left out.
+
+    Reports and other objects of another class may lie beside the slices. What has lost its beginning, too, is known by its suffix.
+    """
+    names, suffixes, classes = ({of(path) for path in known} for of in (attrgetter("name"), attrgetter("suffix"), _class))
+    damaged = []
+    for path in sorted(Path(folder).iterdir()):
+        if path.name.startswith(".") or path.name in names:
+            continue
+        if is_dicom_file(path):
+            is_slice = not known or _class(path) in {*classes, b""}
+        elif path.suffix in suffixes:
+            is_slice = path.is_file() and not _head(path)[:MAGIC].strip(b"\0")
+        else:
+            is_slice = False
+        damaged += [path.name] if is_slice else []
+    return damaged
+
+
+def _head(path: Path) -> bytes:
     with path.open("rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
+        return handle.read(1024)
 
 
-def _position_mm(folder: str | Path, file: str) -> float:
-    """Where a slice lies along the normal of its plane."""
-    import itk
+def _class(path: Path) -> bytes:
+    """What the file is said to hold (a UID); empty if it ends before that."""
+    _, _, rest = _head(path).partition(CLASS)
+    return rest[2 : 2 + int.from_bytes(rest[:2], "little")].rstrip(b"\0 ")
 
-    image = itk.GDCMImageIO.New(FileName=file)
-    image.ReadImageInformation()
-    if not all(image.GetMetaDataDictionary().HasKey(key) for key in (POSITION, ORIENTATION)):
-        reason = f"{Path(file).name} does not say where its slice lies (ImagePositionPatient, ImageOrientationPatient)"
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _check_places(folder: str | Path, files: Sequence[str]) -> None:
+    """
+    Args:
+        folder: for the message.
+        files: one per slice.
+
+    Raises:
+        ScanError: as `check_series`.
+    """
+    places = {Path(file).name: _place(file) for file in files}
+    if nowhere := [name for name, place in places.items() if place is None]:
+        reason = f"where the slice lies (ImagePositionPatient, ImageOrientationPatient) is missing in {_some(nowhere)}"
         raise ScanError(folder, reason, "Export the original images, not copies or screenshots of them.")
-    return float(np.cross(image.GetDirection(0), image.GetDirection(1)) @ [image.GetOrigin(axis) for axis in range(3)])
+    names = list(places)
+    normals, origins_mm = (np.array(of) for of in zip(*places.values()))
+    if (np.linalg.norm(normals - normals[0], axis=1) > PARALLEL).any():
+        raise ScanError(folder, "its slices are not parallel", "Move those of each direction into a folder of its own.")
+    order = np.argsort(origins_mm @ normals[0], kind="stable")
+    moves_mm = np.diff(origins_mm[order], axis=0)
+    steps_mm = moves_mm @ normals[0]
+    if min(steps_mm) < max(UNEVEN * np.median(steps_mm), 1e-3):
+        first = int(np.argmin(steps_mm))
+        twins = _some(names[i] for i in order[first : first + 2])
+        raise ScanError(folder, f"two images at one place, {twins}", "Keep one, or move each volume into a folder of its own.")
+    _check_steps(folder, np.sort(origins_mm @ normals[0]), moves_mm - steps_mm[:, None] * normals[0])
 
 
-def _check_positions(folder: str | Path, positions_mm: Sequence[float]) -> None:
-    positions = np.sort(positions_mm)
-    steps = np.diff(positions)
-    usual = float(np.median(steps))
-    if min(steps) < UNEVEN * usual or usual < 1e-3:
-        raise ScanError(folder, "several of its images lie at one place", "Export each volume of the series into a folder of its own.")
-    wrong = np.flatnonzero(np.abs(steps - usual) > UNEVEN * usual)
+def _check_steps(folder: str | Path, places_mm: np.ndarray, sideways_mm: np.ndarray) -> None:
+    """
+    Args:
+        folder: for the message.
+        places_mm: (N,) along the normal, in order.
+        sideways_mm: (N - 1, 3) how each slice is shifted in its plane against the one before.
+
+    Raises:
+        ScanError: for gaps, and for a stack that is not upright, which ITK would take for one of other slices.
+    """
+    steps_mm = np.diff(places_mm)
+    usual = float(np.sort(steps_mm)[(len(steps_mm) - 1) // 2])  # of two medians the lower: what is missing makes steps longer
+    wrong = np.flatnonzero(np.abs(steps_mm - usual) > UNEVEN * usual)
     if len(wrong):
-        where = ", ".join(f"{steps[i]:.4g} mm between {positions[i]:.4g} and {positions[i + 1]:.4g} mm" for i in wrong[:3])
-        reason = f"its {len(positions)} slices are {usual:.4g} mm apart, but {where}: slices are missing"
+        where = ", ".join(f"{steps_mm[i]:.4g} mm between {places_mm[i]:.4g} and {places_mm[i + 1]:.4g} mm" for i in wrong[:3])
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        reason = f"its {len(places_mm)} slices are {usual:.4g} mm apart, but {where}{more}: slices are missing"
         raise ScanError(folder, reason, EXPORT_SERIES)
+    shift = float(np.linalg.norm(sideways_mm, axis=1).max())
+    if shift > UNEVEN * usual:
+        reason = f"its slices are {usual:.4g} mm apart, and shifted sideways by up to {shift:.4g} mm from one to the next"
+        raise ScanError(folder, reason, "Convert them with a tool that straightens such stacks, and segment its NIfTI file.")
+
+
+def _place(file: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Normal (a unit vector) and origin (mm) of a slice, LPS, as ITK takes them; None if the file does not say."""
+    image = silent_itk().GDCMImageIO.New(FileName=file)
+    image.ReadImageInformation()
+    tags = image.GetMetaDataDictionary()
+    if not all(tags.HasKey(key) and tags[key].strip() for key in (POSITION, ORIENTATION)):
+        return None
+    return np.cross(image.GetDirection(0), image.GetDirection(1)), np.array([image.GetOrigin(axis) for axis in range(3)])

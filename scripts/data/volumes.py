@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,8 @@ import nibabel as nib
 import numpy as np
 
 from scripts.common.errors import EXPORT_AGAIN, ScanError, UserError, read_reason
-from scripts.data.dicom import check_series
+from scripts.data.dicom import check_series, silent_itk
+from scripts.data.metaimage import check_metaimage
 
 GRID_TOLERANCE_MM = 1e-3  # two affines closer than this are one grid: headers hold float32
 _alone = threading.Lock()  # loggers and warning filters are those of the whole process
@@ -131,13 +133,18 @@ def _orientation_notes(image: nib.Nifti1Image) -> list[str]:
 def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
     from monai.transforms import LoadImage  # here: MONAI takes seconds to import
 
+    silent_itk()
     if path.is_dir():
         check_series(path)
+    elif path.name.lower().endswith(".mha"):
+        check_metaimage(path)
     try:
         warnings.filterwarnings("error", message=".*more than one DICOM series")
         image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
     except UserWarning:  # MONAI would take the first of them
         raise ScanError(path, "holds more than one DICOM series", "Move each into a folder of its own, or convert them to NIfTI.") from None
+    except RuntimeError as error:
+        raise ScanError(path, f"cannot be read ({_itk_reason(error)})", EXPORT_AGAIN) from None
     data = image.numpy()
     shape = (*data.shape[1:], *data.shape[:1])
     _check_kind(path, shape, series, colour=data.dtype == np.uint8 and len(data) in (3, 4))
@@ -145,6 +152,17 @@ def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
         notes.append(f"a series of {len(data)} volumes: their mean is used")
         return data.mean(0, dtype=np.float32), image.affine.numpy().astype(float), str(data.dtype)
     return data[0], image.affine.numpy().astype(float), str(data.dtype)
+
+
+def _itk_reason(error: RuntimeError) -> str:
+    """The last of ITK's lines, but nothing that it quotes: paths, and parts of the header, of which one may be a patient's name."""
+    text = str(error).strip()
+    if "Could not create IO object" in text:
+        return "it is of another format than its name says"
+    if "File cannot be read" in text:  # whatever it is, "Reason: No such file or directory" follows
+        return "its voxels are damaged, or not where its header says"
+    last = re.sub(r"^\[nrrd\] \w+: *", "", text.splitlines()[-1] if text else type(error).__name__)
+    return "its header is damaged, or names a file that is not there" if set('"|') & set(last) else last.rstrip(".:! ")[:160]
 
 
 def _check_kind(path: Path, shape: Sequence[int], series: bool, colour: bool) -> None:

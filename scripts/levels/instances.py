@@ -80,7 +80,8 @@ def usual_volume(volumes: Sequence[float]) -> float:
 
 def _separate(pieces: np.ndarray, count: int, spacing_mm: Sequence[float], min_core: float, depth_mm: float) -> tuple[np.ndarray, int]:
     """Pieces that have more than one core are divided among their cores."""
-    size = [2 * round(depth_mm / s) + 1 for s in spacing_mm]  # a box, which takes a tenth of the time of a ball
+    # a box, which takes a tenth of the time of a ball; of a single slice, all of it would be surface
+    size = [2 * round(depth_mm / s) + 1 if n > 1 else 1 for s, n in zip(spacing_mm, pieces.shape)]
     cores, n_cores = ndimage.label(ndimage.minimum_filter((pieces > 0).astype(np.uint8), size, mode="constant"))
     sizes = np.bincount(cores.ravel(), minlength=n_cores + 1)
     piece_of_core = np.zeros(n_cores + 1, int)

@@ -16,9 +16,9 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from scripts.common.errors import UserError
+from scripts.common.errors import CallError, UserError
 from scripts.common.files import write_whole
-from scripts.data.datalist import write_datalist
+from scripts.data.datalist import read_datalist, write_datalist
 from scripts.labels import label_table
 from scripts.phantoms.anatomy import Spine, Vertebra, build_spine, rotation, spine_truth
 from scripts.phantoms.image import CONTRASTS, Grid, render
@@ -167,6 +167,8 @@ def write_cohort(
     """
     output_dir = Path(output_dir)
     options = {**options, **(phantom_options or {})}
+    file = output_dir / "datalist.json"
+    _check_own(file)
     splits = ["training"] * training + ["validation"] * validation + ["testing"] * testing
     cases = [(f"{split}/phantom_{i + 1:04d}", seed * 100_000 + i) for i, split in enumerate(splits)]
     for split in dict.fromkeys(splits):
@@ -181,9 +183,18 @@ def write_cohort(
     datalist: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "testing": []}
     for split, entry in zip(splits, entries, strict=True):
         datalist[split].append(entry)
-    file = output_dir / "datalist.json"
     write_datalist(datalist, file)
     return file
+
+
+def _check_own(datalist: Path) -> None:
+    """
+    Raises:
+        CallError: if there is a datalist with other scans than phantoms, which would be lost.
+    """
+    splits = read_datalist(datalist, datalist.parent, must_exist=False, allow_outside=True) if datalist.is_file() else {}
+    if any(entry.get("source") != "phantom" for entries in splits.values() for entry in entries):
+        raise CallError(f"{datalist} lists scans that are no phantoms: give another --dataset_dir, the phantoms' own.")
 
 
 def _write_case(output_dir: Path, anomalies: float, options: Mapping[str, Any], case: tuple[str, int]) -> dict[str, Any]:

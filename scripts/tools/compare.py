@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from scripts.common.errors import CallError, UserError
 from scripts.common.tables import aligned
 from scripts.handlers import FORMATS
+from scripts.tools.metrics_file import read_metrics
 
 METRICS = ("dice", "level_dice", "asd_mm", "identified", "all_levels")
 
@@ -19,9 +19,10 @@ def compare(before: str | Path, after: str | Path) -> list[list[str]]:
         before, after: `metrics.json` of evaluations of the same scans.
 
     Raises:
-        UserError: if a file is missing or the two do not score the same structures.
+        CallError: if a file is missing or no evaluation.
+        UserError: if the two do not score the same structures.
     """
-    tables = [_read(path) for path in (before, after)]
+    tables = [_read(path, option) for path, option in ((before, "before"), (after, "after"))]
     if {k: row["n"] for k, row in tables[0].items()} != {k: row["n"] for k, row in tables[1].items()}:
         raise UserError(f"{before} and {after} do not score the same structures")
     rows = [["source", "group", "n", *METRICS]]
@@ -32,10 +33,11 @@ def compare(before: str | Path, after: str | Path) -> list[list[str]]:
     return rows
 
 
-def _read(path: str | Path) -> dict[tuple[str, str], dict]:
+def _read(path: str | Path, option: str) -> dict[tuple[str, str], dict]:
     if not Path(path).is_file():
         raise CallError(f"compare needs --before and --after, the metrics.json of two evaluations; '{path}' is not a file")
-    return {(row["source"], row["group"]): row for row in json.loads(Path(path).read_text(encoding="utf-8"))["by_source"]}
+    content = read_metrics(path, option, {"by_source": ["source", "group", "n", *METRICS]})
+    return {(row["source"], row["group"]): row for row in content["by_source"]}
 
 
 def _number(value: float | None, metric: str) -> str:

@@ -15,8 +15,9 @@ from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
 from scripts import figures
-from scripts.common.errors import UserError
+from scripts.common.errors import UserError, shown
 from scripts.common.files import write_whole
+from scripts.common.preflight import check_writable
 from scripts.common.tables import aligned
 from scripts.data.check_labels import label_problems
 from scripts.data.datalist import case_name, find_images, find_label, is_in_label_folder, patients_in_two_splits, read_datalist
@@ -78,6 +79,7 @@ def explore(
         UserError: if the folder or the datalist itself cannot be used.
     """
     splits = list_entries(dataset_dir, datalist, allow_outside)
+    check_writable(str(output_dir), "output_dir")
     problems = patients_in_two_splits(splits)
     entries = [{"split": split, **entry} for split, entries in splits.items() for entry in entries]
     scans: list[Scan] = []
@@ -88,12 +90,12 @@ def explore(
     output_dir = Path(output_dir)
     written = [
         write_whole(output_dir / "explore.csv", lambda path: write_csv(scans, path)),
-        draw(scans, output_dir / "explore.png"),
+        draw(scans, output_dir / "explore.png", label_scheme),
     ]
     print(scan_table(scans))
     print(totals(scans))
-    print(f"\n{len(problems)} problem{'s' * (len(problems) != 1)}" + "".join(f"\n  {line}" for line in problems))
-    print(f"\nwritten: {', '.join(map(str, written))}")
+    print(f"\n{len(problems)} problem{'s' * (len(problems) != 1)}" + "".join(f"\n  {shown(line)}" for line in problems))
+    print(f"\nwritten: {shown(', '.join(map(str, written)))}")
     return len(problems)
 
 
@@ -190,7 +192,7 @@ def check_label(
 def write_csv(scans: Iterable[Scan], path: Path) -> None:
     """A row per scan; volumes in ml, empty where a structure is not labelled."""
     order = anatomical_order()
-    with path.open("w", newline="", encoding="utf-8") as handle:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:  # names of files, UTF-8 or not
         writer = csv.writer(handle)
         head = ["case", "split", "source", "image", "label", "shape", "spacing_mm", "axes", "dtype", *PERCENTILES]
         writer.writerow([*head, *(label_table()[c].name for c in order), "problems"])
@@ -210,7 +212,7 @@ def scan_table(scans: Iterable[Scan]) -> str:
         numbers = [f"{s.intensity[p]:.4g}" if s.intensity else "" for p in PERCENTILES]
         geometry = ["x".join(map(str, s.shape)), "x".join(f"{v:.3g}" for v in s.spacing_mm), s.axes, s.dtype]
         total = f"{sum(s.volume_ml.values()):.1f}" if s.volume_ml else ""
-        rows.append([s.case, s.split, s.source, labels, *geometry, *numbers, total, str(len(s.problems) or "")])
+        rows.append([shown(s.case), s.split, shown(s.source), labels, *geometry, *numbers, total, str(len(s.problems) or "")])
     return aligned(rows, left=range(4))
 
 
@@ -220,7 +222,8 @@ def totals(scans: list[Scan]) -> str:
     count = Counter((s.split, s.source) for s in scans)
     rows = [["scans", *splits, "all"]]
     rows += [
-        [source or "-", *(str(count[split, source]) for split in splits), str(sum(count[p, source] for p in splits))] for source in sources
+        [shown(source) or "-", *(str(count[split, source]) for split in splits), str(sum(count[p, source] for p in splits))]
+        for source in sources
     ]
     rows += [["all", *(str(sum(count[split, source] for source in sources)) for split in splits), str(len(scans))]]
     text = ["", aligned(rows), ""]
@@ -251,8 +254,8 @@ def spread(scans: Iterable[Scan], count: int) -> list[Scan]:
     return turns[:count]
 
 
-def draw(scans: list[Scan], path: Path) -> Path:
-    """Montage of mid-sagittal slices with outlines, intensities per scan and volumes per structure."""
+def draw(scans: list[Scan], path: Path, label_scheme: str = "verse") -> Path:
+    """Montage of mid-sagittal slices with outlines, intensities per scan and volumes per structure; the labels are in `label_scheme`."""
     from matplotlib.figure import Figure
 
     chosen = spread(scans, MONTAGE)
@@ -263,8 +266,8 @@ def draw(scans: list[Scan], path: Path) -> Path:
     for i, scan in enumerate(chosen):
         box = ((i % columns + 0.03) / columns, 1 - (2.9 * (i // columns) + 2.8) / height, 0.94 / columns, 2.5 / height)
         axes = figure.add_axes(box, facecolor=figures.BACKGROUND)
-        _montage(axes, scan)
-        axes.set_title(f"{scan.case}  {scan.axes}", color=figures.DIM, fontsize=7, pad=3)
+        _montage(axes, scan, label_scheme)
+        axes.set_title(shown(f"{scan.case}  {scan.axes}"), color=figures.DIM, fontsize=7, pad=3, parse_math=False)
     left, right = (
         figure.add_axes((x, 0.75 / height, w, 2.9 / height), facecolor=figures.BACKGROUND) for x, w in ((0.06, 0.4), (0.53, 0.45))
     )
@@ -277,13 +280,13 @@ def draw(scans: list[Scan], path: Path) -> Path:
     return figures.save_figure(figure, path)
 
 
-def _montage(axes: Axes, scan: Scan) -> None:
+def _montage(axes: Axes, scan: Scan, label_scheme: str) -> None:
     volume = read_volume(scan.image)
     marked = np.zeros(volume.data.shape, np.uint8)
     if scan.volume_ml:  # only set for a label that could be read and has known values
         label = read_volume(scan.label)
         if not grid_mismatch(volume.data.shape, volume.affine, label.data.shape, label.affine):
-            marked = encode(label.data, str(scan.label))
+            marked = encode(label.data, str(scan.label), label_scheme)
     turned, spacing_mm = figures.to_ras(volume.data, volume.affine)
     marked = figures.to_ras(marked, volume.affine)[0]
     columns = figures.crop_columns(marked, "sagittal", spacing_mm)
@@ -301,10 +304,10 @@ def _plot_intensities(axes: Axes, scans: list[Scan]) -> None:
         x = start + np.arange(len(values))
         axes.vlines(x, values[:, 0], values[:, 2], color=color, linewidth=1.2)
         axes.plot(x, values[:, 1], "o", color=color, markersize=3)
-        ticks.append((start + (len(values) - 1) / 2, f"{source or '-'}\nn = {len(values)}"))
+        ticks.append((start + (len(values) - 1) / 2, f"{shown(source) or '-'}\nn = {len(values)}"))
         start += len(values) + 1
     axes.set_yscale("symlog", linthresh=10)  # scanners differ by orders of magnitude
-    axes.set_xticks([x for x, _ in ticks], [name for _, name in ticks])
+    axes.set_xticks([x for x, _ in ticks], [name for _, name in ticks], parse_math=False)
     axes.set_title("intensity: median, percentiles 1 to 99", color=figures.TEXT, fontsize=9, loc="left")
 
 

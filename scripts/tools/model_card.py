@@ -10,6 +10,7 @@ from scripts.common.files import write_whole
 from scripts.common.tables import markdown
 from scripts.handlers import FORMATS
 from scripts.labels import METADATA_FILE
+from scripts.tools.metrics_file import read_metrics
 
 START, END = "<!-- results: written by the command `record` -->", "<!-- end of results -->"
 COLUMNS = {
@@ -32,21 +33,37 @@ def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
         docs_dir: folder with both files.
 
     Raises:
-        UserError: without the evaluation, a name, or the markers in the model card.
+        CallError: without the evaluation or a name; nothing is written then.
+        UserError: without the model card, the markers in it, or if `results.json` is damaged; the same.
     """
     metrics_file, docs_dir = Path(metrics_file), Path(docs_dir)
     if not isinstance(name, str) or not name or not metrics_file.is_file():  # the command line reads `a, b` as a list
         raise CallError(f"record needs --name and --metrics, the metrics.json of an evaluation; got '{name}' and '{metrics_file}'")
+    new = read_metrics(metrics_file, "metrics", {"by_source": ["source", "group", *COLUMNS], "worst_cases": WORST})
     results_file, card_file = docs_dir / "results.json", docs_dir / "README.md"
-    results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.is_file() else {}
+    results = _read_results(results_file)
     version = json.loads(METADATA_FILE.read_text())["version"]
-    results[name] = {"version": version, **json.loads(metrics_file.read_text(encoding="utf-8"))}
-    card = card_file.read_text(encoding="utf-8")
+    results[name] = {"version": version, **new}
+    card = card_file.read_text(encoding="utf-8") if card_file.is_file() else ""
     if START not in card or END not in card:
         raise UserError(f"{card_file}: the lines '{START}' and '{END}' are missing")
     head, tail = card.split(START)[0], card.split(END)[1]
+    try:
+        card = f"{head}{START}\n{results_tables(results)}\n{END}{tail}"
+    except (KeyError, TypeError, ValueError) as error:  # of an entry that was there already
+        raise UserError(f"{results_file}: an entry is no evaluation ({error}). Restore the file: git checkout {results_file}") from None
     write_whole(results_file, lambda path: path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))
-    write_whole(card_file, lambda path: path.write_text(f"{head}{START}\n{results_tables(results)}\n{END}{tail}", encoding="utf-8"))
+    write_whole(card_file, lambda path: path.write_text(card, encoding="utf-8"))
+
+
+def _read_results(path: Path) -> dict[str, dict]:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error}). Restore it: git checkout {path}") from None
+    if not isinstance(results, dict):
+        raise UserError(f"{path}: no evaluations by name. Restore it: git checkout {path}")
+    return results
 
 
 def results_tables(results: dict[str, dict]) -> str:

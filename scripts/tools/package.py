@@ -12,6 +12,7 @@ from pathlib import Path
 
 from scripts.common.errors import UserError
 from scripts.common.files import write_whole
+from scripts.common.preflight import check_writable
 
 NAME = "spine_mri_segmentation"  # of the folder in the zip: clients find the bundle by it
 # what is released; tests and what runs them, caches, outputs and what clients write into a bundle are not
@@ -46,6 +47,7 @@ def package(bundle_root: str | Path, output_dir: str | Path) -> Path:
     files = release_files(root)
     folder, archive = output_dir / NAME, output_dir / f"{NAME}_v{version}.zip"
     _check_replaceable(folder, root)
+    check_writable(str(output_dir), "release_dir")
     write_whole(archive, partial(_write_zip, root, files))
     line = f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  {archive.name}\n"
     write_whole(archive.with_name(f"{archive.name}.sha256"), partial(Path.write_text, data=line, encoding="utf-8", newline="\n"))

@@ -10,6 +10,7 @@ import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
+from scripts.common.errors import CallError
 from scripts.data.datalist import case_name
 from scripts.figures import draw_batch
 from scripts.labels import label_table
@@ -29,6 +30,8 @@ def show_batch(
         deterministic_transforms: up to the cached scan on the working grid.
         random_transforms: crop and augmentation, applied to the former's result.
     """
+    if any(getattr(t, "samples", ("image",)) == ["view"] for t in random_transforms):
+        raise CallError("show_batch draws patches for the fine network: leave out --train_only levels")
     before, after = [], []
     for entry in islice(data, count):
         scan = Compose(deterministic_transforms)(entry)

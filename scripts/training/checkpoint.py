@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from scripts.common.command import is_command
 from scripts.common.errors import CallError, similar_path
 from scripts.common.files import write_whole
-from scripts.common.preflight import load_weights
+from scripts.common.preflight import check_fit, load_weights
 from scripts.data.sampling import SeededSampler
 from scripts.training.interruption import Interruption, StoppedError
 
@@ -136,12 +136,10 @@ class ResumableCheckpoint:
     def load(self, engine: Engine) -> None:
         """
         Raises:
-            CallError: if the file is missing, its run is over, or an epoch of it had another number of steps.
-            UserError: if the file is damaged, or holds more than a checkpoint.
+            CallError: as `read_checkpoint`, if its run is over, or an epoch of it had another number of steps.
         """
-        check_resume(self.path.parent)
+        states = read_checkpoint(self.path)
         epochs, steps = engine.state.max_epochs, engine.state.epoch_length
-        states = load_weights(self.path)
         objects = self._objects(engine)
         if objects.keys() - states.keys():
             lacking = ", ".join(sorted(objects.keys() - states.keys()))
@@ -161,11 +159,34 @@ class ResumableCheckpoint:
             loader.sampler.skip = engine.state.iteration % engine.state.epoch_length * loader.batch_size
 
 
-def check_resume(folder: str | Path) -> None:
+def check_resume(folder: str | Path, network: torch.nn.Module, resume: bool | str = True) -> None:
     """
+    Args:
+        folder: output_dir of the run.
+        network: what is to go on.
+        resume: the option: the folder once more, or True.
+
     Raises:
-        CallError: if there is no `last.pt` in `folder`.
+        CallError: if `resume` lacks its value or is another folder, or its `last.pt` is none, or that of another network.
     """
+    if resume is True and str(folder) == "True":  # as train.yaml makes it
+        raise CallError("--resume: its value is missing, the output_dir of an earlier run")
+    if str(resume).lower() != "true" and Path(resume).resolve() != Path(folder).resolve():
+        raise CallError(f"--resume {resume} and --output_dir {folder}: two folders. A run goes on in its own: leave --output_dir out.")
     path = Path(folder) / "last.pt"
+    fix = "Resume with the --network_def and --labels of that run, or start anew in another --output_dir."
+    check_fit(path, read_checkpoint(path).get("model", {}), network, fix)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `ResumableCheckpoint` has written.
+
+    Raises:
+        CallError: if there is no file at `path`, it holds weights alone, or as `load_weights`.
+    """
     if not path.is_file():
         raise CallError(f"{path}: nothing to resume. --resume takes the output_dir of an earlier run.{similar_path(path.parent)}")
+    states = load_weights(path)
+    if not isinstance(states.get("trainer"), dict):
+        raise CallError(f"{path}: holds weights, not where a training was. Start anew, with --pretrained {path}")
+    return states

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import files, infer, last_line
 
-from scripts.common.errors import explain, shown
+from scripts.batch.own_masks import check_replaceable
+from scripts.common.errors import UserError, explain, shown
 from scripts.common.tables import read_rows
 
 LATIN = os.fsdecode(b"R\xfccken")  # as old archives leave names: no UTF-8
@@ -75,3 +78,29 @@ def test_shown():
 def test_errors_that_are_not_of_the_scan(code, fix):
     number = getattr(errno, code)
     assert explain(OSError(number, os.strerror(number), "x"), "scan")[1].startswith(fix)
+
+
+def test_scans_of_one_name_in_two_folders(weights, two, tmp_path, capfd):
+    out, scans = tmp_path / "out", [tmp_path / name / "T2.nii.gz" for name in ("p1", "p2")]
+    for path in scans:
+        path.parent.mkdir()
+        shutil.copy2(two / "a.nii.gz", path)  # as old as the other
+    assert infer(weights, out, two, image=str(scans[0]), figures=False) == 0
+    content = (out / "T2_seg.nii.gz").read_bytes()
+    assert infer(weights, out, two, image=str(scans[1]), figures=False) == 1
+    assert f"{scans[1]}: {out}/T2_seg.nii.gz is there already, the mask of {scans[0]}. Move it, set" in capfd.readouterr().out
+    assert (out / "T2_seg.nii.gz").read_bytes() == content
+    shutil.move(scans[0], tmp_path / "T2.nii.gz")  # the same scan elsewhere
+    assert infer(weights, out, two, image=str(tmp_path / "T2.nii.gz"), figures=False) == 0
+    assert last_line(capfd) == "0 segmented, 1 skipped (already done), 0 failed"
+
+
+def test_only_half_files_are_replaced_unasked(tmp_path):
+    mask = tmp_path / "a_seg.nii.gz"
+    for content in (b"", b"\x1f", gzip.compress(b"x" * 1000)[:20]):
+        mask.write_bytes(content)
+        check_replaceable(mask, "a")
+    for content in (b"\x5c\x01\x00\x00 not compressed", gzip.compress(b"x")):
+        mask.write_bytes(content)
+        with pytest.raises(UserError, match="not as this bundle has written it"):
+            check_replaceable(mask, "a")

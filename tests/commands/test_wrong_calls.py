@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -9,17 +10,32 @@ import sys
 import tempfile
 from pathlib import Path
 
+import monai.bundle
 import pytest
 import torch
-from conftest import BUNDLE, INFERENCE, TOOLS, TRAIN, run_bundle
+from conftest import BUNDLE, EVALUATE, INFERENCE, SMALL, TOOLS, TRAIN, run_bundle
 from monai.bundle import ConfigWorkflow
 from monai.handlers import CheckpointLoader
 
+from scripts.benchmark.parts import PARTS, benchmark
 from scripts.common import command
 from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
-from scripts.common.preflight import check_between, check_numbers, check_start, check_weights, check_writable, load_weights
-from scripts.labels import check_scheme
-from scripts.training.checkpoint import PretrainedWeights, ResumableCheckpoint
+from scripts.common.preflight import (
+    check_arguments,
+    check_between,
+    check_device,
+    check_input,
+    check_multiples,
+    check_numbers,
+    check_repeat,
+    check_start,
+    check_weights,
+    check_writable,
+    load_weights,
+)
+from scripts.labels import check_labelled, check_scheme
+from scripts.tools.package import package
+from scripts.training.checkpoint import PretrainedWeights, ResumableCheckpoint, check_resume
 
 
 class RunsCode:
@@ -69,6 +85,7 @@ def test_overrides_that_clients_and_commands_need_pass():
         ({"spacing": [1.0, float("nan"), 1.0]}, "--spacing [1.0, nan, 1.0]: three numbers above 0 are needed"),
         ({"epochs": 1, "batch_size": 0}, "--batch_size 0: a number above 0 is needed"),
         ({"epochs": "ten"}, "--epochs ten: a number above 0 is needed"),
+        ({"rate": -1, "norm": "abc"}, "--rate -1: a number above 0 is needed; --norm abc: a number above 0 is needed"),
     ],
 )
 def test_numbers(knobs, message):
@@ -82,6 +99,60 @@ def test_ranges(value):
     check_between(0, 0.9, overlap=0, other=0.9)
     with fails(f"--overlap {value}: a number from 0 to 0.9 is needed"):
         check_between(0, 0.9, overlap=value)
+
+
+def test_whole_numbers_and_no_limit():
+    check_between(1, math.inf, whole=True, epochs=10**9)
+    check_between(0, math.inf, size=0.5)
+    with fails("--epochs 1.5: a whole number of at least 1 is needed; --batch_size 0: a whole number of at least 1 is needed"):
+        check_between(1, math.inf, whole=True, epochs=1.5, batch_size=0)
+    with fails("--size -300: a number of at least 0 is needed"):
+        check_between(0, math.inf, size=-300)
+
+
+@pytest.mark.parametrize("value", [[50, 80, 128], 17, [16, 32], [16, 16, 16.0], "abc", [0, 16, 16], [16, 16, -16]])
+def test_multiples(value):
+    check_multiples(16, patch_size=[16, 32, 48])
+    with fails(f"--patch_size {value}: three multiples of 16 are needed"):
+        check_multiples(16, patch_size=value)
+
+
+def test_mappings():
+    check_repeat({})
+    with fails("--repeat 3: a number for every source is needed, such as \"{'mine': 3}\""):
+        check_repeat(3)
+    draw = "scripts.phantoms.phantom.draw_phantom"
+    check_arguments("phantom_options", {"lumbar": 6}, draw)
+    known = "contrast, lumbar, wedged, slipped, spacing_mm, shape, oblique_deg, view, order"
+    with fails(f"--phantom_options: there is no option 'lumbr'; choose from {known}. Did you mean lumbar?"):
+        check_arguments("phantom_options", {"lumbr": 6}, draw, ["seed"])
+    with fails(f"--phantom_options 3: options by name are needed, such as \"{{'contrast': ...}}\"; there is {known}"):
+        check_arguments("phantom_options", 3, draw, ["seed"])
+
+
+def test_devices():
+    check_device("cpu")
+    check_device(torch.device("cpu"))
+    with pytest.raises(CallError, match=r"^--device gpu: not there \(.*\)\. Leave it out, or set it to cpu\.$"):
+        check_device("gpu")
+    with pytest.raises(CallError, match=r"^--device cuda:99: not there"):
+        check_device("cuda:99")
+
+
+def test_labelled_numbers():
+    check_labelled([])
+    check_labelled([20, 121])
+    with pytest.raises(CallError, match=r"^--labelled \[20, 99\]: the label table has no 99\. It has 15 = T8, "):
+        check_labelled([20, 99])
+    with fails("--labelled 20: a list of numbers is needed, such as [15, 16]"):
+        check_labelled(20)
+
+
+def test_a_scan_or_a_list():
+    check_input("a.nii", "", "")
+    check_input("", "list.json", "testing")
+    with fails("--image takes one scan, --datalist and --split a list of them: leave out one or the other"):
+        check_input("a.nii", "list.json", "testing")
 
 
 def test_one_network_is_not_trained_beside_a_random_one():
@@ -99,11 +170,69 @@ def test_configs_check_their_numbers_first(tmp_path):
         folders = {"dataset_dir": str(tmp_path / "none"), "output_dir": str(tmp_path / "out")}
         with fails("--spacing [0, 1, 1]: three numbers above 0 are needed"):
             run_bundle(files, spacing=[0, 1, 1], **folders)
-        with fails("--num_workers two: a number from 0 to 256 is needed"):
+        with fails("--num_workers two: a whole number from 0 to 256 is needed"):
             run_bundle(files, num_workers="two", **folders)
         with fails("--overlap 1.5: a number from 0 to 0.9 is needed"):
             run_bundle(files, overlap=1.5, **folders)
+    for files in (TRAIN, INFERENCE, [TRAIN, EVALUATE]):
+        for options, message in (
+            ({"margin": "wide"}, "--margin wide: a whole number of at least 0 is needed"),
+            ({"min_instance_mm3": -300}, "--min_instance_mm3 -300: a number of at least 0 is needed"),
+            ({"min_speck_mm3": "x"}, "--min_speck_mm3 x: a number of at least 0 is needed"),
+            ({"patch_size": [50, 80, 128]}, "--patch_size [50, 80, 128]: three multiples of 16 are needed"),
+        ):
+            with fails(message):
+                run_bundle(files, **options, **folders)
+        with pytest.raises(CallError, match=r"^--device cuda:99: not there"):
+            run_bundle(files, device="cuda:99", **folders)
+    with fails("--learning_rate -1: a number of at least 0 is needed; --max_gradient abc: a number of at least 0 is needed"):
+        run_bundle(TRAIN, learning_rate=-1, max_gradient="abc", **folders)
+    with fails("--repeat 3: a number for every source is needed, such as \"{'mine': 3}\""):
+        run_bundle(TRAIN, repeat=3, **folders)
+    with fails("--image takes one scan, --split a list of them: leave out one or the other"):
+        run_bundle(INFERENCE, image="a.nii", split="testing", **folders)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command_id", "options", "message"),
+    [
+        ("summary", {"patch_size": 17}, "--patch_size 17: three multiples of 16 are needed"),
+        ("prepare", {"validation_fraction": -0.5}, "--validation_fraction -0.5: a number from 0 to 1 is needed"),
+        ("prepare", {"labelled": [99]}, "--labelled [99]: the label table has no 99. It has 15 = T8, "),
+        ("phantoms", {"phantom_options": {"lumbr": 6}}, "--phantom_options: there is no option 'lumbr'; choose from contrast, lumbar, "),
+        ("phantoms", {"training": -1, "seed": "x"}, "--training -1: a whole number of at least 0 is needed; --seed x: a whole number"),
+    ],
+)
+def test_commands_check_their_options_first(command_id, options, message, tmp_path):
+    with pytest.raises(CallError, match=f"^{re.escape(message)}"):
+        monai.bundle.run(command_id, config_file=TOOLS, bundle_root=str(BUNDLE), dataset_dir=str(tmp_path / "none"), **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_benchmark_checks_its_options_first(tmp_path):
+    for options, message in (
+        ({"parts": ["outs"]}, f"benchmark has no part outs; choose from {', '.join(PARTS)}. Did you mean ours?"),
+        ({"scans": ["none.nii"]}, "none.nii: no such file. --scans takes a list of scans, or nothing for phantoms."),
+        ({"repeats": 0}, "--repeats 0: a whole number of at least 1 is needed"),
+    ):
+        with fails(message):
+            benchmark(str(BUNDLE), str(tmp_path / "results.json"), **{"parts": [], **options})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("taken", ["release", "evaluation"])
+def test_a_file_where_a_folder_is_to_be(taken, cohort, tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    option = "release_dir" if taken == "release" else "output_dir"
+    with fails(f"{path}: cannot be written to (File exists). Set --{option} to a folder that can, on a disk with room."):
+        if taken == "release":
+            package(BUNDLE, path)
+        else:
+            network = ConfigWorkflow(INFERENCE, workflow_type=None, **SMALL).parser.get_parsed_content("network_def")
+            torch.save(network.state_dict(), tmp_path / "model.pt")
+            run_bundle([TRAIN, EVALUATE], dataset_dir=str(cohort), ckpt_path=str(tmp_path / "model.pt"), output_dir=str(path))
 
 
 @pytest.fixture
@@ -152,6 +281,36 @@ def test_weights_of_another_architecture(tmp_path):
         check_weights(str(path), "ckpt_path", torch.nn.Linear(3, 2, bias=False))
     torch.save({"model": torch.nn.Linear(3, 2).state_dict(), "trainer": {"iteration": 3}}, path)  # a last.pt
     check_weights(str(path), "ckpt_path", torch.nn.Linear(3, 2))
+
+
+def test_resuming_what_cannot_go_on(tmp_path):
+    folder, network = tmp_path / "run", torch.nn.Linear(3, 2)
+    folder.mkdir()
+    path = folder / "last.pt"
+    torch.save({"model": network.state_dict(), "trainer": {"iteration": 3}}, path)
+    check_resume(folder, network)
+    check_resume(folder, network, str(folder))
+    check_resume(folder, network, f"{tmp_path}/other/../run")
+    hint = "Resume with the --network_def and --labels of that run, or start anew in another --output_dir."
+    with fails(f"{path}: weights of another network: 1 of 2 layers differ, weight is (2, 3) there and (2, 4) here. {hint}"):
+        check_resume(folder, torch.nn.Linear(4, 2))
+    other = tmp_path / "other"
+    with fails(f"--resume {folder} and --output_dir {other}: two folders. A run goes on in its own: leave --output_dir out."):
+        check_resume(other, network, str(folder))
+    with fails("--resume: its value is missing, the output_dir of an earlier run"):
+        check_resume("True", network, True)
+    torch.save(network.state_dict(), path)
+    with fails(f"{path}: holds weights, not where a training was. Start anew, with --pretrained {path}"):
+        check_resume(folder, network)
+
+
+def test_train_checks_what_it_resumes_before_it_reads_scans(tmp_path):
+    torch.save({"model": torch.nn.Linear(3, 2).state_dict(), "trainer": {"iteration": 3}}, tmp_path / "last.pt")
+    with pytest.raises(CallError, match=rf"^{tmp_path}/last.pt: weights of another network: .* layers differ"):
+        run_bundle(TRAIN, dataset_dir=str(tmp_path / "none"), resume=str(tmp_path))
+    with pytest.raises(CallError, match=rf"^--resume {tmp_path} and --output_dir {tmp_path}/b: two folders\."):
+        run_bundle(TRAIN, dataset_dir=str(tmp_path / "none"), resume=str(tmp_path), output_dir=str(tmp_path / "b"))
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):

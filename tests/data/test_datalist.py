@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import fails, touch
+from test_dicom import write_series
 
 from scripts.common.errors import UserError
 from scripts.data.datalist import (
@@ -23,6 +24,7 @@ from scripts.data.datalist import (
     training_entries,
     write_datalist,
 )
+from scripts.data.volumes import read_volume
 
 
 def found(root: Path) -> list[str]:
@@ -347,7 +349,25 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "again").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "in")
-    assert [p.relative_to(tmp_path / "in").as_posix() for p in find_images(tmp_path / "in")] == ["a.nii.gz", "again/b.nii.gz"]
+    (tmp_path / "elsewhere" / "self").symlink_to(".")
+    (tmp_path / "in" / "nowhere").symlink_to(tmp_path / "no")
+    (tmp_path / "in" / ".hidden").symlink_to(touch(tmp_path / "hidden", "c.nii.gz"))
+    assert found(tmp_path / "in") == ["a.nii.gz", "again/b.nii.gz"]
+
+
+def test_a_folder_keeps_its_own_name_whatever_links_to_it(tmp_path):
+    touch(tmp_path, "images/deep/x.nii.gz")
+    (tmp_path / "a_link").symlink_to(tmp_path / "images" / "deep")
+    (tmp_path / "images" / "back").symlink_to(tmp_path)
+    assert found(tmp_path) == ["images/deep/x.nii.gz"]
+    (tmp_path / "images" / "deep" / "y").symlink_to(touch(tmp_path / "z" / "part", "s.nii").parent)  # a part of it is found on another way
+    assert found(tmp_path / "images" / "deep") == ["x.nii.gz", "y/part/s.nii"]
+
+
+def test_a_linked_folder_may_be_the_dataset(tmp_path):
+    touch(tmp_path, "data/a.nii.gz")
+    (tmp_path / "link").symlink_to("data")
+    assert find_images(tmp_path / "link") == [tmp_path / "link" / "a.nii.gz"]
 
 
 def test_a_series_beside_other_files_is_found(tmp_path):
@@ -361,32 +381,21 @@ def test_a_folder_of_files_is_no_image(tmp_path):
         inference_entries(tmp_path, image=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("training", "validation", "who"),
-    [
-        ({"patient": 1}, {"patient": "1"}, "patient 1"),
-        ({}, {"image": "a.nii.gz"}, "the scan"),
-        ({"patient": 0}, {"patient": 0}, "patient 0"),
-    ],
-)
-def test_one_patient_in_two_splits(tmp_path, training, validation, who):
-    touch(tmp_path, "a.nii.gz", "b.nii.gz", "l.nii.gz")
-    splits = {"training": [{"image": "a.nii.gz", "label": "l.nii.gz", **training}]}
-    splits["validation"] = [{"image": "b.nii.gz", "label": "l.nii.gz", **validation}]
-    file = tmp_path / "datalist.json"
-    file.write_text(json.dumps(splits))
-    line = f"{file}: {tmp_path}/a.nii.gz: {who} is in the splits training and validation. Keep a patient's scans in one split."
-    with fails(line):
-        training_entries(file, tmp_path)
+def test_a_series_without_preambles_is_an_image(tmp_path):
+    folder = write_series(tmp_path / "a", [0, 5])
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content[content.index(b"\x08\x00\x16\x00") :])
+    assert not is_dicom_folder(folder)
+    assert inference_entries("nowhere", image=folder) == [{"image": str(folder)}]
+    assert read_volume(folder).data.shape == (4, 5, 2)
 
 
-def test_a_validation_scan_in_also_train_on(tmp_path):
-    touch(tmp_path, "a.nii.gz", "b.nii.gz", "l.nii.gz")
-    a, b = ({"image": f"{name}.nii.gz", "label": "l.nii.gz"} for name in "ab")
-    (tmp_path / "first.json").write_text(json.dumps({"training": [a], "validation": [b]}))
-    (tmp_path / "datalist.json").write_text(json.dumps({"training": [b]}))
-    line = (
-        f"{tmp_path}/b.nii.gz: under 'validation' of {tmp_path}/first.json, and a training scan of also_train_on. Keep it in one of them."
-    )
-    with fails(line):
-        training_entries(tmp_path / "first.json", tmp_path, also=[tmp_path])
+def test_a_folder_that_cannot_be_seen_is_left_to_the_reader(tmp_path, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    assert inference_entries("nowhere", image=tmp_path) == [{"image": str(tmp_path)}]
+    with fails(f"{tmp_path}: cannot be read ([Errno 13] Permission denied: '{tmp_path}'). Export or download it again."):
+        read_volume(tmp_path)

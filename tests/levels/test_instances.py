@@ -173,3 +173,13 @@ def test_grown_reaches_over_edges_and_corners():
     before = mask.copy()
     np.testing.assert_array_equal(grown(mask), expected)
     np.testing.assert_array_equal(mask, before)
+
+
+def test_touching_bodies_of_a_single_slice():
+    mask = np.zeros((1, 40, 50), bool)
+    mask[0, 5:35, 2:22] = mask[0, 5:35, 24:44] = True
+    mask[0, 18:22, 22:24] = True  # a bridge of 4 mm
+    numbers, found = find_instances(mask, (4.0, 1.0, 1.0), 300.0, core_depth_mm=3.0)
+    assert len(found) == 2
+    assert numbers[0, 10, 40] == 1
+    assert numbers[0, 10, 5] == 2

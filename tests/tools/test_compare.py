@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import fails
 
-from scripts.common.errors import UserError
+from scripts.common.errors import CallError, UserError
 from scripts.tools.compare import compare
 
 
@@ -40,3 +41,17 @@ def test_different_scans_and_missing_files(tmp_path):
         compare(a, b)
     with pytest.raises(UserError, match=r"compare needs --before and --after, .* '' is not a file"):
         compare(a, "")
+
+
+def test_what_is_no_evaluation(tmp_path):
+    good, bad = evaluation(tmp_path / "a.json", 0.5, 1.0), tmp_path / "m.json"
+    for content, fault in (
+        ('{"x": 1}', "no evaluation, it has no list of rows 'by_source'"),
+        ('{"by_source": [{"source": "a"}]}', "no evaluation, a row of 'by_source' has no 'group'"),
+    ):
+        bad.write_text(content)
+        with fails(f"{bad}: {fault}. --after takes the metrics.json that evaluate.yaml writes."):
+            compare(good, bad)
+    bad.write_text("{")
+    with pytest.raises(CallError, match=r"m.json: not a JSON file \(.*\)\. --before takes the metrics.json of an evaluation\.$"):
+        compare(bad, good)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scripts.common.errors import UserError
-from scripts.labels import label_table
+from scripts.labels import encode, label_table
 from scripts.tools import explore as module
 from scripts.tools.explore import Scan, anatomical_order, explore, run
 
@@ -244,3 +244,27 @@ def test_spread_takes_sources_in_turn():
     scans[0].shape = ()  # unreadable
     scans[3].volume_ml = {1: 1.0}
     assert [s.image for s in module.spread(scans, 6)] == ["a3.nii", "b0.nii", "c0.nii", "a1.nii", "c1.nii", "a2.nii"]
+
+
+def test_labels_of_another_scheme_are_drawn_too(dataset, tmp_path):
+    for path in dataset.rglob("*_seg.nii.gz"):
+        label = nib.load(path)
+        save(path, encode(np.asarray(label.dataobj).astype(np.int16)), label.affine)
+    assert explore(dataset, tmp_path / "out", label_scheme="channel") == 0
+    assert (tmp_path / "out" / "explore.png").is_file()
+
+
+def test_names_that_look_like_formulas_or_are_no_text(tmp_path, capsys):
+    folder = tmp_path / "data" / "$cohort_$\n"
+    for name in ("do$llar_$_x", "line\nbreak", "bytes_\udcff"):
+        save(folder / f"{name}.nii.gz", scan_array(len(name)))
+    assert explore(tmp_path / "data", tmp_path / "out") == 0
+    assert "bytes_\\udcff" in capsys.readouterr().out
+    with (tmp_path / "out" / "explore.csv").open(newline="", errors="surrogateescape") as handle:
+        assert {row["case"] for row in csv.DictReader(handle)} == {"do$llar_$_x", "line\nbreak", "bytes_\udcff"}
+
+
+def test_a_file_in_the_place_of_the_folder_is_seen_before_scans_are_read(dataset, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match=r"out: cannot be written to \(File exists\)\. Set --output_dir"):
+        explore(dataset, tmp_path / "out")

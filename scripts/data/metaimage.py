@@ -1,0 +1,64 @@
+"""What is wrong with the header of a MetaImage: ITK would print its own lines, ask for any memory, and say that there is no such file."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from scripts.common.errors import EXPORT_AGAIN, ScanError
+
+BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4}
+BYTES |= {"LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # of an ElementType, behind MET_
+NEEDED = ("NDims", "DimSize", "ElementType", "ElementDataFile")
+HEADER_BYTES = 1 << 16  # more than any has
+
+
+def check_metaimage(path: Path) -> None:
+    """Look at the header of a `.mha` file. No value of it is in a message: one may be a patient's name.
+
+    Raises:
+        ScanError: if a part of it is missing or cannot be, or the file is too short for it.
+    """
+    with path.open("rb") as handle:
+        fields, start = _read_header(handle.read(HEADER_BYTES))
+    if missing := [key for key in NEEDED if key not in fields]:
+        raise _damaged(path, f"its header lacks {', '.join(missing)}")
+    try:
+        shape, channels = [int(n) for n in fields["DimSize"].split()], int(fields.get("ElementNumberOfChannels", "1"))
+        if len(shape) != int(fields["NDims"]) or min([channels, *shape]) < 1:
+            raise ValueError
+    except ValueError:
+        raise _damaged(path, "NDims and DimSize in its header are not those of an image") from None
+    size = BYTES.get(fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY"))
+    if size is None:
+        raise _damaged(path, "the ElementType in its header is none of an image")
+    if (file := fields["ElementDataFile"]).upper() != "LOCAL":
+        if not (file.startswith("LIST") or "%" in file or os.path.exists(path.parent / file)):
+            raise _damaged(path, "the file of voxels that its header names is not there")
+        return
+    if "HeaderSize" in fields:
+        return  # the voxels begin elsewhere
+    needed, there = math.prod(shape) * channels * size, path.stat().st_size - start
+    if fields.get("CompressedData", "").lower().startswith(("t", "1")):
+        needed = int(fields["CompressedDataSize"]) if fields.get("CompressedDataSize", "").isdecimal() else 0
+    elif not fields.get("BinaryData", "").lower().startswith(("t", "1")):
+        return  # numbers as text
+    if there < needed:
+        raise _damaged(path, f"{there} of the {needed} bytes of its voxels are there")
+
+
+def _read_header(content: bytes) -> tuple[dict[str, str], int]:
+    """The fields, and where the voxels start (bytes)."""
+    fields: dict[str, str] = {}
+    start = 0
+    while start < len(content) and "ElementDataFile" not in fields:
+        end = content.find(b"\n", start) + 1 or len(content)
+        key, _, value = content[start:end].decode(errors="replace").replace(":", "=", 1).partition("=")
+        start = end
+        fields[key.strip()] = value.strip()
+    return fields, start
+
+
+def _damaged(path: Path, reason: str) -> ScanError:
+    return ScanError(path, f"cannot be read ({reason})", EXPORT_AGAIN)

@@ -1,0 +1,155 @@
+"""What the command line makes of paths and names, and commands that do not exist."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import BUNDLE, EVALUATE, INFERENCE, TOOLS, TRAIN, fails
+from monai.bundle import ConfigWorkflow
+
+from scripts.common import command
+from scripts.common.command import check_command, typed_value
+
+
+def run_command(*arguments: str, cwd: Path = BUNDLE) -> subprocess.CompletedProcess:
+    """`python -m monai.bundle run` in a process of its own."""
+    line = [sys.executable, "-m", "monai.bundle", "run", *arguments]
+    return subprocess.run(line, cwd=cwd, capture_output=True, encoding="utf-8", timeout=100)
+
+
+def last_line(done: subprocess.CompletedProcess) -> str:
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def initialized(files: str | list[str], **overrides) -> ConfigWorkflow:
+    workflow = ConfigWorkflow(files, workflow_type=None, bundle_root=str(BUNDLE), **overrides)
+    workflow.initialize()
+    return workflow
+
+
+def typed(monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(command, "is_command", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["monai", "run", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--dataset_dir", "2024_05"], "2024_05"),
+        (["--dataset-dir=1e5"], "1e5"),
+        (["--dataset_dir", "a", "--dataset_dir", "b"], "b"),
+        (["--dataset_dir", "--output_dir", "o"], None),
+        (["--output_dir", "o", "--dataset_dir"], None),
+        (["--output_dir", "o"], None),
+    ],
+)
+def test_what_was_typed(monkeypatch, arguments, expected):
+    typed(monkeypatch, *arguments)
+    assert typed_value("dataset_dir") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("20240501", 20240501), ("2024_05", 202405), ("1e5", 1e5), ("a,b", ("a", "b")), ("[a]", ["a"]), ("scans", "scans")]
+)
+def test_paths_are_what_was_typed_whatever_fire_makes_of_them(monkeypatch, text, value):
+    typed(monkeypatch, "--dataset_dir", text)
+    parser = initialized(INFERENCE, dataset_dir=value).parser
+    assert parser.get_parsed_content("dataset_dir") == text
+    assert parser.get_parsed_content("dataset::data::dataset_dir") == text
+
+
+def test_numbers_of_a_program_become_texts_and_the_rest_stays():
+    parser = initialized(TRAIN, dataset_dir=7, labels=None, resume=True, also_train_on=["a", 8]).parser
+    assert parser.get_parsed_content("datalist") == "7/datalist.json"
+    assert parser.get_parsed_content("labels") is None
+    assert parser.get_parsed_content("resume") is True
+    assert parser.get_parsed_content("also_train_on") == ["a", "8"]
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "value", "expected"),
+    [
+        (TRAIN, "also_train_on", "folder", ["folder"]),
+        (TOOLS, "parts", "ours", ["ours"]),
+        (TOOLS, "scans", 20240501, ["20240501"]),
+        (TOOLS, "scans", "", []),
+        (TOOLS, "scans", "$['a']", ["a"]),
+    ],
+)
+def test_one_is_a_list_of_one(files, name, value, expected):
+    assert initialized(files, **{name: value}).parser.get_parsed_content(name) == expected
+
+
+HASH = "MONAI reads # in an option as ::. Rename what is called so, or give a link to it without #."
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        (INFERENCE, {"dataset_dir": True}, "--dataset_dir: its value is missing"),
+        (INFERENCE, {"output_dir": None}, "--output_dir None: a path or a name is needed"),
+        (TRAIN, {"datalist": False}, "--datalist False: a path or a name is needed"),
+        (INFERENCE, {"dataset_dir": "/data/scans#2"}, f"--dataset_dir /data/scans#2: {HASH}"),
+        (TRAIN, {"also_train_on": ["a", "b#c"]}, f"--also_train_on b#c: {HASH}"),
+    ],
+)
+def test_paths_that_are_none(files, options, message):
+    with fails(message):
+        initialized(files, **options)
+
+
+def test_double_colons_that_were_typed_stay(monkeypatch):
+    typed(monkeypatch, "--dataset_dir", "a::b")
+    assert initialized(INFERENCE, dataset_dir="a::b").parser.get_parsed_content("dataset_dir") == "a::b"
+
+
+def test_nearest_command():
+    config = ConfigWorkflow(TOOLS, workflow_type=None).parser.config
+    check_command(config, "explore")
+    commands = "check, phantoms, prepare, explore, summary, visualize, compare, record, package, benchmark"
+    with fails(f"run explor: no such command in this config; choose one of {commands}. Did you mean explore?"):
+        check_command(config, "explor")
+    with fails(f"run: a command of this config belongs behind it; choose one of {commands}."):
+        check_command(config, "run")
+    with fails("run show: no such command in this config; choose one of show_batch, run."):
+        check_command(ConfigWorkflow(TRAIN, workflow_type=None).parser.config, "show")
+
+
+def test_a_command_that_does_not_exist_ends_in_one_line():
+    done = run_command("explor", "--config_file", TOOLS)
+    assert done.returncode == 2
+    assert last_line(done).startswith("run explor: no such command in this config")
+
+
+def test_evaluation_without_the_training_it_goes_on_top_of():
+    done = run_command("--config_file", EVALUATE)
+    files = "\"['configs/train.yaml','configs/evaluate.yaml']\""
+    assert last_line(done) == f"evaluate.yaml goes on top of train.yaml: python -m monai.bundle run --config_file {files} --dataset_dir DIR"
+    assert done.returncode == 2
+
+
+def test_a_folder_of_digits_and_one_whose_name_was_forgotten(small_scan, tmp_path):
+    (tmp_path / "2024_05").mkdir()
+    for path in small_scan.parent.iterdir():
+        shutil.copy(path, tmp_path / "2024_05")
+    options = ["prepare", "--config_file", TOOLS, "--bundle_root", str(BUNDLE), "--testing_fraction", "0", "--validation_fraction", "0"]
+    done = run_command(*options, "--dataset_dir", "2024_05", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(json.loads((tmp_path / "2024_05" / "datalist.json").read_text())["training"]) == 1
+    done = run_command(*options, "--dataset_dir", cwd=tmp_path)
+    assert (done.returncode, last_line(done)) == (2, "--dataset_dir: its value is missing")
+
+
+def test_bundle_root_that_is_no_bundle(tmp_path):
+    message = f"--bundle_root {tmp_path}: no bundle there, it has no configs/metadata.json. Set it to the bundle's folder."
+    for files, run_id in ((INFERENCE, "run"), (TOOLS, "check")):
+        workflow = ConfigWorkflow(files, workflow_type=None, run_id=run_id, bundle_root=str(tmp_path))
+        with fails(message):
+            workflow.initialize()
+            workflow.run()

@@ -1,0 +1,62 @@
+"""What `record` refuses, and that nothing is written then."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import fails
+
+from scripts.tools.model_card import COLUMNS, END, START, WORST, record
+
+ROW = {"source": "a", "group": "body", **dict.fromkeys(COLUMNS, 1)}
+CASE = {**dict.fromkeys(WORST, 1), "case": "c", "source": "a", "worst_structure": None}
+GOOD = {"by_source": [ROW], "worst_cases": [CASE]}
+TAKES = "--metrics takes the metrics.json that evaluate.yaml writes."
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "README.md").write_text(f"{START}\n{END}\n")
+    (folder / "results.json").write_text(json.dumps({"old": GOOD}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ({"x": 1}, "it has no list of rows 'by_source'"),
+        ([GOOD], "it has no list of rows 'by_source'"),
+        ({"by_source": [ROW]}, "it has no list of rows 'worst_cases'"),
+        ({"by_source": [{**ROW, "dice": "good"}], "worst_cases": []}, "'dice' in a row of 'by_source' is 'good'"),
+        ({"by_source": [{"source": "a"}], "worst_cases": []}, "a row of 'by_source' has no 'group'"),
+        ({**GOOD, "worst_cases": [{**CASE, "case": 5}]}, "'case' in a row of 'worst_cases' is 5"),
+    ],
+)
+def test_what_is_no_evaluation_is_not_entered(docs, tmp_path, content, fault):
+    metrics = tmp_path / "m.json"
+    metrics.write_text(json.dumps(content))
+    before = {path.name: path.read_bytes() for path in docs.iterdir()}
+    with fails(f"{metrics}: no evaluation, {fault}. {TAKES}"):
+        record(metrics, "night", docs)
+    assert {path.name: path.read_bytes() for path in docs.iterdir()} == before
+
+
+def test_a_good_one_is_entered_and_damaged_results_are_kept(docs, tmp_path):
+    metrics, results = tmp_path / "m.json", docs / "results.json"
+    metrics.write_text(json.dumps(GOOD))
+    record(metrics, "night", docs)
+    assert json.loads(results.read_text()).keys() == {"old", "night"}
+    card = (docs / "README.md").read_text()
+    assert "| night | a | body |" in card
+    for content, message in (
+        ('{"old": {"x": 1}}', f"{results}: an entry is no evaluation ('by_source'). Restore the file: git checkout {results}"),
+        ("[]", f"{results}: no evaluations by name. Restore it: git checkout {results}"),
+    ):
+        results.write_text(content)
+        with fails(message):
+            record(metrics, "night", docs)
+        assert results.read_text() == content
+        assert (docs / "README.md").read_text() == card
