@@ -168,7 +168,7 @@ def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool, allow_ou
         if entry.get(key):
             path = Path(os.path.normpath(root / entry[key]))
             if not (allow_outside or path.is_relative_to(os.path.normpath(root))):
-                raise UserError(f"{datalist}: {key} {path} lies outside dataset_dir ({root}). Set --allow_outside True if it may.")
+                raise UserError(f"{datalist}: {key} {shown(path)} lies outside dataset_dir ({root}). Set --allow_outside True if it may.")
             if must_exist and not os.path.exists(path):  # false, where Path.exists raises, for a text that cannot be a path
                 raise UserError(f"{datalist}: {key} {shown(path)} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
             entry[key] = str(path)
