@@ -18,7 +18,7 @@ from monai.engines.utils import IterationEvents
 from scripts.batch.own_masks import digest
 from scripts.common.distributed import gathered
 from scripts.common.errors import UserError, shown
-from scripts.common.files import write_whole
+from scripts.common.files import alone_in, write_whole
 from scripts.common.preflight import is_true
 from scripts.common.tables import aligned, read_rows, write_rows
 from scripts.data.datalist import case_name
@@ -203,12 +203,13 @@ class CaseReports:
         if idist.get_rank() == 0 and rows:
             table = self.output_dir / "structures.csv"
             new = {row["mask"] for row in rows}
-            try:
-                earlier = read_rows(table)
-            except csv.Error as error:
-                raise UserError(f"{table}: no table ({error}). Move it away and run the same command again.") from error
-            kept = [row for row in earlier if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
-            write_whole(table, partial(write_rows, kept + rows))
+            with alone_in(self.output_dir):
+                try:
+                    earlier = read_rows(table)
+                except csv.Error as error:
+                    raise UserError(f"{table}: no table ({error}). Move it away and run the same command again.") from error
+                kept = [row for row in earlier if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
+                write_whole(table, partial(write_rows, kept + rows))
 
 
 def doubts(report: dict) -> list[str]:

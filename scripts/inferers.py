@@ -19,14 +19,14 @@ MAX_BOX_VOXELS = 12_000_000  # of the working grid; a whole spine with its margi
 
 
 class AutocastInferer(Inferer):
-    """Run another inferer in bfloat16 where the hardware has it, and return float32.
+    """Run another inferer in bfloat16 where that is faster, and return float32.
 
     It sits here, not in the engine, because MONAI's engines autocast on CUDA only, and because every client of the bundle goes
     through the inferer.
 
     Args:
         inferer: the inferer that does the work.
-        amp: False keeps float32; True uses bfloat16 if the device computes in it natively.
+        amp: False keeps float32; True uses bfloat16 where `has_bfloat16`.
     """
 
     def __init__(self, inferer: Inferer, amp: bool = True) -> None:

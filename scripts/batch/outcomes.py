@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 
 from scripts.common.distributed import gathered
 from scripts.common.errors import shown
-from scripts.common.files import write_whole
+from scripts.common.files import alone_in, write_whole
 from scripts.common.tables import read_rows, write_rows
 
 COLUMNS = ("file", "reason", "fix")
@@ -75,11 +75,12 @@ class Outcomes:
         try:
             looked_at = {row["file"] for row in rows}
             failures = [{k: row[k] for k in COLUMNS} for row in rows if row["outcome"] == "failed"]
-            failures = [row for row in self._earlier() if row["file"] not in looked_at and os.path.lexists(row["file"])] + failures
-            if failures:
-                write_whole(self.table, partial(write_rows, failures))
-            else:
-                self.table.unlink(missing_ok=True)
+            with alone_in(self.table.parent):
+                failures = [row for row in self._earlier() if row["file"] not in looked_at and os.path.lexists(row["file"])] + failures
+                if failures:
+                    write_whole(self.table, partial(write_rows, failures))
+                else:
+                    self.table.unlink(missing_ok=True)
         except (OSError, csv.Error) as error:
             return f"{self.table} cannot be written ({getattr(error, 'strerror', None) or error}), the lines above say why"
         return ""

@@ -28,7 +28,7 @@ class Knob(NamedTuple):
 
 KNOBS = (
     Knob("as shipped", {}, "", ""),
-    Knob("--amp False", {"amp": False}, "float32: the same masks on every processor", "time, where the processor has bfloat16"),
+    Knob("--amp False", {"amp": False}, "float32: the same masks on every machine", "time, on GPUs and on processors with AMX"),
     Knob("--overlap 0.5", {"overlap": 0.5}, "smoother seams between windows", "more windows"),
     Knob("--overlap 0.1", {"overlap": 0.1}, "fewer windows", "seams may show"),
     Knob("--margin 4", {"margin": 4}, "a smaller box", "a vertebra that the coarse network half misses is cut"),
@@ -211,7 +211,7 @@ def _training(results: Mapping[str, Any]) -> str:
         for way, own in training.items()
     ]
     rows = [[*row, f"{own['steps_per_s'] / training['plain']['steps_per_s']:.1f}"] for row, own in zip(rows, training.values())]
-    return markdown(["way", "steps per second", "waiting for data", "peak memory, GB", "times the last"], rows, words=1)
+    return markdown(["way", "steps per second", "waiting for data", "peak memory, GB", "times the last row's rate"], rows, words=1)
 
 
 def _plot(ours: Mapping[str, Any], path: Path) -> None:

@@ -8,8 +8,14 @@ import os
 import time
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 PREFIX = ".partial_"  # hidden: never taken for a scan
 GZIP = b"\x1f\x8b"  # the first bytes of a file
@@ -35,6 +41,24 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Other processes that ask for this folder wait, so that none changes a table between another's reading and writing it.
+
+    Where the system or the file system has no such locks, nobody waits.
+    """
+    if fcntl is None or not folder.is_dir():
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _age_s(path: Path) -> float:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from scripts.common.files import write_whole
-
-CPU = torch.device("cpu")
+from scripts.common.files import alone_in, write_whole
 
 
 def test_write_whole(tmp_path):
@@ -38,3 +37,27 @@ def test_write_whole_leaves_the_old_file_and_no_half_one(tmp_path, error):
         with pytest.raises(error, match="disk full"):
             write_whole(tmp_path / name, fail)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_only_one_process_at_a_time_is_alone_in_a_folder(tmp_path):
+    table = tmp_path / "table"
+    table.write_text("0")
+
+    def add() -> None:
+        for _ in range(20):
+            with alone_in(tmp_path):
+                number = int(table.read_text())
+                time.sleep(0.001)  # time for another process to read the same number
+                table.write_text(str(number + 1))
+
+    children = []
+    for _ in range(3):
+        if not (child := os.fork()):
+            add()
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    assert table.read_text() == "60"
+    with alone_in(tmp_path / "missing"):
+        pass
