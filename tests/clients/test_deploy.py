@@ -33,7 +33,7 @@ def test_operator(small_scan, expected, tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run(
         [VENV / "bin" / "python", script, BUNDLE, small_scan, tmp_path / "mask.npy"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
+        cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     mask = np.load(tmp_path / "mask.npy")

@@ -44,7 +44,7 @@ def export(command: str, folder: Path) -> Path:
     blocks = re.findall(r"```bash\n(.*?)```", (BUNDLE / "docs" / "clients.md").read_text(encoding="utf-8"), re.DOTALL)
     (line,) = (c for block in blocks for c in block.replace("\\\n", " ").splitlines() if f"monai.bundle {command} " in c)
     words = [w.replace("output/", f"{folder}/") for w in shlex.split(line)]
-    done = subprocess.run([sys.executable, *words[1:]], cwd=BUNDLE, capture_output=True, text=True, timeout=900)
+    done = subprocess.run([sys.executable, *words[1:]], cwd=BUNDLE, capture_output=True, encoding="utf-8", timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return Path(words[words.index("--filepath") + 1])
 

@@ -108,7 +108,7 @@ def server(cohort, tmp_path_factory) -> Iterator[Server]:
     assert (VENV / "bin" / "monailabel").exists(), "no .venv-monailabel; make it with: bash tests/clients/setup_monai_label.sh"
     folder = tmp_path_factory.mktemp("monailabel")
     download = [VENV / "bin" / "monailabel", "apps", "--download", "--name", "monaibundle", "--output", folder]
-    done = subprocess.run(download, env=environment(), cwd=folder, capture_output=True, text=True, timeout=START)
+    done = subprocess.run(download, env=environment(), cwd=folder, capture_output=True, encoding="utf-8", timeout=START)
     assert done.returncode == 0, done.stdout + done.stderr
     app = folder / "monaibundle"
     for part in ("configs", "scripts", "models"):  # a copy: the training replaces the weights
@@ -149,7 +149,7 @@ def test_inference_is_our_own(server, tmp_path):
     np.testing.assert_allclose(served.affine, scan.affine, atol=1e-3)
     options = ["--image", str(image), "--output_dir", str(tmp_path), "--label_scheme", "channel", "--figures", "False"]
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml", *options]
-    done = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True, timeout=ANSWER)
+    done = subprocess.run(command, cwd=BUNDLE, capture_output=True, encoding="utf-8", timeout=ANSWER)
     assert done.returncode == 0, done.stderr[-3000:]
     own = np.asarray(nib.load(tmp_path / f"{name}_seg.nii.gz").dataobj)
     labels = np.asarray(served.dataobj)

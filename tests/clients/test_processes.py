@@ -30,7 +30,7 @@ def torchrun(files: list[str], cwd: Path, port: int, **overrides) -> list[str]:
 
 def call(command: list[str], cwd: Path) -> str:
     """From a foreign folder, without PYTHONPATH; the output of both processes."""
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -92,7 +92,7 @@ def test_a_process_that_dies_ends_the_run(cohort, tmp_path):
     options = {"dataset_dir": cohort, "output_dir": tmp_path / "out", "val_interval": 1000, **NO_AUGMENTATION}
     command = torchrun([TRAIN, MULTI_GPU_TRAIN], tmp_path, 29614, **options, epochs=100000)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
     try:
         last = tmp_path / "out" / "last.pt"
         deadline = time.monotonic() + 200

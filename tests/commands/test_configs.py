@@ -34,7 +34,7 @@ for files, kind in (([{TRAIN!r}], "train"), ([{TRAIN!r}, {EVALUATE!r}], "train")
     workflow.initialize()
     assert not workflow.check_properties()
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -165,7 +165,9 @@ def test_two_processes_train_and_resume(cohort, tmp_path):
     command += ["--config_file", f"['{TRAIN}','{MULTI_GPU}']"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the bundle is found from a foreign folder without PYTHONPATH
     for extra in ([], [f"--resume={tmp_path}", "--epochs=2"]):
-        done = subprocess.run([*command, *options, *extra], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+        done = subprocess.run(
+            [*command, *options, *extra], capture_output=True, encoding="utf-8", env=environment, cwd=tmp_path, timeout=300
+        )
         assert done.returncode == 0, done.stderr[-3000:]
     last = torch.load(tmp_path / "last.pt", weights_only=True)
     assert last["trainer"]["iteration"] == 2

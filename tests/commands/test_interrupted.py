@@ -25,7 +25,7 @@ def test_no_room_for_a_whole_file(weights, two, tmp_path):
     options = {**SMALL, "ckpt_path": weights, "output_dir": out, "dataset_dir": two}
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", INFERENCE, *(f"--{k}={v}" for k, v in options.items())]
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (6000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, preexec_fn=limit, capture_output=True, encoding="utf-8", timeout=200)
     assert done.returncode == 1, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1].startswith("0 segmented, 0 skipped (already done), 2 failed")
     assert {row["reason"].split(" (")[0] for row in failures(out).values()} == {"File too large"}

@@ -68,7 +68,9 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
             del extra["epochs"]
     options = [f"--{k}={v}" for k, v in extra.items()]
     environment = {**os.environ, "MONAI_FAIL_ON_DUPLICATE_CONFIG": "1"}
-    done = subprocess.run([sys.executable, *arguments, *options], cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, *arguments, *options], cwd=BUNDLE, env=environment, capture_output=True, encoding="utf-8", timeout=240
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     expected = {
         "phantoms": "phantoms/datalist.json", "prepare": "datalist.json", "explore": "out/explore.png",
@@ -89,7 +91,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
 def test_demo_on_own_scans(cohort, tmp_path):
     options = ["--dataset_dir", cohort.name, "--output_dir", "out", "--epochs", "1", "--val_interval", "1"]
     command = ["bash", str(BUNDLE / "scripts" / "demo.sh"), *options]
-    done = subprocess.run(command, cwd=cohort.parent, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=cohort.parent, capture_output=True, encoding="utf-8", timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("identified") == 5  # a table by structure and one by source, before and after, and the comparison
     out = cohort.parent / "out"
@@ -103,7 +105,7 @@ def test_demo_deletes_nothing_of_others(cohort, tmp_path):
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "label.nii.gz").touch()
     command = ["bash", str(BUNDLE / "scripts" / "demo.sh"), "--dataset_dir", str(cohort), "--output_dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
     assert done.returncode == 2
     assert done.stderr == f"{tmp_path}: not empty, and not of an earlier demo. Set --output_dir to a folder of its own.\n"
     assert (tmp_path / "masks" / "label.nii.gz").exists()
@@ -111,7 +113,7 @@ def test_demo_deletes_nothing_of_others(cohort, tmp_path):
 
 def test_wrong_call_is_one_line_and_exit_code_2(tmp_path):
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml", "--dataset_dir", str(tmp_path)]
-    done = subprocess.run([*command, "--output_dir", str(tmp_path / "out")], cwd=BUNDLE, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--output_dir", str(tmp_path / "out")], cwd=BUNDLE, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith(f"{tmp_path}: no scans found. Expected .nii.gz, .nii, .mha, .nrrd files")

@@ -342,7 +342,7 @@ def test_damaged_weights(tmp_path, content):
 
 
 def python(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, text=True, timeout=100)
+    return subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, encoding="utf-8", timeout=100)
 
 
 @pytest.mark.parametrize(("kind", "code"), [("UserError", 1), ("CallError", 2)])

@@ -35,5 +35,5 @@ def test_keep_freed_memory_sets_the_allocator_on_linux_only(monkeypatch):
 
 def test_keep_freed_memory_may_be_called_twice():
     code = "from scripts.common.memory import *; keep_freed_memory(); keep_freed_memory(); map_large_memory(); print(len(bytearray(10**7)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "10000000\n", "")

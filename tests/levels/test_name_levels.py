@@ -424,7 +424,16 @@ def test_case_report(tmp_path, capsys):
     output = postprocessing({"image": image, "pred": logits})
     assert output["pred"].shape == (1, *image.meta["spatial_shape"])
     report = write_report(tmp_path, output, image)
-    assert list(report) == ["scan", "sequence_probability", "uncertain", "runner_up", "runner_up_probability", "structures", "warnings"]
+    assert list(report) == [
+        "scan",
+        "source",
+        "sequence_probability",
+        "uncertain",
+        "runner_up",
+        "runner_up_probability",
+        "structures",
+        "warnings",
+    ]
     assert report["warnings"] == []
     assert report["scan"] == "sub-01"
     assert report["uncertain"] is False

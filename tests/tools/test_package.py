@@ -155,7 +155,7 @@ def test_downloaded_zip_segments_a_scan(downloaded, small_scan, tmp_path):
     options = {"bundle_root": downloaded, "image": small_scan, "output_dir": "masks", "figures": False, "num_workers": 0}
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *(f"--{k}={v}" for k, v in options.items())]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     stem = small_scan.name.removesuffix(".nii.gz")
     mask = nib.load(tmp_path / "masks" / f"{stem}_seg.nii.gz")
