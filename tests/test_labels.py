@@ -102,21 +102,41 @@ def test_a_table_whose_numbers_no_mask_can_hold(row, message, tmp_path):
         use_table(str(path))
 
 
+NO_TABLE = "no label table there ("
+NO_LIST = f"{NO_TABLE}'labels' must be a list of objects with channel, name and verse)"
+
+
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("content", "error", "message"),
     [
-        ("5", "'labels' must be a list of objects with channel, name and verse"),
-        ('{"labels": {"a": 1}}', "'labels' must be a list of objects with channel, name and verse"),
-        ("[5, 6]", "'labels' must be a list of objects with channel, name and verse"),
-        ('{"label": []}', "the key 'labels' is missing"),
-        ('[{"chanel": 0}]', "got an unexpected keyword argument 'chanel'"),
+        ("no json", CallError, NO_TABLE),
+        ("5", CallError, NO_LIST),
+        ('{"labels": 3}', CallError, NO_LIST),
+        ('{"labels": {"a": 1}}', CallError, NO_LIST),
+        ("[5, 6]", CallError, NO_LIST),
+        ('{"label": []}', CallError, f"{NO_TABLE}the key 'labels' is missing"),
+        ('[{"chanel": 0}]', CallError, f"{NO_TABLE}got an unexpected keyword argument 'chanel'"),
+        ('[{"channel": 0, "name": "background"}]', CallError, f"{NO_TABLE}missing 1 required positional argument: 'verse'"),
+        (
+            '[{"channel": 0, "name": "background", "verse": 0}, {"channel": 2, "name": "L1", "verse": 1}]',
+            UserError, "the channels of 'labels' must count 0, 1, 2",
+        ),
+        (
+            '[{"channel": 0, "name": "background", "verse": 0}, {"channel": 1, "name": "L1", "verse": 0}]',
+            UserError, "two structures share a verse",
+        ),
+        (
+            '[{"channel": 0, "name": "background", "verse": 0}, {"channel": 1, "name": "L1/L2", "verse": 1}]',
+            UserError, "no bodies above and below",
+        ),
     ],
-)
-def test_what_is_no_table(content, reason, tmp_path):
+)  # fmt: skip
+def test_a_bad_table_is_one_line(content, error, message, tmp_path):
     path = tmp_path / "table.json"
     path.write_text(content)
-    with pytest.raises(CallError, match=rf"^{re.escape(f'{path}: no label table there ({reason}')}"):
+    with pytest.raises(error, match=rf"^{re.escape(f'{path}: {message}')}"):
         use_table(str(path))
+    assert len(label_table()) == 24
 
 
 def test_a_table_from_bottom_to_top(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -118,6 +117,5 @@ def shown(text: object) -> str:
 
 
 def read_reason(error: BaseException) -> str:
-    """Why a reader gave up, in a few words: of ITK's, those after the place in its source."""
-    text = re.sub(r".*ITK ERROR: (\w+\(0x[0-9a-f]+\): )?", "", " ".join(str(error).split()))
-    return text[:160] or type(error).__name__
+    """Why a reader gave up, in a few words."""
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -195,7 +195,7 @@ def check_device(device: Any) -> None:
 
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         raise CallError(f"--device {device}: not there ({read_reason(error).rstrip('.')}). Leave it out, or set it to cpu.") from error
 
 

@@ -134,11 +134,11 @@ def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
     from monai.transforms import LoadImage  # here: MONAI takes seconds to import
 
     silent_itk()
-    if path.is_dir():
-        check_series(path)
-    elif path.name.lower().endswith(".mha"):
-        check_metaimage(path)
     try:
+        if path.is_dir():
+            check_series(path)
+        elif path.name.lower().endswith(".mha"):
+            check_metaimage(path)
         warnings.filterwarnings("error", message=".*more than one DICOM series")
         image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
     except UserWarning:  # MONAI would take the first of them

@@ -52,25 +52,6 @@ def test_metadata_is_a_table_itself():
     assert label_table()[12].name == "S1"
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ("no json", "no label table there"),
-        ('{"labels": 3}', "no label table there"),
-        ('[{"channel": 0, "name": "background"}]', "no label table there .*verse"),
-        ('[{"channel": 0, "name": "background", "verse": 0}, {"channel": 2, "name": "L1", "verse": 1}]', "must count 0, 1, 2"),
-        ('[{"channel": 0, "name": "background", "verse": 0}, {"channel": 1, "name": "L1", "verse": 0}]', "share a verse"),
-        ('[{"channel": 0, "name": "background", "verse": 0}, {"channel": 1, "name": "L1/L2", "verse": 1}]', "no bodies above and below"),
-    ],
-)
-def test_a_bad_table_is_one_line(rows, message, tmp_path):
-    path = tmp_path / "table.json"
-    path.write_text(rows)
-    with pytest.raises(UserError, match=f"table.json: .*{message}"):
-        use_table(str(path))
-    assert len(label_table()) == 24
-
-
 def test_missing_table(tmp_path):
     with pytest.raises(UserError, match=r"none.json: no label table there"):
         use_table(str(tmp_path / "none.json"))

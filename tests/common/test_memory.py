@@ -6,12 +6,9 @@ import ctypes
 import subprocess
 import sys
 
-import torch
 from conftest import BUNDLE
 
 from scripts.common import memory
-
-CPU = torch.device("cpu")
 
 
 def test_keep_freed_memory_sets_the_allocator_on_linux_only(monkeypatch):

@@ -10,8 +10,6 @@ from monai.bundle import ConfigParser
 from scripts.common.preflight import check_weights, is_true
 from scripts.common.shared import inference_config
 
-CPU = torch.device("cpu")
-
 
 def test_check_weights(tmp_path):
     path = tmp_path / "model.pt"

@@ -9,8 +9,6 @@ from monai.transforms import Compose, RandomizableTransform, Transform
 from scripts.common.errors import UserError
 from scripts.data.dataset import CachedScans
 
-CPU = torch.device("cpu")
-
 
 class Load(Transform):
     """Stands for the deterministic transforms; notes what it was asked for."""

@@ -8,8 +8,6 @@ from monai.data import MetaTensor
 
 from scripts.tools import show_batch
 
-CPU = torch.device("cpu")
-
 
 def test_show_batch(monkeypatch, tmp_path, capsys):
     affine = torch.diag(torch.tensor([4.0, 2.0, 1.5, 1.0], dtype=torch.float64))
