@@ -94,12 +94,12 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         if "view" in self.samples:
             half = np.array(self.view_voxel) / VIEW_OVERSAMPLING
             seen_image, seen_label = (v[..., self.seen[0] : self.seen[1]] for v in (image, label))
-            fine_view = _draw(seen_image, self.view_centre, self.matrix * half, self.view_size * VIEW_OVERSAMPLING, "bilinear", self.wave)
+            fine_view = draw(seen_image, self.view_centre, self.matrix * half, self.view_size * VIEW_OVERSAMPLING, "bilinear", self.wave)
             d["view"] = avg_pool3d(fine_view[None], VIEW_OVERSAMPLING)[0]
-            d["view_label"] = _draw(seen_label, self.view_centre, self.matrix * self.view_voxel, self.view_size, "nearest", self.wave)
+            d["view_label"] = draw(seen_label, self.view_centre, self.matrix * self.view_voxel, self.view_size, "nearest", self.wave)
         for key, volume, mode in zip(self.keys, (image, label), ("bilinear", "nearest")):
             if "image" in self.samples:
-                d[key] = _draw(volume, self.patch_centre, self.patch_matrix, self.patch_size, mode)
+                d[key] = draw(volume, self.patch_centre, self.patch_matrix, self.patch_size, mode)
             else:
                 del d[key]
         return d
@@ -116,7 +116,7 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _draw(
+def draw(
     volume: torch.Tensor, centre: np.ndarray, matrix: np.ndarray, size: np.ndarray, mode: str, wave: Sequence[float] = (0.0, 0.0, 0.0)
 ) -> torch.Tensor:
     """Sample of `size` voxels whose index steps are the columns of `matrix`, around `centre`; zeros outside. Shape 1XYZ, float32.

@@ -46,6 +46,8 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
         extra = {"training": 1, "validation": 1, "testing": 0, "workers": 1}
     elif "prepare" in arguments:
         extra = {"datalist": tmp_path / "datalist.json"}
+    elif "label_sacrum" in arguments:
+        extra = {"sacrum_dir": tmp_path / "sacrum"}
     elif {"summary", "check", "compare"} & set(arguments):
         extra = {}
     elif "record" in arguments:
@@ -74,6 +76,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     expected = {
         "phantoms": "phantoms/datalist.json", "prepare": "datalist.json", "explore": "out/explore.png",
+        "label_sacrum": "sacrum/datalist.json",
         "visualize": f"out/{scan.name.removesuffix('.nii.gz')}.png", "record": "docs/results.json",
         "benchmark": "speed.md", "package": "release/spine_mri_segmentation/LICENSE", "evaluate": "out/metrics.csv",
         "train.yaml": "out/last.pt", "inference": "out/testing",

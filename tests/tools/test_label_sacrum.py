@@ -1,0 +1,77 @@
+"""Training labels that lack S1 get it, from the shipped weights; nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import monai.bundle
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import BUNDLE, TOOLS, fails
+
+from scripts.common.shared import inference_config
+from scripts.phantoms.phantom import write_cohort
+from scripts.tools.label_sacrum import label_sacrum
+
+WEIGHTS = BUNDLE / "models" / "model.pt"
+S1 = 26
+
+
+@pytest.fixture(scope="module")
+def without_s1(tmp_path_factory) -> Path:
+    """A folder with two training scans and one for validation; the first lacks S1 and the discs in its label."""
+    folder = tmp_path_factory.mktemp("without_s1")
+    write_cohort(
+        folder,
+        training=2,
+        validation=1,
+        testing=0,
+        seed=11,
+        workers=1,
+        contrast="T2w",
+        view="L4",
+        shape=(13, 140, 180),
+        spacing_mm=(1.0, 4.0),
+    )
+    splits = json.loads((folder / "datalist.json").read_text())
+    first = splits["training"][0]
+    shutil.copy(folder / first["label"], folder / "truth.nii.gz")
+    label = nib.load(folder / first["label"])
+    values = np.asarray(label.dataobj)
+    assert (values == S1).sum() > 1000
+    nib.save(nib.Nifti1Image(np.where((values == S1) | (values > 100), 0, values).astype(np.uint8), label.affine), folder / first["label"])
+    first["labelled"] = [v for v in first["labelled"] if v < S1]
+    (folder / "datalist.json").write_text(json.dumps(splits))
+    return folder
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="no weights are shipped")
+def test_s1_is_added_where_it_lacks(without_s1, tmp_path, capfd):
+    before = {p: p.read_bytes() for p in without_s1.rglob("*") if p.is_file()}
+    monai.bundle.run("label_sacrum", config_file=TOOLS, bundle_root=str(BUNDLE), dataset_dir=str(without_s1), sacrum_dir=str(tmp_path))
+    assert capfd.readouterr().out.splitlines()[-1] == f"{tmp_path}/datalist.json: S1 added to 1 of 2 training scans"
+    assert {p: p.read_bytes() for p in without_s1.rglob("*") if p.is_file()} == before
+
+    old = json.loads((without_s1 / "datalist.json").read_text())
+    new = json.loads((tmp_path / "datalist.json").read_text())
+    first = new["training"][0]
+    assert first["labelled"] == [*old["training"][0]["labelled"], S1]
+    for split, number in (("training", 1), ("validation", 0)):
+        paths = {key: str(without_s1 / old[split][number][key]) for key in ("image", "label")}
+        assert new[split][number] == {**old[split][number], **paths}
+
+    given, added = nib.load(without_s1 / old["training"][0]["label"]), nib.load(first["label"])
+    assert np.allclose(added.affine, given.affine, atol=1e-4)
+    given, added, truth = (np.asarray(v.dataobj) for v in (given, added, nib.load(without_s1 / "truth.nii.gz")))
+    assert (added[added != S1] == given[added != S1]).all()
+    assert (given[added == S1] == 0).all()
+    s1, s1_truth = added == S1, truth == S1
+    assert 2 * (s1 & s1_truth).sum() / (s1.sum() + s1_truth.sum()) > 0.85
+
+
+def test_the_labels_themselves_are_not_written_over(without_s1):
+    with fails(f"{without_s1}: holds the labels themselves; set --sacrum_dir to another folder"):
+        label_sacrum(without_s1, without_s1, "", inference_config(str(BUNDLE)), WEIGHTS)
