@@ -246,6 +246,10 @@ def test_grid_tolerance():
     close[0, 3], far[1, 1] = 0.0009, 1.0011
     assert grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), close) == ""
     assert "0.0011 mm" in grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), far)
+    turned = np.eye(4)
+    turned[0, 1] = turned[1, 0] = 9e-4  # small, but the corner of 401 voxels lies 0.36 mm off
+    assert grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), turned) == ""
+    assert grid_mismatch((2, 401, 2), np.eye(4), (2, 401, 2), turned) == "affines that differ by up to 0.36 mm"
 
 
 @pytest.mark.parametrize("suffix", [".mha", ".nrrd"])

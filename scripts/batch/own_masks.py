@@ -30,12 +30,15 @@ def check_replaceable(mask: Path, scan: str) -> None:
         scan: it is of.
 
     Raises:
-        ScanError: if a file lies there that this bundle has not written, that has been changed since, or that is of another scan.
+        ScanError: if a file lies there, or where its report goes, that this bundle has not written, that has been changed since, or
+            that is of another scan.
     """
-    if not mask.exists() or is_half_gzip(mask):
-        return
     fix = "Move it, set another --output_dir, or set --overwrite True if it may go."
     report = mask.with_name(f"{case_name(mask)}.json")
+    if not mask.exists() and _is_foreign(report):
+        raise ScanError(scan, f"{report} is there already and not as this bundle has written it", fix)
+    if not mask.exists() or is_half_gzip(mask):
+        return
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
         own = content["mask_sha256"] == digest(mask)
@@ -53,6 +56,15 @@ def other_scan(report: Mapping[str, Any], scan: str | Path) -> str:
     source = report.get("source")
     other = isinstance(source, str) and os.path.exists(source) and os.path.realpath(source) != os.path.realpath(scan)
     return source if other else ""
+
+
+def _is_foreign(report: Path) -> bool:
+    """A JSON file that tells of something else. One that is damaged is taken for a report."""
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not (isinstance(content, dict) and "mask_sha256" in content)
 
 
 def _made_here(mask: Path) -> bool:

@@ -105,16 +105,23 @@ def _folders(root: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[s
 def find_label(image: str | Path) -> Path | None:
     """The label file of `image`, by name.
 
-    For `<case>_<contrast>`: `<case>_<contrast>_seg` or `<case>_seg` beside it; or the same name in a sibling folder `labels` or
-    `masks` of `images` (`labelsTr` of `imagesTr`).
+    For `<case>_<contrast>`: `<case>_<contrast>_seg` beside it, or `<case>_seg`, unless `<case>` is a scan itself; or the same name in a
+    sibling folder `labels` or `masks` of `images` (`labelsTr` of `imagesTr`, where nnU-Net's `_0000` is left out).
     """
     image = Path(image)
     stem = case_name(image)
     candidates = [image.parent / f"{stem}{LABEL_POSTFIX}"]
-    if "_" in stem:
-        candidates.append(image.parent / f"{stem.rsplit('_', 1)[0]}{LABEL_POSTFIX}")
-    candidates += [image.parent.parent / folder / stem for folder in LABEL_FOLDERS.get(image.parent.name, ())]
-    return next((p for c in candidates for s in SUFFIXES if (p := c.with_name(c.name + s)).is_file()), None)
+    case = image.parent / stem.rsplit("_", 1)[0]
+    if "_" in stem and not _file(case):
+        candidates.append(case.with_name(f"{case.name}{LABEL_POSTFIX}"))
+    folders = [image.parent.parent / folder for folder in LABEL_FOLDERS.get(image.parent.name, ())]
+    candidates += [folder / name for folder in folders for name in dict.fromkeys((stem, re.sub(r"_\d{4}$", "", stem)))]
+    return next((file for candidate in candidates if (file := _file(candidate))), None)
+
+
+def _file(stem: Path) -> Path | None:
+    """The image file of that stem, if there is one."""
+    return next((path for suffix in SUFFIXES if (path := stem.with_name(stem.name + suffix)).is_file()), None)
 
 
 def is_in_label_folder(path: Path) -> bool:

@@ -46,7 +46,7 @@ def package(bundle_root: str | Path, output_dir: str | Path) -> Path:
     version = _version(root / "configs" / "metadata.json")
     files = release_files(root)
     folder, archive = output_dir / NAME, output_dir / f"{NAME}_v{version}.zip"
-    _check_replaceable(folder, root)
+    _check_replaceable(folder, root, files)
     check_writable(str(output_dir), "release_dir")
     write_whole(archive, partial(_write_zip, root, files))
     line = f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  {archive.name}\n"
@@ -86,12 +86,16 @@ def _version(metadata_file: Path) -> str:
     return metadata["version"]
 
 
-def _check_replaceable(folder: Path, root: Path) -> None:
-    """The folder is deleted before it is written anew, so it must be an export, and above all not the bundle itself."""
+def _check_replaceable(folder: Path, root: Path, files: list[str]) -> None:
+    """The folder is deleted before it is written anew, so it must be an export, without work of others, and not the bundle itself."""
     target, source = folder.resolve(), root.resolve()
     is_export = (folder / "configs" / "metadata.json").is_file() and not (folder / ".git").exists()
     if target in (source, *source.parents) or (folder.exists() and not is_export):
         raise UserError(f"{folder} is there and is not an export of this bundle. Set --release_dir to another folder.")
+    released = {f"{NAME}/{name}" for name in files}.union(*(zipfile.ZipFile(z).namelist() for z in folder.parent.glob(f"{NAME}_v*.zip")))
+    there = (p for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in p.parts)
+    if foreign := [p for p in there if p.relative_to(folder.parent).as_posix() not in released]:
+        raise UserError(f"{foreign[0]}: not part of a release. Move it, or set --release_dir to another folder.")
 
 
 def _write_zip(root: Path, files: list[str], path: Path) -> None:

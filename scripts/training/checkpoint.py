@@ -116,14 +116,21 @@ class ResumableCheckpoint:
             write_whole(self.path, lambda partial: torch.save(states, partial))
 
     def end_step(self, engine: Engine) -> None:
+        self._hear_others()
         if self.interruption.asked and engine.state.iteration % engine.state.epoch_length:  # else the validation comes first
             self.save(engine)
             self._stop(engine)
 
     def end_epoch(self, engine: Engine) -> None:
+        self._hear_others()
         self.save(engine)
         if self.interruption.asked and engine.state.epoch < engine.state.max_epochs and not engine.should_terminate:
             self._stop(engine)
+
+    def _hear_others(self) -> None:
+        """A signal to one of several processes is one to all, after the same step: none waits for the gradients of another then."""
+        if idist.get_world_size() > 1:
+            self.interruption.asked = int(idist.all_reduce(self.interruption.asked or 0, "MAX")) or None
 
     def _stop(self, engine: Engine) -> None:
         """

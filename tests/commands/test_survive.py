@@ -183,6 +183,16 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     assert outcome(weights=other, label_scheme="spider") == (0, 2)
 
 
+def test_a_json_file_of_others_stays(weights, two, tmp_path):
+    """Where the report of a mask would go, and no mask beside it."""
+    note = two / "a_seg.json"
+    note.write_text('{"RawSources": ["a.nii.gz"]}')
+    assert infer(weights, two, two, figures=False) == 1
+    assert failures(two)["a.nii.gz"]["reason"] == f"{note} is there already and not as this bundle has written it"
+    assert note.read_text() == '{"RawSources": ["a.nii.gz"]}'
+    assert files(two) == {"a.nii.gz", "b.nii.gz", "a_seg.json", "b_seg.nii.gz", "b_seg.json", "structures.csv", "failures.csv"}
+
+
 def test_what_others_have_written_stays(weights, two, tmp_path, capfd, monkeypatch):
     """Labels beside the scans, and masks that were corrected."""
     were_read = []

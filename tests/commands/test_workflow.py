@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, EPOCHS, INFERENCE, NO_AUGMENTATION, TRAIN, WORKING_GRID, run_bundle
+from conftest import BUNDLE, EPOCHS, EVALUATE, INFERENCE, NO_AUGMENTATION, TRAIN, WORKING_GRID, run_bundle
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -47,6 +47,20 @@ def test_training_learns_the_phantom(evaluated):
     assert groups["body"]["dice"] > 0.4
     assert groups["disc"]["dice"] > 0.4
     assert groups["all"]["identified"] > 0.5
+
+
+def test_labels_with_a_fourth_axis_score_the_same(cohort, trained, evaluated, tmp_path):
+    """X x Y x Z x 1, as some tools write them."""
+    entry = split_entries(cohort / "datalist.json", cohort, "training")[0]
+    label = nib.load(entry["label"])
+    entry["label"] = str(tmp_path / "a_seg.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[..., None], label.affine), entry["label"])
+    (tmp_path / "datalist.json").write_text(json.dumps({"validation": [entry]}))
+    options = {"dataset_dir": str(cohort), "datalist": str(tmp_path / "datalist.json"), "allow_outside": True, "figures": False}
+    run_bundle([TRAIN, EVALUATE], output_dir=str(tmp_path / "out"), ckpt_path=str(trained / "model.pt"), **options)
+    rows, before = (list(csv.DictReader((folder / "metrics.csv").open())) for folder in (tmp_path / "out", evaluated))
+    assert len(rows) > 4
+    assert rows == [row for row in before if row["case"] == rows[0]["case"]]
 
 
 def test_training_writes_what_it_promises(trained):

@@ -100,6 +100,7 @@ def test_find_images_errors(tmp_path):
         ("images/1_t2.mha", "labels/1_t2.nii.gz"),
         ("imagesTr/1_t2.nii", "labelsTr/1_t2.nii"),
         ("sub-01/series.3", "sub-01/series.3_seg.nii.gz"),
+        ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"),  # nnU-Net numbers the channels of an image
     ],
 )
 def test_find_label(tmp_path, image, label):
@@ -116,6 +117,7 @@ def test_find_label(tmp_path, image, label):
         ("pictures/1.mha", "masks/1.mha"),
         ("images/1.mha", "labelsTr/1.mha"),
         ("a.nii.gz", "x/a_seg.nii.gz"),
+        ("images/a_0000.nii.gz", "masks/a_00.nii.gz"),
     ],
 )
 def test_find_label_takes_no_other(tmp_path, image, label):
@@ -130,6 +132,14 @@ def test_find_label_prefers_the_nearest_name(tmp_path):
     assert find_label(tmp_path / "images/a_T2w.nii.gz") == tmp_path / "images/a_seg.nii.gz"
     (tmp_path / "images/a_seg.nii.gz").unlink()
     assert find_label(tmp_path / "images/a_T2w.nii.gz") == tmp_path / "labels/a_T2w.nii.gz"
+
+
+def test_the_label_of_another_scan_is_not_taken(tmp_path):
+    """SPIDER has 1_t2 and 1_t2_SPACE."""
+    touch(tmp_path, "1_t2.mha", "1_t2_SPACE.mha", "1_t2_seg.mha", "2_t2_seg.mha", "2_t2_SPACE.mha")
+    assert find_label(tmp_path / "1_t2.mha") == tmp_path / "1_t2_seg.mha"
+    assert find_label(tmp_path / "1_t2_SPACE.mha") is None
+    assert find_label(tmp_path / "2_t2_SPACE.mha") == tmp_path / "2_t2_seg.mha"
 
 
 # reading

@@ -149,6 +149,12 @@ def test_no_folder_but_an_export_is_replaced(small_bundle, tmp_path):
     refused(own, tmp_path / "out", rf"{NAME} is there and is not an export of this bundle")
 
 
+def test_what_was_added_to_an_export_stays(small_bundle, tmp_path):
+    package(small_bundle, tmp_path)
+    (tmp_path / NAME / "docs" / "thesis.md").write_text("x")
+    refused(small_bundle, tmp_path, rf"^{tmp_path / NAME}/docs/thesis\.md: not part of a release")
+
+
 def test_downloaded_zip_segments_a_scan(downloaded, small_scan, tmp_path):
     """In a process of its own, from an empty folder, without PYTHONPATH."""
     config = str(downloaded / "configs" / "inference.yaml")

@@ -13,7 +13,9 @@ from monai.bundle import ConfigParser
 from monai.handlers import CheckpointSaver
 
 from scripts.common.errors import UserError
+from scripts.training import checkpoint
 from scripts.training.checkpoint import OnCpu, ResumableCheckpoint
+from scripts.training.interruption import StoppedError
 
 DATA = [torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 3.0]]), torch.tensor([[-1.0, 0.0]])]
 
@@ -96,6 +98,17 @@ def test_run_stopped_within_an_epoch_repeats_that_epoch(tmp_path):
     resumed = Run(tmp_path, resume=True)(4)
     assert resumed.epochs == [3, 4]
     torch.testing.assert_close(resumed.network.state_dict(), Run(tmp_path / "whole")(4).network.state_dict())
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path, monkeypatch):
+    """Of this one nobody asked anything; another one has got SIGTERM before step 2."""
+    run = Run(tmp_path)
+    monkeypatch.setattr(checkpoint.idist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(checkpoint.idist, "all_reduce", lambda value, op: 15 if run.trainer.state.iteration == 2 else value)
+    with pytest.raises(StoppedError, match=r"^stopped in epoch 1 of 4, step 2\.") as error:
+        run.trainer.run(DATA, max_epochs=4)
+    assert error.value.exit_code == 143
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["iteration"] == 2
 
 
 def test_without_resume_the_file_is_not_read(tmp_path):
