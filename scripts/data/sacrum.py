@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 
 from scripts.data.crops import draw
-from scripts.labels import structure
+from scripts.labels import label_table, structure
 from scripts.levels.instances import CORE_DEPTH_MM, find_instances
 from scripts.network import KINDS
 
@@ -38,7 +38,8 @@ def find_sacrum(
         delineate: kind logits (B3XYZ) of patches (B1XYZ).
     """
     pairs = [("L4", "L5", 1.0), ("L4/L5", "L5/S1", 0.5)]
-    pair = next((p for p in pairs if all((label == structure(name).channel).any() for name in p[:2])), None)
+    there = {s.name for s in label_table() if (label == s.channel).any()}
+    pair = next((p for p in pairs if there.issuperset(p[:2])), None)
     if pair is None:
         return None
     spacing = np.array(spacing_mm)

@@ -13,11 +13,11 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from scripts.common.errors import CallError, UserError, shown
-from scripts.common.preflight import check_writable, load_weights
+from scripts.common.preflight import check_weights, check_writable, load_weights
 from scripts.data.datalist import read_datalist, write_datalist
 from scripts.data.sacrum import find_sacrum
 from scripts.data.volumes import read_volume
-from scripts.labels import structure
+from scripts.labels import label_table, structure
 from scripts.levels.restore import restore_label_map
 from scripts.transforms import EncodeLabelsd, MaskLayout, write_label_map
 
@@ -49,19 +49,23 @@ def label_sacrum(
         The datalist.
 
     Raises:
-        CallError: if `output_dir` is `dataset_dir`, or there is nothing to train on.
+        CallError: if `output_dir` is `dataset_dir`, there is nothing to train on, the label table has no S1, or as `check_weights`.
         UserError: as `read_datalist` and `EncodeLabelsd`, and for two scans outside `dataset_dir` with one name.
     """
+    if "S1" not in {s.name for s in label_table()}:
+        raise CallError("label_sacrum: the label table of --labels has no S1")
     source, target = Path(datalist or Path(dataset_dir) / DATALIST), Path(output_dir)
     if target.absolute() == Path(dataset_dir).absolute():
         raise CallError(f"{target}: holds the labels themselves; set --sacrum_dir to another folder")
     splits = read_datalist(source, dataset_dir, allow_outside=allow_outside)
     if not any(entry.get("label") for entry in splits.get("training", [])):
         raise CallError(f"{source}: no labelled scans under 'training'")
-    check_writable(str(target), "output_dir")
     network = inference.get_parsed_content("network")
-    network.load_state_dict(load_weights(weights))
+    check_weights(str(weights), "ckpt_path", network)
+    state = load_weights(weights)
+    network.load_state_dict(state.get("model", state))  # "model" of a last.pt
     network.eval()
+    check_writable(str(target), "sacrum_dir")
     preprocessing, device = inference.get_parsed_content("preprocessing"), inference.get_parsed_content("device")
     encoding, s1 = EncodeLabelsd(), structure("S1")
     layout, written = MaskLayout(str(target), str(dataset_dir)), set()

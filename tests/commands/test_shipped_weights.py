@@ -7,9 +7,11 @@ from pathlib import Path
 
 import monai.bundle
 import nibabel as nib
+import numpy as np
 import pytest
 from conftest import BUNDLE, EVALUATE, TRAIN
 
+from scripts.labels import label_table
 from scripts.phantoms.phantom import write_cohort
 
 WEIGHTS = BUNDLE / "models" / "model.pt"
@@ -54,3 +56,8 @@ def test_real_scans(tmp_path):
     assert scores["zheng", "body"]["dice"] > 0.90
     assert scores["menezesreis", "disc"]["dice"] > 0.83
     assert scores["all", "all"]["identified"] == 1.0
+    for mask in ("zheng/zheng13_T2w", "menezesreis/menezesreis20_T2w"):  # nobody labelled S1 there, or L5/S1 in the first
+        values = np.asarray(nib.load(tmp_path / "out" / f"{mask}_seg.nii.gz").dataobj)
+        voxels = {s.name: int((values == s.verse).sum()) for s in label_table()}
+        assert 0.6 < voxels["S1"] / voxels["L5"] < 1.2
+        assert 0.5 < voxels["L5/S1"] / voxels["L4/L5"] < 1.2

@@ -10,8 +10,10 @@ import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from conftest import BUNDLE, TOOLS, fails
 
+from scripts.common.errors import CallError
 from scripts.common.shared import inference_config
 from scripts.phantoms.phantom import write_cohort
 from scripts.tools.label_sacrum import label_sacrum
@@ -75,3 +77,11 @@ def test_s1_is_added_where_it_lacks(without_s1, tmp_path, capfd):
 def test_the_labels_themselves_are_not_written_over(without_s1):
     with fails(f"{without_s1}: holds the labels themselves; set --sacrum_dir to another folder"):
         label_sacrum(without_s1, without_s1, "", inference_config(str(BUNDLE)), WEIGHTS)
+
+
+def test_weights_of_another_network(without_s1, tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
+    out = tmp_path / "out"
+    with pytest.raises(CallError, match=r"a\.pt: weights of another network"):
+        label_sacrum(without_s1, out, "", inference_config(str(BUNDLE), device=torch.device("cpu")), tmp_path / "a.pt")
+    assert not out.exists()
