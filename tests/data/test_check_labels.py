@@ -94,7 +94,7 @@ def test_every_problem_of_every_file_in_one_error(tmp_path):
         "b_seg.nii.gz: unknown label values [99]",
         "c_seg.nii.gz: fractional label values, e.g. 10.5",
         "d_seg.nii.gz: no foreground, all values are 0",
-        "e_seg.nii.gz: not on the grid of scan.nii.gz (affines that differ by up to 6 mm)",
+        "e_seg.nii.gz: not on the grid of scan.nii.gz (affines that differ by up to 12 mm)",
         "f_seg.nii.gz: not on the grid of scan.nii.gz (shape (4, 22, 3) and (4, 21, 3))",
         "h_seg.nii.gz: cannot be read",
     ]
