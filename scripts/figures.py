@@ -315,7 +315,7 @@ def visualize(
     if not image or not prediction:
         raise CallError("visualize needs --image, a scan, and --prediction, its mask")
     check_writable(str(output_dir), "output_dir")
-    scan = read_volume(image)
+    scan = read_volume(image, series=True)
     labels = []
     for path, scheme in ((prediction, label_scheme), (reference, "verse")):
         if path:

@@ -148,7 +148,7 @@ def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
     except RuntimeError as error:
         raise ScanError(path, f"cannot be read ({_itk_reason(error)})", EXPORT_AGAIN) from None
     data = image.numpy()
-    shape = (*data.shape[1:], *data.shape[:1])
+    shape = (*data.shape[1:], *data.shape[:1]) if data.ndim > 3 else data.shape[1:]  # a flat image has no slices
     _check_kind(path, shape, series, colour=data.dtype == np.uint8 and len(data) in (3, 4))
     if len(data) > 1:
         notes.append(f"a series of {len(data)} volumes: their mean is used")
@@ -180,7 +180,7 @@ def _check_kind(path: Path, shape: Sequence[int], series: bool, colour: bool) ->
 
 
 def read_grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape and affine of a scan; of a NIfTI file the header alone is read.
+    """Shape and affine of a scan, or of one volume of a series; of a NIfTI file the header alone is read.
 
     Raises:
         UserError: as `read_volume`.
@@ -190,9 +190,9 @@ def read_grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
             image = nib.load(path)
         except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
             image = None  # `read_volume` says what is wrong
-        if image is not None and len(image.shape) >= 3 and all(n == 1 for n in image.shape[3:]):
+        if image is not None and len(image.shape) >= 3 and all(n == 1 for n in image.shape[4:]):
             return image.shape[:3], image.affine
-    volume = read_volume(path)
+    volume = read_volume(path, series=True)
     return volume.data.shape, volume.affine
 
 

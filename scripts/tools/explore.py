@@ -131,7 +131,7 @@ def examine(entry: dict, seen: dict[str, Path], label_scheme: str = "verse") -> 
     if path in seen:
         scan.problems.append(f"{scan.image}: listed twice. Remove one entry.")
     try:
-        volume = read_volume(scan.image)
+        volume = read_volume(scan.image, series=True)
         describe(scan, volume)
         digest = hashlib.blake2b(np.ascontiguousarray(volume.data).data).hexdigest()
         if path not in seen and digest in seen:
@@ -281,7 +281,7 @@ def draw(scans: list[Scan], path: Path, label_scheme: str = "verse") -> Path:
 
 
 def _montage(axes: Axes, scan: Scan, label_scheme: str) -> None:
-    volume = read_volume(scan.image)
+    volume = read_volume(scan.image, series=True)
     marked = np.zeros(volume.data.shape, np.uint8)
     if scan.volume_ml:  # only set for a label that could be read and has known values
         label = read_volume(scan.label)

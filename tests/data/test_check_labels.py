@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -101,6 +102,19 @@ def test_every_problem_of_every_file_in_one_error(tmp_path):
     assert [line[: len(start)] for line, start in zip(lines, starts)] == starts
     assert len(lines) == len(starts)
     assert error.value.exit_code == 1
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "mha"])
+def test_a_series_has_the_grid_of_its_volumes(tmp_path, suffix):
+    """Training takes its mean."""
+    image = str(tmp_path / f"series.{suffix}")
+    if suffix == "mha":
+        itk.imwrite(itk.image_from_array(np.arange(2 * 3 * 22 * 4, dtype=np.int16).reshape(2, 3, 22, 4)), image)
+        affine = np.diag([-1, -1, 1, 1])  # ITK counts towards left and posterior
+    else:
+        affine = OBLIQUE
+        write(tmp_path / "series.nii.gz", np.zeros((4, 22, 3, 2), np.int16), affine)
+    check_labels([{"image": image, "label": write(tmp_path / "label.nii.gz", column(BODIES), affine)}])
 
 
 def test_good_labels_pass(tmp_path):

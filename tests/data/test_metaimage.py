@@ -93,3 +93,15 @@ def test_voxels_as_text(tmp_path):
     )
     (tmp_path / "a.mha").write_text(header)
     assert read_volume(tmp_path / "a.mha").data.ravel("F").tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+def test_flat_images_and_series(suffix, tmp_path):
+    flat, series = tmp_path / f"flat{suffix}", tmp_path / f"series{suffix}"
+    itk.imwrite(itk.image_from_array(VOXELS[0]), str(flat))
+    with fails(f"{flat}: has the shape (8, 7). Export one 3-D volume."):
+        read_volume(flat)
+    itk.imwrite(itk.image_from_array(np.stack([VOXELS, VOXELS + 2])), str(series))
+    volume = read_volume(series, series=True)
+    np.testing.assert_array_equal(volume.data, VOXELS.T + 1)
+    assert volume.notes == ("a series of 2 volumes: their mean is used",)

@@ -268,3 +268,12 @@ def test_a_file_in_the_place_of_the_folder_is_seen_before_scans_are_read(dataset
     (tmp_path / "out").touch()
     with pytest.raises(UserError, match=r"out: cannot be written to \(File exists\)\. Set --output_dir"):
         explore(dataset, tmp_path / "out")
+
+
+def test_a_series_is_described_by_its_mean(tmp_path, capsys):
+    """As inference and training take it."""
+    voxels = np.arange(4 * 5 * 6 * 2, dtype=np.int16).reshape(4, 5, 6, 2)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii.gz")
+    assert explore(tmp_path, tmp_path / "out") == 0
+    assert " 4x5x6 " in capsys.readouterr().out
+    assert (tmp_path / "out" / "explore.png").exists()
