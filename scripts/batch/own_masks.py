@@ -35,9 +35,11 @@ def check_replaceable(mask: Path, scan: str) -> None:
     """
     fix = "Move it, set another --output_dir, or set --overwrite True if it may go."
     report = mask.with_name(f"{case_name(mask)}.json")
-    if not mask.exists() and _is_foreign(report):
-        raise ScanError(scan, f"{report} is there already and not as this bundle has written it", fix)
-    if not mask.exists() or is_half_gzip(mask):
+    if not mask.exists():
+        if _is_foreign(report):
+            raise ScanError(scan, f"{report} is there already and not as this bundle has written it", fix)
+        return
+    if is_half_gzip(mask):
         return
     try:
         content = json.loads(report.read_text(encoding="utf-8"))

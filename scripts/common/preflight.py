@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import torch  # takes a second to import
 
 
-def check_weights(path: str, option: str, network: torch.nn.Module | None = None) -> None:
-    """
+def check_weights(path: str, option: str, network: torch.nn.Module | None = None) -> dict[str, torch.Tensor]:
+    """The weights in a file that fit.
+
     Args:
         path: of a state_dict.
         option: the setting that names it.
@@ -32,10 +33,10 @@ def check_weights(path: str, option: str, network: torch.nn.Module | None = None
         hint = f"Train some with configs/train.yaml, or set --{option} to a model.pt."
         raise CallError(f"{path}: no weights there. {hint}{similar_path(path)}")
     state = load_weights(path)
-    if network is None:
-        return
-    fix = f"Give the --network_def and --labels that they were trained with, or another --{option}."
-    check_fit(path, state.get("model", state), network, fix)  # "model" of a last.pt
+    state = state.get("model", state)  # of a last.pt
+    if network is not None:
+        check_fit(path, state, network, f"Give the --network_def and --labels that they were trained with, or another --{option}.")
+    return state
 
 
 def check_fit(path: str | Path, state: Mapping[str, Any], network: torch.nn.Module, fix: str) -> None:

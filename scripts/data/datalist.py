@@ -115,7 +115,9 @@ def find_label(image: str | Path) -> Path | None:
     if "_" in stem and not _file(case):
         candidates.append(case.with_name(f"{case.name}{LABEL_POSTFIX}"))
     folders = [image.parent.parent / folder for folder in LABEL_FOLDERS.get(image.parent.name, ())]
-    candidates += [folder / name for folder in folders for name in dict.fromkeys((stem, re.sub(r"_\d{4}$", "", stem)))]
+    candidates += [folder / stem for folder in folders]
+    if image.parent.name == "imagesTr":
+        candidates += [folder / re.sub(r"_\d{4}$", "", stem) for folder in folders]
     return next((file for candidate in candidates if (file := _file(candidate))), None)
 
 

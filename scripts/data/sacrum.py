@@ -14,7 +14,7 @@ from scripts.levels.instances import CORE_DEPTH_MM, find_instances
 from scripts.network import KINDS
 
 TILTS_DEG = (10.0, 20.0, 30.0, 40.0)  # of the patch against the line from L4 to L5: S1 lies further back
-PATCH = (64, 96, 96)  # voxels, multiples of 16
+PATCH = (64, 96, 96)  # voxels of 1 mm, the working grid of the shipped weights; multiples of 16
 AHEAD_MM = 22.0  # from the centre of L5 (of a disc L5/S1 half of it) to that of the patch
 DISTANCE_MM = (12.0, 55.0)  # from the centre of L5 to that of S1, along the line from L4
 CERTAIN = 0.4  # probability of body: where only some of the tilts see it

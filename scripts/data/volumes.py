@@ -201,7 +201,7 @@ def grid_mismatch(shape: Sequence[int], affine: np.ndarray, other_shape: Sequenc
     if tuple(shape) != tuple(other_shape):
         return f"shape {tuple(shape)} and {tuple(other_shape)}"
     apart = np.asarray(affine, float) - np.asarray(other_affine, float)
-    corners = np.array([*product(*((0, n - 1) for n in shape)), (0,) * 3]) @ apart[:3, :3].T + apart[:3, 3]
+    corners = np.array([*product(*((0, n - 1) for n in shape))]) @ apart[:3, :3].T + apart[:3, 3]
     entries, far = (float(np.abs(values).max()) for values in (apart, corners))
     if entries <= GRID_TOLERANCE_MM and far <= CORNER_TOLERANCE_MM:
         return ""

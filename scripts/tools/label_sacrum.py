@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from scripts.common.errors import CallError, UserError, shown
-from scripts.common.preflight import check_weights, check_writable, load_weights
+from scripts.common.preflight import check_weights, check_writable
 from scripts.data.datalist import read_datalist, write_datalist
 from scripts.data.sacrum import find_sacrum
 from scripts.data.volumes import read_volume
@@ -61,9 +61,7 @@ def label_sacrum(
     if not any(entry.get("label") for entry in splits.get("training", [])):
         raise CallError(f"{source}: no labelled scans under 'training'")
     network = inference.get_parsed_content("network")
-    check_weights(str(weights), "ckpt_path", network)
-    state = load_weights(weights)
-    network.load_state_dict(state.get("model", state))  # "model" of a last.pt
+    network.load_state_dict(check_weights(str(weights), "ckpt_path", network))
     network.eval()
     check_writable(str(target), "sacrum_dir")
     preprocessing, device = inference.get_parsed_content("preprocessing"), inference.get_parsed_content("device")
@@ -85,19 +83,19 @@ def label_sacrum(
         if path in written:
             where = f"{shown(entry['image'])}: lies outside {shown(dataset_dir)}"
             raise UserError(f"{where} and has the name of another scan; rename one of them")
-        listed = _write(entry["label"], sacrum, np.asarray(image.affine), s1.verse, path)
-        entry.update(label=str(path.absolute()), labelled=sorted({*(entry.get("labelled") or listed), s1.verse}))
+        _write(entry["label"], sacrum, np.asarray(image.affine), s1.verse, path)
+        labelled = [s.verse for s in label_table()[1:] if scan["labelled"][s.channel]]
+        entry.update(label=str(path.absolute()), labelled=sorted([*labelled, s1.verse]))
         written.add(path)
     write_datalist(splits, target / DATALIST)
     print(f"{shown(target / DATALIST)}: S1 added to {len(written)} of {len(splits['training'])} training scans")
     return target / DATALIST
 
 
-def _write(label: str, sacrum: np.ndarray, affine: np.ndarray, value: int, path: Path) -> list[int]:
-    """Write the label with `value` where `sacrum` (boolean, with its affine) lies on its background; returns the values that it had."""
+def _write(label: str, sacrum: np.ndarray, affine: np.ndarray, value: int, path: Path) -> None:
+    """Write the label with `value` where `sacrum` (boolean, with its affine) lies on its background."""
     own = read_volume(label)
     logits = torch.from_numpy(np.stack([~sacrum, sacrum]).astype(np.float32))
     added = restore_label_map(logits, affine, own.affine, own.data.shape).numpy() > 0
     path.parent.mkdir(parents=True, exist_ok=True)
     write_label_map(np.where(added & (own.data == 0), value, own.data), own.affine, path)
-    return [int(n) for n in np.unique(own.data) if n]

@@ -92,10 +92,18 @@ def _check_replaceable(folder: Path, root: Path, files: list[str]) -> None:
     is_export = (folder / "configs" / "metadata.json").is_file() and not (folder / ".git").exists()
     if target in (source, *source.parents) or (folder.exists() and not is_export):
         raise UserError(f"{folder} is there and is not an export of this bundle. Set --release_dir to another folder.")
-    released = {f"{NAME}/{name}" for name in files}.union(*(zipfile.ZipFile(z).namelist() for z in folder.parent.glob(f"{NAME}_v*.zip")))
+    released = {f"{NAME}/{name}" for name in files}.union(*map(_zipped, folder.parent.glob(f"{NAME}_v*.zip")))
     there = (p for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in p.parts)
     if foreign := [p for p in there if p.relative_to(folder.parent).as_posix() not in released]:
         raise UserError(f"{foreign[0]}: not part of a release. Move it, or set --release_dir to another folder.")
+
+
+def _zipped(archive: Path) -> list[str]:
+    """Names in a zip; none in a file that is no zip."""
+    if not zipfile.is_zipfile(archive):
+        return []
+    with zipfile.ZipFile(archive) as opened:
+        return opened.namelist()
 
 
 def _write_zip(root: Path, files: list[str], path: Path) -> None:

@@ -118,6 +118,7 @@ def test_find_label(tmp_path, image, label):
         ("images/1.mha", "labelsTr/1.mha"),
         ("a.nii.gz", "x/a_seg.nii.gz"),
         ("images/a_0000.nii.gz", "masks/a_00.nii.gz"),
+        ("images/a_2024.nii.gz", "masks/a.nii.gz"),  # a number of its own, not a channel of nnU-Net
     ],
 )
 def test_find_label_takes_no_other(tmp_path, image, label):
