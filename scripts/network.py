@@ -47,6 +47,7 @@ class SpineNet(nn.Module):
         # channels last: oneDNN's bfloat16 convolutions take two thirds of the time then
         self.coarse = nn.Sequential(coarse, nn.Conv3d(features, len(groups), kernel_size=1)).to(memory_format=torch.channels_last_3d)
         self.fine = fine.to(memory_format=torch.channels_last_3d)
+        _keep_channels_last(self)
         self.gate_floor = GATE_FLOOR  # TorchScript does not read globals
         self.coarse_voxel = [int(n) for n in coarse_voxel]
         self.view_size = [int(n) for n in view_size]
@@ -106,6 +107,29 @@ class SpineNet(nn.Module):
         for kind, channels in [(1, self.bodies), (2, self.discs)]:
             shift.append(log_kind[:, kind : kind + 1] + gate - levels[:, channels].logsumexp(1, keepdim=True))
         return torch.cat(shift, 1)[:, self.kind_of_channel].add_(levels)
+
+
+class ChannelsLastInstanceNorm(nn.InstanceNorm3d):
+    """`InstanceNorm3d` as a group norm of one channel per group on CPUs.
+
+    PyTorch's instance norm leaves channels last there, and so does every convolution behind it: 7 ms instead of 1 ms for 16 channels of two
+    windows. On GPUs it is the faster one, and stays in bfloat16 under autocast.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_cuda:
+            return functional.instance_norm(x, None, None, self.weight, self.bias, True, self.momentum, self.eps)
+        return functional.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+
+
+def _keep_channels_last(network: nn.Module) -> None:
+    """Replace every `InstanceNorm3d` by the one above; the names in the state_dict stay."""
+    for module in list(network.modules()):
+        for name, norm in module.named_children():
+            if type(norm) is nn.InstanceNorm3d:
+                replacement = ChannelsLastInstanceNorm(norm.num_features, norm.eps, affine=norm.affine)
+                replacement.load_state_dict(norm.state_dict())
+                setattr(module, name, replacement)
 
 
 def _frame(shape: list[int], multiple: list[int], least: list[int]) -> list[int]:

@@ -25,9 +25,9 @@ from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, read_volume
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
-from scripts.levels.name_levels import cut_faces, name_levels
+from scripts.levels.name_levels import NamedLevels, cut_faces, name_levels
 from scripts.levels.postprocess import clean_label_map
-from scripts.levels.restore import largest, restore_label_map
+from scripts.levels.restore import ClassLogits, restore_label_map
 
 
 class LoadImageVolumesd(LoadImaged):
@@ -139,11 +139,10 @@ class CompleteLabelsd(MapTransform):
 
 
 class NameLevelsd(MapTransform):
-    """`name_levels` of level logits, shape CXYZ; its report goes into their metadata as `report`, with the faces of the scan that cut
-    a structure (`cut_by_view`).
+    """`name_levels` of level logits, shape CXYZ; its report also says which faces of the scan cut a structure (`cut_by_view`).
 
     Args:
-        keys: level logits on the working grid or, with an affine of their own, on a box of it.
+        keys: level logits on the working grid or, with an affine of their own, on a box of it; becomes `NamedLevels`.
         ref_key: the preprocessed image.
         min_instance_mm3: smaller pieces have no vote and become background.
     """
@@ -157,13 +156,11 @@ class NameLevelsd(MapTransform):
         d = dict(data)
         image = d[self.ref_key]
         for key in self.key_iterator(d):
-            affine = _affine_of(d[key], image)
-            named, report = name_levels(convert_to_tensor(d[key]).cpu(), nib.affines.voxel_sizes(affine), self.min_instance_mm3)
-            offset = np.rint(np.linalg.solve(np.asarray(image.affine, np.float64), affine)[:3, 3]).astype(int)
-            cut = cut_faces(image.shape[1:], offset, largest(named))
-            for row in report["structures"]:
+            d[key] = named = name_levels(convert_to_tensor(d[key]).cpu(), _affine_of(d[key], image), self.min_instance_mm3)
+            offset = np.rint(np.linalg.solve(np.asarray(image.affine, np.float64), named.affine)[:3, 3]).astype(int)
+            cut = cut_faces(image.shape[1:], offset, named.channel_map)
+            for row in named.report["structures"]:
                 row["cut_by_view"] = cut.get(row["name"], [])
-            d[key] = MetaTensor(named, affine=torch.from_numpy(affine), meta={"report": report})
         return d
 
 
@@ -171,7 +168,8 @@ class RestoreGridd(MapTransform):
     """Class logits -> label map (channel indices, 1XYZ, uint8) on the grid that `ref_key` was read from.
 
     Args:
-        keys: logits, shape CXYZ, on the working grid or, with an affine of their own, on a box of it.
+        keys: `NamedLevels`, whose report goes into the metadata as `report`, or logits, shape CXYZ, on the working grid or, with an
+            affine of their own, on a box of it.
         ref_key: the preprocessed image; its metadata hold the working grid, the original grid and the file name.
     """
 
@@ -179,14 +177,18 @@ class RestoreGridd(MapTransform):
         super().__init__(keys)
         self.ref_key = ref_key
 
-    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
+    def __call__(self, data: Mapping[Hashable, NamedLevels | torch.Tensor]) -> dict:
         d = dict(data)
         image = d[self.ref_key]
         target_affine, shape = _original_grid(image)
+        meta = {**image.meta, "affine": torch.as_tensor(target_affine)}
         for key in self.key_iterator(d):
-            label = restore_label_map(torch.as_tensor(d[key]), _affine_of(d[key], image), target_affine, shape)
-            meta = {**image.meta, "affine": torch.as_tensor(target_affine), "report": getattr(d[key], "meta", {}).get("report")}
-            d[key] = MetaTensor(label[None], meta=meta)
+            if isinstance(d[key], NamedLevels):
+                logits, affine, report = d[key].logits, d[key].affine, d[key].report
+            else:
+                logits, affine, report = ClassLogits.of(torch.as_tensor(d[key])), _affine_of(d[key], image), None
+            label = restore_label_map(logits, affine, target_affine, shape)
+            d[key] = MetaTensor(label[None], meta={**meta, "report": report})
         return d
 
 

@@ -113,6 +113,16 @@ def test_box_holds_what_the_network_says_there():
     assert torch.equal(result.as_tensor().argmax(1) == L3, found[(slice(None), *box)])
 
 
+@pytest.mark.parametrize("sw_batch_size", [1, 2, 4])
+def test_a_single_window_that_is_left_over_goes_twice(sw_batch_size):
+    net = network()
+    sizes = []
+    net.fine.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    result = infer(image(SPINE), net, window=(64, 64, 16), overlap=0, margin=4, sw_batch_size=sw_batch_size)
+    assert sizes == {1: [1, 1, 1], 2: [2, 2], 4: [3]}[sw_batch_size]  # three windows
+    torch.testing.assert_close(result, infer(image(SPINE), net, window=(64, 64, 16), overlap=0, margin=4))
+
+
 def test_windows_blend_into_the_same_logits():
     x, net = image(SPINE), network()
     one, many = infer(x, net), infer(x, net, window=(16, 16, 16), sw_batch_size=3, overlap=0.5)

@@ -228,3 +228,18 @@ def test_script_of_the_real_network():
         torch.testing.assert_close(script.locate(x), levels)
         torch.testing.assert_close(script.delineate(x), kinds)
         torch.testing.assert_close(script.combine(levels, kinds), whole)
+
+
+def test_instance_norm_stays_channels_last_and_keeps_its_weights():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv3d(1, 8, 3), nn.Sequential(nn.InstanceNorm3d(8, affine=True)), nn.Conv3d(8, 8, 1), nn.InstanceNorm3d(8))
+    nn.init.normal_(plain[1][0].weight)
+    nn.init.normal_(plain[1][0].bias)
+    x = torch.randn(2, 1, 9, 8, 7)
+    expected, weights = plain(x), plain.state_dict()
+    net = SpineNet(nn.Conv3d(1, 6, 1), plain, 6)
+    for values in (net.fine(x), torch.jit.script(net).fine(x)):
+        torch.testing.assert_close(values, expected, atol=1e-4, rtol=1e-4)
+    assert net.fine(x).is_contiguous(memory_format=torch.channels_last_3d)
+    assert net.fine.state_dict().keys() == weights.keys()
+    assert all(torch.equal(v, weights[k]) for k, v in net.fine.state_dict().items())

@@ -81,6 +81,8 @@ one process. `--spacing` and `--patch_size` belong to the weights: leave them.
 
 {folder}
 
+{many}
+
 ## A large scan
 
 {large}
@@ -101,7 +103,7 @@ def write_page(results: Mapping[str, Any], results_file: Path) -> Path:
         scans="; ".join(scans),
         repeats=results["repeats"],
         plot=f"![Seconds per step]({plot.name})\n\n" if "ours" in results else "",
-        **{section.__name__.strip("_"): section(results) for section in (_steps, _rivals, _knobs, _folder, _large, _training)},
+        **{section.__name__.strip("_"): section(results) for section in (_steps, _rivals, _knobs, _folder, _many, _large, _training)},
     )
     if "ours" in results:
         write_whole(plot, lambda path: _plot(results["ours"], path))
@@ -187,6 +189,15 @@ def _folder(results: Mapping[str, Any]) -> str:
         rows.append([title, *(f"{s:.1f}" for s in own["seconds"]), f"{own['per_scan_s']:.2f}", f"{gain:.2f}", *memory])
     header = ["way", f"{few} scans, s", f"{many} scans, s", "s per further scan", "times the rate", f"GB, {few} scans", f"GB, {many} scans"]
     return f"{markdown(header, rows, words=1)}\n\n{PROCESSES}"
+
+
+def _many(results: Mapping[str, Any]) -> str:
+    many = results.get("many")
+    if not many:
+        return "A folder of many scans was not measured."
+    took = f"{many['scans']} scans in {many['processes']} processes: {many['seconds'] / 60:.0f} minutes"
+    rates = f"{many['first_tenth_s']:.2f} s a scan in the first tenth and {many['last_tenth_s']:.2f} s in the last"
+    return f"{took}, {rates}, {many['peak_mib'] / MIB_PER_GB:.2f} GB."
 
 
 def _large(results: Mapping[str, Any]) -> str:

@@ -55,6 +55,7 @@ class Bench(NamedTuple):
     scans: dict[str, Path]  # by name
     repeats: int
     folder_size: int
+    many_scans: int
     training_steps: int
     nnunet_python: str
 
@@ -66,6 +67,7 @@ def benchmark(
     scans: Sequence[str] = (),
     repeats: int = 3,
     folder_size: int = 4,
+    many_scans: int = 1000,
     training_steps: int = 20,
     nnunet_python: str = "",
 ) -> None:
@@ -80,6 +82,7 @@ def benchmark(
         scans: files; empty: two phantoms, see `SCANS`.
         repeats: runs per scan, of which the median counts.
         folder_size: scans in the smaller of the two folders of the part `folder`.
+        many_scans: in the folder of the part `many`, at least 20.
         training_steps: that count.
         nnunet_python: interpreter of an environment with nnunetv2; without one the part `nnunet` says that it is missing.
 
@@ -94,6 +97,7 @@ def benchmark(
         if not Path(scan).exists():
             raise CallError(f"{scan}: no such file. --scans takes a list of scans, or nothing for phantoms.{similar_path(scan)}")
     check_between(1, math.inf, whole=True, repeats=repeats, folder_size=folder_size, training_steps=training_steps)
+    check_between(20, math.inf, whole=True, many_scans=many_scans)
     path = Path(results_file)
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     setting = {"machine": machine(), "repeats": repeats}
@@ -101,7 +105,7 @@ def benchmark(
         work = Path(folder)
         files = {case_name(s): Path(s).absolute() for s in scans} if scans or not parts else _phantoms(work / "scans")
         python = str(Path(nnunet_python).absolute())  # not resolved: an environment is known by the link to its python
-        bench = Bench(str(Path(bundle_root).absolute()), work, files, repeats, folder_size, training_steps, python)
+        bench = Bench(str(Path(bundle_root).absolute()), work, files, repeats, folder_size, many_scans, training_steps, python)
         if parts:
             setting["scans"] = {name: _grid(scan) for name, scan in files.items()}
         results = old if {k: old.get(k) for k in setting} == setting or not parts else setting
@@ -242,11 +246,7 @@ def folder(bench: Bench) -> dict[str, Any]:
     for name, workers, processes in (("one_by_one", 0, 1), ("overlapped", 1, 1), ("side_by_side", 0, cores)):
         children = []
         for count in found["scans"]:
-            source = bench.work / "folder" / f"{count}"
-            source.mkdir(parents=True, exist_ok=True)
-            for i in range(count):
-                shutil.copy(scan, source / f"copy_{i:04d}_{scan.name}")
-            target = bench.work / "folder" / f"{name}_{count}"
+            source, target = _copies(scan, bench.work / "folder" / f"{count}", count), bench.work / "folder" / f"{name}_{count}"
             options = ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", str(workers)]
             children.append(_command(bench, options, with_children=True, processes=processes))
         found[name] = {
@@ -255,6 +255,35 @@ def folder(bench: Bench) -> dict[str, Any]:
             "peak_mib": [c.peak_mib for c in children],
         }
     return found
+
+
+def many(bench: Bench) -> dict[str, Any]:
+    """A folder of `many_scans` copies of the first scan, a process for every core: what a scan takes in its first and in its last tenth."""
+    cores, target = os.cpu_count() or 1, bench.work / "many_masks"
+    source = _copies(next(iter(bench.scans.values())), bench.work / "many", bench.many_scans)
+    options = ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", "0"]
+    child = _command(bench, options, with_children=True, processes=cores)
+    ended = sorted(report.stat().st_mtime for report in target.glob("*_seg.json"))
+    tenth = len(ended) // 10
+    return {
+        "scans": len(ended),
+        "processes": cores,
+        "seconds": child.seconds,
+        "first_tenth_s": (ended[tenth - 1] - ended[0]) / (tenth - 1),
+        "last_tenth_s": (ended[-1] - ended[-tenth]) / (tenth - 1),
+        "peak_mib": child.peak_mib,
+    }
+
+
+def _copies(scan: Path, folder: Path, count: int) -> Path:
+    """The folder with `count` links to a copy of the scan in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = folder / f"copy_0000_{scan.name}"
+    shutil.copy(scan, first)
+    for i in range(1, count):
+        (folder / f"copy_{i:04d}_{scan.name}").unlink(missing_ok=True)
+        os.link(first, folder / f"copy_{i:04d}_{scan.name}")
+    return folder
 
 
 def large(bench: Bench) -> dict[str, Any]:
@@ -284,4 +313,4 @@ def training(bench: Bench) -> dict[str, dict]:
     }
 
 
-PARTS = {f.__name__: f for f in (ours, plain, nnunet, knobs, folder, large, training)}
+PARTS = {f.__name__: f for f in (ours, plain, nnunet, knobs, folder, many, large, training)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import pydoc
 import re
@@ -41,6 +42,8 @@ def begin(debug: bool | str = False) -> None:
             name that is none, or a `bundle_root` that is no bundle.
     """
     show_tracebacks(is_true(debug))
+    if is_command():
+        gc.freeze()  # what is imported stays: to look through it once more would take a second at the end of every command
     if is_command() and not is_true(debug):
         sys.excepthook = one_line
     if workflow := _running_workflow():

@@ -10,36 +10,47 @@ from typing import Any
 
 import numpy as np
 import torch
+from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
 from scripts.labels import label_table
 from scripts.levels.instances import CORE_DEPTH_MM, Instance, find_instances, grown
 from scripts.levels.naming import name_bodies, usual_step
-from scripts.levels.restore import largest
+from scripts.levels.restore import ClassLogits, largest
 from scripts.network import KINDS
 
 NEVER = -30.0  # logit of a level that a voxel does not have
+REACH = 3  # voxels around an instance with logits of its level: beyond the last one that can be the largest, what interpolation reads
 NEIGHBOUR_COST = 5.0  # nats below the level that a voxel has, for that of a neighbour of the same kind that touches it
 CERTAIN = 0.9  # a sequence less probable than this is reported as uncertain
 MAX_DISC_OFFSET_MM = 25.0  # of a disc's centre from the line between its two bodies
 FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))  # of a grid in RAS order: first and last voxels of an axis
 
 
-def name_levels(logits: torch.Tensor, spacing_mm: Sequence[float], min_instance_mm3: float) -> tuple[torch.Tensor, dict[str, Any]]:
+@dataclass(frozen=True)
+class NamedLevels:
+    """What `name_levels` finds, on the grid of the logits that it was given."""
+
+    logits: ClassLogits  # in which every voxel has the probability of its kind under a single level
+    channel_map: np.ndarray  # level of every voxel of an instance, 0 elsewhere, uint8, shape XYZ
+    affine: np.ndarray  # 4x4, voxel -> world mm
+    report: dict[str, Any]  # see `name_levels`
+
+
+def name_levels(logits: torch.Tensor, affine: np.ndarray, min_instance_mm3: float) -> NamedLevels:
     """Let the voxels of every vertebra vote, take the best consecutive sequence, and name the discs after the bodies beside them.
 
     Args:
         logits: level logits, shape CXYZ, last axis towards superior.
-        spacing_mm: voxel size.
+        affine: 4x4, voxel -> world mm.
         min_instance_mm3: smaller pieces have no vote and become background.
 
     Returns:
-        level logits in which every voxel has the probability of its kind under a single level, and the report: `sequence_probability`,
-        `uncertain`, `runner_up` with `runner_up_probability`, and `structures` with the `mean_entropy` (nats, of the voxels' level
-        probabilities) and the `vote` (mean probability of the level given the kind) of each.
+        with the report: `sequence_probability`, `uncertain`, `runner_up` with `runner_up_probability`, and `structures` with the
+        `mean_entropy` (nats, of the voxels' level probabilities) and the `vote` (mean probability of the level given the kind) of each.
     """
     table = label_table()
-    logits = logits.float()
+    logits, spacing_mm = logits.float(), voxel_sizes(affine)
     log_kind = _log_kinds(logits)
     kind = largest(log_kind)
     levels = np.zeros(kind.shape, np.uint8)
@@ -61,7 +72,7 @@ def name_levels(logits: torch.Tensor, spacing_mm: Sequence[float], min_instance_
         "runner_up_probability": naming.runner_up_probability,
         "structures": _structures([*zip(naming.channels, body_evidence), *zip(disc_channels, disc_evidence)]),
     }
-    return _agreeing_logits(log_kind, kind, channel_map), report
+    return NamedLevels(_agreeing_logits(log_kind, kind, channel_map), channel_map, affine, report)
 
 
 @dataclass(frozen=True)
@@ -166,24 +177,23 @@ def _structures(instances: list[tuple[int | None, _Evidence]]) -> list[dict]:
     return rows
 
 
-def _agreeing_logits(log_kind: torch.Tensor, kind: np.ndarray, channel_map: np.ndarray) -> torch.Tensor:
+def _agreeing_logits(log_kind: torch.Tensor, kind: np.ndarray, channel_map: np.ndarray) -> ClassLogits:
     """The probability of the kind under the channel of the instance.
 
     It reaches one voxel beyond the instance, into its neighbours too, so that no seam opens when the logits are interpolated.
     """
-    result = torch.full((len(label_table()), *channel_map.shape), NEVER)
-    result[0] = log_kind[0]
-    result[0][torch.from_numpy((channel_map == 0) & (kind > 0))] = 0.0  # pieces that are no vertebra
+    background = log_kind[0].masked_fill(torch.from_numpy((channel_map == 0) & (kind > 0)), 0.0)  # pieces that are no vertebra
+    boxes = {}
     for structure, box in zip(label_table()[1:], ndimage.find_objects(channel_map, max_label=len(label_table()) - 1)):
         if box is None:
             continue
-        wide = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
+        wide = tuple(slice(max(0, s.start - REACH), min(s.stop + REACH, n)) for s, n in zip(box, channel_map.shape))
         near = grown(channel_map[wide] == structure.channel)
         of_kind = kind[wide] == KINDS.index(structure.group)
         other = torch.from_numpy(of_kind & (channel_map[wide] > 0) & (channel_map[wide] != structure.channel))
         log_p = log_kind[(KINDS.index(structure.group), *wide)] - NEIGHBOUR_COST * other
-        result[(structure.channel, *wide)] = torch.where(torch.from_numpy(near), log_p, NEVER)
-    return result
+        boxes[structure.channel] = (wide, torch.where(torch.from_numpy(near), log_p, NEVER))
+    return ClassLogits(background, boxes)
 
 
 def cut_faces(shape: Sequence[int], offset: Sequence[int], channel_map: np.ndarray) -> dict[str, list[str]]:

@@ -13,11 +13,13 @@ from scripts.labels import label_table
 from scripts.levels.instances import Instance, usual_volume
 
 FLOOR = -5.5  # least log-probability of a level: no single vertebra decides alone, and a large one is rather renamed than left out
-L6_COST, L4_COST = 3.0, 5.0  # nats, about minus the logarithm of how often five lumbar vertebrae turn out to be six or four
+L6_COST, L4_COST = 3.0, 3.5  # nats, about minus the logarithm of how often five lumbar vertebrae turn out to be six or four
 DROP_COST = (1.5, 10.0)  # nats, to take a piece for no vertebra at all: of any size, and more for one as large as its neighbours
 BELOW_SACRUM = 0.6  # share of that price below S1, where S2 looks like another
 TILT_COST = 6.0  # nats per unit of the slope between neighbours beyond MAX_SLOPE
-INDEPENDENT = 0.4  # share of a difference between scores that a probability believes: neighbours are misread together
+OFFSETS = (0, -1, 1)  # levels that the votes for a run of neighbours may be off: who miscounts misreads all that follow
+MISCOUNT_COST = 6.5  # nats, where such a run begins or ends below another
+LAST_OFF_COST = 3.0  # nats, for votes that are off down to the last body: near the sacrum there is little to count
 MAX_BODIES = 30  # largest pieces that may be bodies: a whole spine has 24, and time grows with the square of their number
 WHOLE = 0.4  # share of the usual volume from which on a piece counts for the usual distance
 STEP_MM = (22.0, 45.0)  # bounds of the usual distance between the centres of two neighbours
@@ -39,10 +41,10 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
 
     Every path takes some of the bodies in order; each following one carries the following level, or skips as many levels as their distance
     says are missing between them. Its score is the sum of the log-probabilities of its levels, less the price of bodies left out, of slopes
-    that no spine has, and of four or six lumbar vertebrae. A dynamic programme finds the best path for every pair of a first and a last
-    level; `INDEPENDENT` times their scores, normalised, are the probabilities. Sequences that differ in whether a piece is a vertebra at
-    all, as at the upper end of the view, agree on the levels. Where no sacrum is in view, several shifts score alike and the probability
-    says so.
+    that no spine has, and of four or six lumbar vertebrae. A whole run of votes may be a level off, for one price: two neighbours that both
+    look like L5 above a sacrum are rather L4 and L5 than L5 and L6. A dynamic programme finds the best path for every pair of a first and a
+    last level; their scores, normalised, are the probabilities. Sequences that differ in whether a piece is a vertebra at all, as at the
+    upper end of the view, agree on the levels. Where no sacrum is in view, several shifts score alike and the probability says so.
 
     Args:
         bodies: from top to bottom.
@@ -53,15 +55,15 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
         return Naming([], 0.0, [], 0.0)
     if len(bodies) > MAX_BODIES:
         return _name_largest(bodies, log_p)
-    scores = np.maximum(log_p[:, levels], FLOOR)
+    votes = _votes(np.maximum(log_p[:, levels], FLOOR), names)
     drop = _drop_prices([b.volume_mm3 for b in bodies])
     steps = _steps(bodies)
     paths = {}
     for start in range(len(levels)):
-        for end, (score, path) in _best_paths(start, scores, drop, steps, names).items():
+        for end, (score, path) in _best_paths(start, votes, drop, steps, names).items():
             paths[start, end] = (score, path)
     ranked = sorted(paths.values(), key=lambda item: -item[0])
-    weights = np.exp(INDEPENDENT * (np.array([score for score, _ in ranked]) - ranked[0][0]))
+    weights = np.exp(np.array([score for score, _ in ranked]) - ranked[0][0])
     weights /= weights.sum()
     sequences = [[None if level is None else levels[level] for level in path] for _, path in ranked]
     others = [i for i, sequence in enumerate(sequences) if not _agree(sequence, sequences[0])]
@@ -122,24 +124,44 @@ def _steps(bodies: Sequence[Instance]) -> dict[tuple[int, int], tuple[int, float
     return steps
 
 
-def _best_paths(start: int, scores: np.ndarray, drop: np.ndarray, steps: dict, names: tuple[str, ...]) -> dict[int, tuple[float, list]]:
+def _votes(votes: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Votes for every level if they are `OFFSETS` off, shape (offsets, bodies, levels), from those as they are (bodies, levels).
+
+    The sacrum is not counted but seen: it is not taken for another level, nor another for it.
+    """
+    counted = [i for i, name in enumerate(names) if name not in ("L6", "S1")]
+    result = np.full((len(OFFSETS), *votes.shape), FLOOR)
+    result[0] = votes
+    for off, voted in zip(OFFSETS[1:], result[1:]):
+        for place, level in enumerate(counted):
+            if 0 <= place + off < len(counted):
+                voted[:, level] = votes[:, counted[place + off]]
+    if "L6" in names:
+        result[OFFSETS.index(-1)][:, names.index("L6")] = votes[:, counted[-1]]
+    return result
+
+
+def _best_paths(start: int, votes: np.ndarray, drop: np.ndarray, steps: dict, names: tuple[str, ...]) -> dict[int, tuple[float, list]]:
     """Last level -> (score, level of every body) of the best path whose first level is `start`."""
-    n = len(scores)
+    n = votes.shape[1]
     left_out = np.append(0, np.cumsum(drop))  # price of leaving out the first k bodies
-    best: list[dict[int, tuple[float, tuple]]] = [{} for _ in range(n)]
+    best: list[dict[tuple[int, int], tuple[float, tuple]]] = [{} for _ in range(n)]  # by level and offset of the last body
     result: dict[int, tuple[float, list]] = {}
     for j in range(n):
-        best[j][start] = (scores[j, start] - left_out[j], ((j, start),))
+        for own, off in zip(votes[:, j], OFFSETS):
+            best[j][start, off] = (own[start] - left_out[j], ((j, start),))
         for i in range(j):
             step, price = steps[i, j]
             between = left_out[j] - left_out[i + 1]
-            for level, (score, path) in best[i].items():
+            for (level, before), (score, path) in best[i].items():
                 for following, cost in _following(level, step, names):
-                    total = score + scores[j, following] - price - between - cost
-                    if following not in best[j] or total > best[j][following][0]:
-                        best[j][following] = (total, (*path, (j, following)))
-        for level, (score, path) in best[j].items():
-            total = score - (left_out[n] - left_out[j + 1]) * (BELOW_SACRUM if names[level] == "S1" else 1)
+                    for own, off in zip(votes[:, j], OFFSETS):
+                        total = score + own[following] - price - between - cost - MISCOUNT_COST * abs(off - before)
+                        if (following, off) not in best[j] or total > best[j][following, off][0]:
+                            best[j][following, off] = (total, (*path, (j, following)))
+        for (level, off), (score, path) in best[j].items():
+            below = (left_out[n] - left_out[j + 1]) * (BELOW_SACRUM if names[level] == "S1" else 1)
+            total = score - below - LAST_OFF_COST * abs(off)
             if level not in result or total > result[level][0]:
                 chosen = dict(path)
                 result[level] = (total, [chosen.get(k) for k in range(n)])

@@ -18,7 +18,7 @@ from scripts.data.datalist import read_datalist, write_datalist
 from scripts.data.sacrum import find_sacrum
 from scripts.data.volumes import read_volume
 from scripts.labels import label_table, structure
-from scripts.levels.restore import restore_label_map
+from scripts.levels.restore import ClassLogits, restore_label_map
 from scripts.transforms import EncodeLabelsd, MaskLayout, write_label_map
 
 DATALIST = "datalist.json"
@@ -95,7 +95,7 @@ def label_sacrum(
 def _write(label: str, sacrum: np.ndarray, affine: np.ndarray, value: int, path: Path) -> None:
     """Write the label with `value` where `sacrum` (boolean, with its affine) lies on its background."""
     own = read_volume(label)
-    logits = torch.from_numpy(np.stack([~sacrum, sacrum]).astype(np.float32))
+    logits = ClassLogits.of(torch.from_numpy(np.stack([~sacrum, sacrum]).astype(np.float32)))
     added = restore_label_map(logits, affine, own.affine, own.data.shape).numpy() > 0
     path.parent.mkdir(parents=True, exist_ok=True)
     write_label_map(np.where(added & (own.data == 0), value, own.data), own.affine, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from scripts.benchmark import parts as bench
 from scripts.benchmark import runs as benchmark_runs
 from scripts.benchmark.page import KNOBS, NETWORKS, forward_s, write_page
 from scripts.benchmark.parts import benchmark
-from scripts.benchmark.process import run_child
+from scripts.benchmark.process import Child, run_child
 from scripts.benchmark.runs import Stopwatch, step_rate
 from scripts.common.errors import UserError
 from scripts.common.shared import inference_config
@@ -48,6 +49,14 @@ def results() -> dict:
             "one_by_one": {"seconds": [20.0, 32.0], "per_scan_s": 3.0, "peak_mib": [953.67431640625] * 2},
             "overlapped": {"seconds": [18.0, 26.0], "per_scan_s": 2.0, "peak_mib": [953.67431640625] * 2},
             "side_by_side": {"seconds": [16.0, 22.0], "per_scan_s": 1.5, "peak_mib": [3 * 953.67431640625] * 2},
+        },
+        "many": {
+            "scans": 1000,
+            "processes": 3,
+            "seconds": 1500.0,
+            "first_tenth_s": 1.5,
+            "last_tenth_s": 1.52,
+            "peak_mib": 3.5e9 / 2**20,
         },
         "training": {
             "ours": {"steps_per_s": 0.8, "waiting": 0.01, "peak_mib": 953.67431640625},
@@ -150,6 +159,23 @@ def test_training_is_measured(cohort, tmp_path, monkeypatch, as_usual):
     assert 0 < found["waiting"] < 1
 
 
+def test_many_scans_by_the_times_of_their_reports(tmp_path, small_scan, monkeypatch):
+    def command(_: bench.Bench, options: list[str], **kwargs) -> Child:
+        source, target = (Path(options[options.index(name) + 1]) for name in ("--dataset_dir", "--output_dir"))
+        target.mkdir()
+        for i, scan in enumerate(sorted(source.iterdir())):
+            assert scan.read_bytes() == small_scan.read_bytes()
+            report = target / f"{scan.name}_seg.json"
+            report.touch()
+            os.utime(report, (0, 1e9 + 2 * i + (i >= 90) * (i - 90)))  # 2 s each, and 3 s in the last tenth
+        return Child("", 230.0, 1024.0)
+
+    monkeypatch.setattr(bench, "_command", command)
+    found = bench.many(bench.Bench(str(BUNDLE), tmp_path, {"thick": small_scan}, 1, 4, 100, 1, ""))
+    assert found.pop("processes") == os.cpu_count()
+    assert found == {"scans": 100, "seconds": 230.0, "first_tenth_s": 2.0, "last_tenth_s": 3.0, "peak_mib": 1024.0}
+
+
 # command
 
 
@@ -196,7 +222,7 @@ def test_wrong_calls(tmp_path, parts):
 
 
 def test_nnunet_that_is_not_installed_is_reported(tmp_path):
-    empty = bench.Bench(str(BUNDLE), tmp_path, {}, 1, 1, 1, str(tmp_path / "python"))
+    empty = bench.Bench(str(BUNDLE), tmp_path, {}, 1, 1, 20, 1, str(tmp_path / "python"))
     assert "not installed" in bench.nnunet(empty)["missing"]
 
 
@@ -227,6 +253,7 @@ def test_page_holds_the_figures(tmp_path):
     assert cells(text, f"`{KNOBS[1].name}`")[2:] == ["-", "-", "-"]
     assert cells(text, "3 processes (`torchrun --nproc_per_node=3`, `--num_workers 0`)") == ["16.0", "22.0", "1.50", "2.00", "3.00", "3.00"]
     assert "400 x 512 x 512 voxels of 0.6 x 0.6 x 0.6 mm, from a cold shell: 40 s, 3.50 GB for all processes together." in text
+    assert "1000 scans in 3 processes: 25 minutes, 1.50 s a scan in the first tenth and 1.52 s in the last, 3.50 GB." in text
     assert cells(text, "`train.yaml`") == ["0.800", "1 %", "1.00", "4.0"]
     assert "(benchmark.png)" in text
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"

@@ -9,7 +9,7 @@ import pytest
 
 from scripts.labels import label_table, structure
 from scripts.levels.instances import Instance
-from scripts.levels.naming import BELOW_SACRUM, DROP_COST, FLOOR, INDEPENDENT, L4_COST, L6_COST, Naming, name_bodies
+from scripts.levels.naming import BELOW_SACRUM, DROP_COST, FLOOR, L4_COST, L6_COST, LAST_OFF_COST, MISCOUNT_COST, Naming, name_bodies
 
 LEVELS = [s.name for s in label_table() if s.group == "body"]  # T8 .. L5, L6, S1
 FIVE_LUMBAR = [name for name in LEVELS if name != "L6"]
@@ -44,11 +44,6 @@ def blurred(*levels: str) -> list[dict[str, float]]:
     """Half for the level, a little less for the one above it, some for the one below."""
     shares = [(FIVE_LUMBAR[i - 1 : i + 2], (0.35, 0.45, 0.2)) for i in map(FIVE_LUMBAR.index, levels)]
     return [dict(zip(near, p)) for near, p in shares]
-
-
-def believed(nats: float) -> float:
-    """Ratio of the probabilities of two sequences whose scores differ by so much."""
-    return float(np.exp(INDEPENDENT * nats))
 
 
 def names(channels: list[int | None]) -> list[str | None]:
@@ -117,7 +112,33 @@ def test_five_lumbar_vertebrae_where_the_votes_cannot_decide():
     assert names(naming.channels) == five
     assert names(naming.runner_up) == six
     ratio = naming.runner_up_probability / naming.probability
-    assert ratio == pytest.approx(believed(-L6_COST), rel=0.1)  # with a body left out, it agrees with both
+    assert ratio == pytest.approx(np.exp(-L6_COST), rel=0.1)  # with a body left out, it agrees with both
+
+
+def test_two_vertebrae_that_look_like_l5_are_l4_and_l5():
+    rows = sure("L1", "L2", "L3", "L4", "L5", "L5", "S1", p=0.999)
+    naming = name_bodies(column(*range(7)), votes(*rows))
+    assert names(naming.channels) == ["T12", "L1", "L2", "L3", "L4", "L5", "S1"]
+    assert names(naming.runner_up) == ["L1", "L2", "L3", "L4", "L5", "L6", "S1"]
+    ratio = naming.runner_up_probability / naming.probability
+    assert ratio == pytest.approx(np.exp(FLOOR - L6_COST + MISCOUNT_COST), rel=0.01)
+
+
+def test_a_run_of_votes_that_ends_a_level_off():
+    """The lower two look like the level above theirs, but not so much that the five above them were misread for it."""
+    upper = sure("T12", "L1", "L2", "L3", "L4", p=0.999)
+    lower = [{"L4": 0.7, "L5": 0.2}, {"L5": 0.6, "S1": 0.3}]
+    assert best(column(*range(7)), [*upper, *lower]) == ["T12", "L1", "L2", "L3", "L4", "L5", "S1"]
+    assert best(column(*range(7)), [*upper, *sure("L4", "L5", p=0.99)]) == ["T11", "T12", "L1", "L2", "L3", "L4", "L5"]
+
+
+def test_sacrum_below_what_looks_like_l4_is_doubtful():
+    naming = name_bodies(column(*range(6)), votes(*sure("T12", "L1", "L2", "L3", "L4", "S1", p=0.999)))
+    assert names(naming.channels) == ["T12", "L1", "L2", "L3", "L4", "S1"]
+    assert names(naming.runner_up) == ["T12", "L1", "L2", "L3", "L4", "L5"]  # the sacrum alone is misread
+    ratios = np.exp([FLOOR + L4_COST, L4_COST - MISCOUNT_COST])  # or all but the sacrum are
+    assert naming.runner_up_probability / naming.probability == pytest.approx(ratios[0], rel=0.01)
+    assert naming.probability == pytest.approx(1 / (1 + ratios.sum()), rel=0.03)
 
 
 def test_four_lumbar_vertebrae_by_their_votes():
@@ -126,7 +147,7 @@ def test_four_lumbar_vertebrae_by_their_votes():
     even = [*[dict.fromkeys(pair, 0.45) for pair in zip(levels[:-1], FIVE_LUMBAR[4:])], {"S1": 0.9999}]
     naming = name_bodies(column(*range(7)), votes(*even))
     assert names(naming.channels) == FIVE_LUMBAR[4:]
-    assert naming.runner_up_probability / naming.probability == pytest.approx(believed(-L4_COST), rel=0.15)
+    assert naming.runner_up_probability / naming.probability == pytest.approx(np.exp(-L4_COST), rel=0.15)
     assert names(naming.runner_up) == levels
 
 
@@ -216,7 +237,7 @@ def test_view_without_a_sacrum_is_uncertain():
     assert names(naming.channels) == levels
     assert names(naming.runner_up) == ["T10", "T11", "T12", "L1", "L2"]
     assert naming.probability < 0.9
-    assert naming.runner_up_probability / naming.probability == pytest.approx(believed(5 * np.log(0.35 / 0.45)), rel=0.15)
+    assert naming.runner_up_probability / naming.probability == pytest.approx(np.exp(5 * np.log(0.35 / 0.45)), rel=0.15)
     sacrum = name_bodies(column(*range(7)), votes(*blurred("L1", "L2", "L3", "L4"), {"L5": 0.9}, {"S1": 0.99}, {}))
     assert names(sacrum.channels) == ["L1", "L2", "L3", "L4", "L5", "S1", None]
     assert sacrum.probability > 0.8
@@ -224,9 +245,9 @@ def test_view_without_a_sacrum_is_uncertain():
 
 def test_flat_votes_of_two_bodies_by_hand():
     naming = name_bodies(column(0, 1), votes({}, {}))
-    pairs = 11 + believed(-L6_COST) + believed(-L4_COST)  # neighbours, L5 above S1 among them; L5 above L6; L4 above S1
-    alone = believed(np.log(12) - DROP)  # one of them, which is 12 times as probable as both
-    single = 11 * alone + believed(np.log(12) - BELOW_SACRUM * DROP)  # it has any of 12 levels; what lies below S1 is left out for less
+    pairs = 11 + np.exp(-L6_COST) + np.exp(-L4_COST)  # neighbours, L5 above S1 among them; L5 above L6; L4 above S1
+    alone = np.exp(np.log(12) - DROP)  # one of them, which is 12 times as probable as both
+    single = 11 * alone + np.exp(np.log(12) - BELOW_SACRUM * DROP)  # it has any of 12 levels; what lies below S1 is left out for less
     assert naming.runner_up_probability == pytest.approx(1 / (pairs + single))
     assert naming.probability == pytest.approx((1 + alone) / (pairs + single))  # the upper one alone has the level that it has in the pair
     first, second = names(naming.channels), names(naming.runner_up)
@@ -256,7 +277,8 @@ def test_a_single_body():
     naming = name_bodies(column(0), votes({"L3": 0.7, "L4": 0.3}))
     assert names(naming.channels) == ["L3"]
     assert names(naming.runner_up) == ["L4"]
-    shares = np.array([believed(np.log(p)) for p in (0.7, 0.3)] + 10 * [believed(FLOOR)])
+    off = np.exp(-LAST_OFF_COST)  # L2 and L5 may be the ones that look like L3 and L4
+    shares = np.array([0.7, 0.3, 0.7 * off, 0.3 * off] + 8 * [np.exp(FLOOR)])
     assert [naming.probability, naming.runner_up_probability] == pytest.approx((shares / shares.sum())[:2])
 
 

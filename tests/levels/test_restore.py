@@ -8,7 +8,11 @@ import torch
 from scipy import ndimage
 
 from scripts.levels import restore
-from scripts.levels.restore import restore_label_map
+from scripts.levels.restore import ClassLogits
+
+
+def restore_label_map(logits: torch.Tensor, *grids) -> torch.Tensor:
+    return restore.restore_label_map(ClassLogits.of(logits), *grids)
 
 
 def grid(spacing_mm: tuple[float, float, float], degrees: float = 0.0, origin: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
