@@ -85,11 +85,14 @@ def take_slice(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
 def best_index(label: np.ndarray, plane: str) -> int:
     """Index of the slice of a RAS label map (channel indices) through most of the bodies, else of all labels, else the middle."""
     axis = 0 if plane == "sagittal" else 1
+    box = next(iter(ndimage.find_objects((label > 0).astype(np.uint8))), None)
+    if box is None:
+        return label.shape[axis] // 2
     ignored = [False] * 256  # values beyond the table
     for counts in ([s.group == "body" for s in label_table()], [s.channel > 0 for s in label_table()]):
-        area = np.array(counts + ignored)[label].sum(axis=tuple({0, 1, 2} - {axis}))
+        area = np.array(counts + ignored)[label[box]].sum(axis=tuple({0, 1, 2} - {axis}))
         if area.any():
-            return int(np.flatnonzero(area == area.max()).mean().round())  # the middle one of equals
+            return int((box[axis].start + np.flatnonzero(area == area.max()).mean()).round())  # the middle one of equals
     return label.shape[axis] // 2
 
 
