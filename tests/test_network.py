@@ -239,7 +239,15 @@ def test_instance_norm_stays_channels_last_and_keeps_its_weights():
     expected, weights = plain(x), plain.state_dict()
     net = SpineNet(nn.Conv3d(1, 6, 1), plain, 6)
     for values in (net.fine(x), torch.jit.script(net).fine(x)):
-        torch.testing.assert_close(values, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(values, expected, atol=1e-5, rtol=1e-5)
     assert net.fine(x).is_contiguous(memory_format=torch.channels_last_3d)
     assert net.fine.state_dict().keys() == weights.keys()
     assert all(torch.equal(v, weights[k]) for k, v in net.fine.state_dict().items())
+
+
+def test_instance_norm_is_exact_far_from_zero():
+    torch.manual_seed(0)
+    x = (torch.randn(1, 16, 24, 40, 64) + 20).to(memory_format=torch.channels_last_3d)
+    net = SpineNet(nn.Conv3d(1, 6, 1), nn.Sequential(nn.InstanceNorm3d(16)), 6)
+    expected = nn.functional.instance_norm(x.double()).float()
+    torch.testing.assert_close(net.fine(x), expected, atol=1e-4, rtol=0)
