@@ -172,10 +172,10 @@ class CaseReports:
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
             source, pred = str(batch["image"].meta["filename_or_obj"]), output["pred"]
-            report = {"scan": case_name(source), "source": os.path.abspath(source), **pred.meta["report"]}
+            report = {"scan": case_name(source), "source": os.path.abspath(source), **_rounded(pred.meta["report"])}
             volumes = np.bincount(pred.numpy().ravel(), minlength=len(label_table())) * float(np.prod(pred.pixdim.tolist()))
             report["structures"] = [
-                {**row, "volume_mm3": round(volumes[structure(row["name"]).channel], 1)} for row in report["structures"]
+                {**_rounded(row), "volume_mm3": round(volumes[structure(row["name"]).channel], 1)} for row in report["structures"]
             ]
             report["warnings"] = [*batch["image"].meta.get("notes", "").splitlines(), *doubts(report)]
             for warning in report["warnings"]:
@@ -210,6 +210,11 @@ class CaseReports:
                     raise UserError(f"{table}: no table ({error}). Move it away and run the same command again.") from error
                 kept = [row for row in earlier if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
                 write_whole(table, partial(write_rows, kept + rows))
+
+
+def _rounded(row: dict) -> dict:
+    """With four digits of probabilities and entropies: further ones change with the number of threads."""
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
 def doubts(report: dict) -> list[str]:
