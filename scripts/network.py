@@ -113,8 +113,8 @@ class ChannelsLastInstanceNorm(nn.InstanceNorm3d):
     """`InstanceNorm3d` that leaves its input's order in memory as it is, on CPUs as a group norm of one channel per group.
 
     PyTorch's instance norm leaves channels last there, and so does every layer up to the next convolution; a window takes 15 % longer. Its
-    group norm is faster still with channels last, but then loses three digits, and is given them first. On GPUs instance norm is the faster
-    one, and stays in bfloat16 under autocast.
+    group norm is faster still with channels last, but loses three digits then: it gets the channels first. On GPUs instance norm is the
+    faster one, and stays in bfloat16 under autocast.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -242,11 +242,12 @@ def folder(bench: Bench) -> dict[str, Any]:
     """Two folders of copies of the first scan, the second twice as large; seconds per scan are what its other half takes."""
     scan = next(iter(bench.scans.values()))
     cores = os.cpu_count() or 1
-    found: dict[str, Any] = {"scans": [bench.folder_size, 2 * bench.folder_size], "processes": cores}
+    sources = {n: _copies(scan, bench.work / "folder" / f"{n}", n) for n in (bench.folder_size, 2 * bench.folder_size)}
+    found: dict[str, Any] = {"scans": [*sources], "processes": cores}
     for name, workers, processes in (("one_by_one", 0, 1), ("overlapped", 1, 1), ("side_by_side", 0, cores)):
         children = []
-        for count in found["scans"]:
-            source, target = _copies(scan, bench.work / "folder" / f"{count}", count), bench.work / "folder" / f"{name}_{count}"
+        for count, source in sources.items():
+            target = bench.work / "folder" / f"{name}_{count}"
             options = ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", str(workers)]
             children.append(_command(bench, options, with_children=True, processes=processes))
         found[name] = {
@@ -277,11 +278,10 @@ def many(bench: Bench) -> dict[str, Any]:
 
 def _copies(scan: Path, folder: Path, count: int) -> Path:
     """The folder with `count` links to a copy of the scan in it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     first = folder / f"copy_0000_{scan.name}"
     shutil.copy(scan, first)
     for i in range(1, count):
-        (folder / f"copy_{i:04d}_{scan.name}").unlink(missing_ok=True)
         os.link(first, folder / f"copy_{i:04d}_{scan.name}")
     return folder
 

@@ -44,8 +44,8 @@ def begin(debug: bool | str = False) -> None:
     show_tracebacks(is_true(debug))
     if is_command():
         gc.freeze()  # what is imported stays: to look through it once more would take a second at the end of every command
-    if is_command() and not is_true(debug):
-        sys.excepthook = one_line
+        if not is_true(debug):
+            sys.excepthook = one_line
     if workflow := _running_workflow():
         check_overrides(workflow.parser.config, {workflow.init_id, workflow.run_id, workflow.final_id}, workflow.config_root_path)
         read_texts(workflow.parser)

@@ -51,7 +51,8 @@ def restore_label_map(
     boxes = {}
     for channel, (own, values) in logits.boxes.items():
         if ahead := _occupied_box((values > logits.background[own]).numpy()):
-            low, high = ([e + s.start for e, s in zip(ends, own)] for ends in zip(*((a.start - 1.5, a.stop + 0.5) for a in ahead)))
+            low = [s.start + a.start - 1.5 for s, a in zip(own, ahead)]
+            high = [s.start + a.stop + 0.5 for s, a in zip(own, ahead)]
             box = _target_box(low, high, np.linalg.inv(to_source), target_shape)
             if all(s.start < s.stop for s in box):
                 boxes[channel] = box

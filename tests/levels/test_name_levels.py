@@ -3,78 +3,14 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose
+from voting_column import CHANNEL, DISCS, LUMBAR, MIN_MM3, SHAPE, SPACING, TABLE, body_box, column, dense, disc_box, paint, row, truth
 
-from scripts.handlers import CaseReports
-from scripts.labels import label_table, structure
-from scripts.levels.name_levels import NEVER, NamedLevels, cut_faces, name_levels
+from scripts.levels.name_levels import NEVER, name_levels
 from scripts.levels.restore import ClassLogits, restore_label_map
-from scripts.transforms import CleanLabelMapd, NameLevelsd, RestoreGridd
-
-TABLE = label_table()
-CHANNEL = {s.name: s.channel for s in TABLE}
-SPACING = (2.0, 2.0, 2.0)
-MIN_MM3 = 300.0
-SHAPE = (16, 40, 96)
-SIDE = (slice(3, 13), slice(12, 22))  # of a body and of a disc, 20 x 20 mm
-BODY, DISC, PITCH = 9, 3, 12  # voxels along the spine: 18, 6 and 24 mm
-OTHER = -50.0  # logit of a channel that has no probability at all
-LUMBAR = ["L1", "L2", "L3", "L4", "L5", "S1"]
-DISCS = ["L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"]
-
-
-def body_box(place: float) -> tuple[slice, slice, slice]:
-    """The body at that place from the top, 0 for the first."""
-    top = SHAPE[2] - 6 - round(place * PITCH)
-    return *SIDE, slice(top - BODY, top)
-
-
-def disc_box(place: float) -> tuple[slice, slice, slice]:
-    """The disc below that body."""
-    top = body_box(place)[2].start
-    return *SIDE, slice(top - DISC, top)
-
-
-def paint(logits: torch.Tensor, box: tuple[slice, ...], **odds: float) -> None:
-    """Give the voxels of a box these probabilities; names that are no keywords come as `**{"L1/L2": 1}`."""
-    logits[(slice(None), *box)] = OTHER
-    for name, p in odds.items():
-        logits[(CHANNEL[name], *box)] = float(np.log(p))
-
-
-def column(levels: list[str], discs: list[str], first_disc: int = 0) -> torch.Tensor:
-    """Logits of bodies one below the other, with a disc under each from the body `first_disc` on; -1 is the disc above the top."""
-    logits = torch.full((len(TABLE), *SHAPE), OTHER)
-    logits[0] = 0
-    for place, name in enumerate(levels):
-        paint(logits, body_box(place), **{name: 1})
-    for place, name in enumerate(discs, start=first_disc):
-        paint(logits, disc_box(place), **{name: 1})
-    return logits
-
-
-def truth(levels: dict[float, str], discs: dict[float, str]) -> np.ndarray:
-    label = np.zeros(SHAPE, np.int64)
-    for place, name in levels.items():
-        label[body_box(place)] = CHANNEL[name]
-    for place, name in discs.items():
-        label[disc_box(place)] = CHANNEL[name]
-    return label
-
-
-def dense(found: NamedLevels) -> torch.Tensor:
-    """All of its logits, CXYZ."""
-    logits = torch.full((len(TABLE), *found.channel_map.shape), NEVER)
-    logits[0] = found.logits.background
-    for channel, (box, values) in found.logits.boxes.items():
-        logits[(channel, *box)] = values
-    return logits
 
 
 def name(logits: torch.Tensor) -> tuple[torch.Tensor, dict]:
@@ -90,11 +26,6 @@ def name(logits: torch.Tensor) -> tuple[torch.Tensor, dict]:
 def named(logits: torch.Tensor) -> tuple[np.ndarray, dict]:
     result, report = name(logits)
     return result.argmax(0).numpy(), report
-
-
-def row(report: dict, name: str) -> dict:
-    (found,) = [r for r in report["structures"] if r["name"] == name]
-    return found
 
 
 # names of bodies
@@ -362,117 +293,3 @@ def test_input_is_not_changed():
     copy = logits.clone()
     name(logits)
     assert torch.equal(logits, copy)
-
-
-# cut_faces
-
-
-def test_cut_faces():
-    label = np.zeros((6, 8, 10), np.uint8)
-    label[0:2, 2:4, 0:3] = CHANNEL["S1"]
-    label[2:4, 0:8, 5:7] = CHANNEL["L5"]
-    label[4:6, 3:5, 8:10] = CHANNEL["L4"]
-    label[2:4, 3:5, 4] = CHANNEL["L5/S1"]
-    assert cut_faces((6, 8, 10), (0, 0, 0), label) == {
-        "S1": ["left", "inferior"],
-        "L5": ["posterior", "anterior"],
-        "L4": ["right", "superior"],
-    }
-    assert cut_faces((8, 10, 12), (1, 1, 1), label) == {}
-    assert cut_faces((8, 10, 12), (2, 1, 0), label) == {"S1": ["inferior"], "L4": ["right"]}
-    assert cut_faces((6, 8, 10), (0, 0, 0), np.zeros((6, 8, 10), np.uint8)) == {}
-
-
-# NameLevelsd and CaseReports
-
-
-def oblique(spacing_mm: tuple[float, float, float], origin: tuple[float, float, float] = (-12.0, 20.0, 7.0)) -> np.ndarray:
-    c, s = np.cos(0.2), np.sin(0.2)
-    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = turn @ np.diag(spacing_mm), origin
-    return affine
-
-
-def scan(offset: tuple[int, int, int], extra: tuple[int, int, int]) -> tuple[MetaTensor, MetaTensor]:
-    """A preprocessed image of 2 mm voxels, read from one of 1 x 1 x 2 mm, and logits of the box of SHAPE that starts at `offset`."""
-    affine = oblique(SPACING)
-    original = oblique((1.0, 1.0, 2.0))
-    original[:3, 3] -= affine[:3, :3] @ (0.25, 0.25, 0.0)  # two of its voxels lie in each one of the image
-    shape = [n + o + e for n, o, e in zip(SHAPE, offset, extra)]
-    meta = {"filename_or_obj": "/data/site 1/sub-01.nii.gz", "original_affine": original}
-    meta["spatial_shape"] = (2 * shape[0], 2 * shape[1], shape[2])
-    image = MetaTensor(torch.zeros(1, *shape), affine=torch.from_numpy(affine), meta=meta)
-    shift = np.eye(4)
-    shift[:3, 3] = offset
-    return image, MetaTensor(column(LUMBAR, DISCS), affine=torch.from_numpy(affine @ shift))
-
-
-def test_box_keeps_its_affine_and_knows_where_the_scan_ends():
-    image, logits = scan((0, 5, 0), (4, 6, 0))
-    x, y, z = body_box(0)
-    paint(logits, (slice(0, x.stop), y, z), L1=1)  # up to the left face of the scan
-    paint(logits, (x, slice(0, y.stop), body_box(2)[2]), L3=1)  # to the posterior face of the box, 5 voxels from that of the scan
-    paint(logits, (*SIDE, slice(0, body_box(5)[2].stop)), S1=1)
-    pred = NameLevelsd(min_instance_mm3=MIN_MM3)({"image": image, "pred": logits})["pred"]
-    np.testing.assert_allclose(pred.affine, logits.affine.numpy())
-    assert pred.channel_map.shape == SHAPE
-    cut = {r["name"]: r["cut_by_view"] for r in pred.report["structures"]}
-    assert cut == {**{name: [] for name in [*LUMBAR, *DISCS]}, "L1": ["left"], "S1": ["inferior"]}
-
-
-def test_logits_without_an_affine_lie_on_the_grid_of_the_image():
-    image, logits = scan((0, 0, 0), (0, 0, 0))
-    named_box = NameLevelsd(min_instance_mm3=MIN_MM3)({"image": image, "pred": logits})["pred"]
-    pred = NameLevelsd(min_instance_mm3=MIN_MM3)({"image": image, "pred": logits.as_tensor()})["pred"]
-    np.testing.assert_allclose(pred.affine, image.affine.numpy())
-    assert torch.equal(dense(pred), dense(named_box))
-    assert pred.report == named_box.report
-
-
-def test_volumes_are_mm3_of_the_oblique_grid():
-    image, logits = scan((3, 2, 1), (2, 2, 2))
-    disc = (logits.argmax(0) == CHANNEL["L3/L4"]).sum().item() * 8.0  # mm3
-    for min_mm3, kept in ((disc - 1, True), (disc + 1, False)):
-        pred = NameLevelsd(min_instance_mm3=min_mm3)({"image": image, "pred": logits})["pred"]
-        assert bool((pred.channel_map == CHANNEL["L3/L4"]).any()) is kept
-
-
-def write_report(folder, output: dict, image: MetaTensor) -> dict:
-    handler = CaseReports(str(folder), "/data")
-    handler.write(SimpleNamespace(state=SimpleNamespace(batch=[{"image": image}], output=[output])))
-    (path,) = [p for p in folder.rglob("*") if p.is_file()]  # whole, without a partial file beside it
-    assert path.relative_to(folder).as_posix() == "site 1/sub-01_seg.json"
-    text = path.read_text(encoding="utf-8")
-    assert text.endswith("}\n")
-    return json.loads(text)
-
-
-def test_case_report(tmp_path, capsys):
-    image, logits = scan((3, 2, 1), (2, 2, 2))
-    paint(logits, body_box(2), L3=0.5, L2=0.5)
-    postprocessing = Compose([NameLevelsd(min_instance_mm3=MIN_MM3), RestoreGridd(), CleanLabelMapd(min_instance_mm3=MIN_MM3)])
-    output = postprocessing({"image": image, "pred": logits})
-    assert output["pred"].shape == (1, *image.meta["spatial_shape"])
-    report = write_report(tmp_path, output, image)
-    assert list(report) == [
-        "scan",
-        "source",
-        "sequence_probability",
-        "uncertain",
-        "runner_up",
-        "runner_up_probability",
-        "structures",
-        "warnings",
-    ]
-    assert report["warnings"] == []
-    assert report["scan"] == "sub-01"
-    assert report["uncertain"] is False
-    assert [s["name"] for s in report["structures"]] == [*LUMBAR, *DISCS]
-    for found in report["structures"]:
-        assert set(found) == {"name", "mean_entropy", "vote", "cut_by_view", "volume_mm3"}
-        voxels = int((output["pred"] == structure(found["name"]).channel).sum())
-        assert found["volume_mm3"] == 2.0 * voxels
-        assert found["volume_mm3"] == pytest.approx(8.0 * 100 * (DISC if "/" in found["name"] else BODY), rel=0.1)
-    assert row(report, "L3")["mean_entropy"] == round(np.log(2), 4)
-    assert capsys.readouterr().out == ""
