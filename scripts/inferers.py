@@ -161,10 +161,12 @@ def background_logits(like: torch.Tensor) -> torch.Tensor:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """True where bfloat16 is faster than float32: on GPUs that compute in it and on processors with tiles for it (AMX).
+    """True where bfloat16 is faster than float32: on GPUs that compute in it, on processors with tiles for it (AMX) and on those of AMD.
 
-    AVX512-BF16 alone does not pay: there a convolution of 32 channels does 200 GFLOPs/s in bfloat16 and 300 in float32.
+    AVX512-BF16 alone does not tell: with it a convolution of 32 channels does 390 GFLOPs/s instead of 190 on an AMD EPYC, which
+    alone has SSE4a, and 200 instead of 300 on an Intel Xeon without AMX.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    has = torch.cpu.get_capabilities()
+    return device.type == "cpu" and bool(has.get("amx_bf16") or (has.get("avx512_bf16") and has.get("sse4a")))

@@ -52,7 +52,9 @@ def test_inferer_passes_arguments_on():
 def test_has_bfloat16(monkeypatch):
     assert isinstance(has_bfloat16(CPU), bool)
     for capabilities, expected in (
-        ({"avx512_bf16": True, "amx_bf16": False}, False),
+        ({"avx512_bf16": True, "amx_bf16": False, "sse4a": False}, False),
+        ({"avx512_bf16": True, "amx_bf16": False, "sse4a": True}, True),
+        ({"avx512_bf16": False, "sse4a": True}, False),
         ({"amx_bf16": True}, True),
         ({"avx2": True}, False),
         ({}, False),
