@@ -35,7 +35,7 @@ class Phantom:
     label: np.ndarray  # uint8, VerSe numbers, same shape
     affine: np.ndarray  # (4, 4), voxel indices to RAS mm
     contrast: str  # T1w, T2w or STIR
-    truth: dict[str, Any]  # see phantom_anatomy.spine_truth; also seed, contrast and lumbar
+    truth: dict[str, Any]  # see anatomy.spine_truth; also seed, contrast and lumbar
 
 
 def draw_phantom(
