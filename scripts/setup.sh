@@ -3,8 +3,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! cmp --silent requirements.txt .venv/requirements.txt; then
     echo "== Installing the pinned packages into .venv (once, some minutes)"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed, found $(python3 --version)" >&2; exit 1; }
-    python3 -m venv .venv
-    .venv/bin/python -m pip install --disable-pip-version-check --requirement requirements.txt
-    cp requirements.txt .venv/
+    python3 -m venv .venv && .venv/bin/python -m pip install --disable-pip-version-check --requirement requirements.txt &&
+        cp requirements.txt .venv/ || exit 1
 fi
 export PATH="$PWD/.venv/bin:$PATH"

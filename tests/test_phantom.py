@@ -14,7 +14,7 @@ from scipy import ndimage
 from scripts.common.errors import UserError
 from scripts.labels import label_table
 from scripts.phantoms.anatomy import build_spine, level_names, sagittal_deg
-from scripts.phantoms.phantom import Phantom, draw_phantom, write_cohort
+from scripts.phantoms.phantom import Phantom, draw_options, draw_phantom, write_cohort
 
 SMALL = {"shape": (10, 64, 90), "spacing_mm": (2.5, 5.0)}  # a whole lumbar field of view in 60 000 voxels
 ENDS = (0.35, 0.0, -0.35)  # 15, 50 and 85 % of the depth, from the front
@@ -194,11 +194,20 @@ def test_lumbar_count(lumbar: int) -> None:
     assert not values & (absent | {v + 100 for v in absent})
 
 
-def test_the_spine_never_ends_inside_a_view() -> None:
+def test_the_spine_goes_on_beyond_the_named_levels() -> None:
     for lumbar in (4, 5, 6):
         assert {"T8", "T7", "T6"} <= set(level_names(lumbar))
         spine = build_spine(np.random.default_rng(lumbar), lumbar=lumbar)
         assert [v.name for v in spine.vertebrae[:4]] == ["S4", "S3", "S2", "S1"]
+
+
+def test_options_of_a_cohort() -> None:
+    assert all(draw_options(seed, 0.0) == {} for seed in range(20))
+    options = [draw_options(seed, 1.0) for seed in range(50)]
+    assert all(options)
+    assert {o["lumbar"] for o in options if "lumbar" in o} == {4, 6}
+    assert any("wedged" in o for o in options)
+    assert any("slipped" in o for o in options)
 
 
 def test_contrasts() -> None:

@@ -66,7 +66,7 @@ def benchmark(
     parts: Sequence[str],
     scans: Sequence[str] = (),
     repeats: int = 3,
-    folder_size: int = 4,
+    folder_size: int = 10,
     many_scans: int = 1000,
     training_steps: int = 20,
     nnunet_python: str = "",
@@ -184,11 +184,12 @@ def _command(bench: Bench, options: Sequence[str], with_children: bool = False, 
 
 
 def _scored(scan: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """The result, with the mean Dice of its mask where the scan has a label."""
+    """The result without its mask, but with the mean Dice of that where the scan has a label."""
+    mask_file = result.pop("mask")
     label = find_label(scan)
     if label is None:
         return result
-    reference, mask = read_volume(label), read_volume(result["mask"])
+    reference, mask = read_volume(label), read_volume(mask_file)
     rows = score_structures(encode(reference.data, str(label)), encode(mask.data), nib.affines.voxel_sizes(reference.affine))
     return {**result, "dice": float(np.mean([row["dice"] for row in rows]))}
 
@@ -230,7 +231,7 @@ def knobs(bench: Bench) -> dict[str, dict]:
         found = {}
         for knob in KNOBS:
             folder = bench.work / "knobs" / name / knob.name
-            result = _measure(bench, "segment", scan=str(scan), output_dir=str(folder), repeats=1, overrides=knob.overrides)
+            result = _measure(bench, "segment", scan=str(scan), output_dir=str(folder), repeats=bench.repeats, overrides=knob.overrides)
             kept = _scored(scan, result)
             found[knob.name] = {k: kept[k] for k in ("total_s", "peak_mib", "dice") if k in kept}
         return found

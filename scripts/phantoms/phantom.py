@@ -1,4 +1,4 @@
-"""Phantoms: realistic lumbar spine MRI drawn from a seed, with labels and exact truth, for tests and for the shipped example."""
+"""Phantoms: realistic lumbar spine MRI drawn from a seed, with labels and exact truth, for training, tests and the demo."""
 
 from __future__ import annotations
 

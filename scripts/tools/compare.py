@@ -34,8 +34,8 @@ def compare(before: str | Path, after: str | Path) -> list[list[str]]:
 
 
 def _read(path: str | Path, option: str) -> dict[tuple[str, str], dict]:
-    if not Path(path).is_file():
-        raise CallError(f"compare needs --before and --after, the metrics.json of two evaluations; '{path}' is not a file")
+    if not path:
+        raise CallError(f"compare needs --before and --after, the metrics.json of two evaluations; --{option} is missing")
     content = read_metrics(path, option, {"by_source": ["source", "group", "n", *METRICS]})
     return {(row["source"], row["group"]): row for row in content["by_source"]}
 

@@ -37,7 +37,7 @@ def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
         UserError: without the model card, the markers in it, or if `results.json` is damaged; the same.
     """
     metrics_file, docs_dir = Path(metrics_file), Path(docs_dir)
-    if not isinstance(name, str) or not name or not metrics_file.is_file():  # the command line reads `a, b` as a list
+    if not isinstance(name, str) or not name or not metrics_file.name:  # the command line reads `a, b` as a list
         raise CallError(f"record needs --name and --metrics, the metrics.json of an evaluation; got '{name}' and '{metrics_file}'")
     new = read_metrics(metrics_file, "metrics", {"by_source": ["source", "group", *COLUMNS], "worst_cases": WORST})
     results_file, card_file = docs_dir / "results.json", docs_dir / "README.md"

@@ -39,8 +39,10 @@ def test_different_scans_and_missing_files(tmp_path):
     a, b = evaluation(tmp_path / "a.json", 0.5, 1.0), evaluation(tmp_path / "b.json", 0.5, 1.0, n=6)
     with pytest.raises(UserError, match=r"a.json and .*b.json do not score the same structures"):
         compare(a, b)
-    with pytest.raises(UserError, match=r"compare needs --before and --after, .* '' is not a file"):
+    with pytest.raises(UserError, match=r"compare needs --before and --after, .*; --after is missing"):
         compare(a, "")
+    with fails(f"{tmp_path / 'c.json'}: no such file. --after takes the metrics.json of an evaluation."):
+        compare(a, tmp_path / "c.json")
 
 
 def test_what_is_no_evaluation(tmp_path):
