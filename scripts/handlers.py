@@ -116,7 +116,7 @@ class CaseFigures:
         self.output_dir = output_dir
         self.layout = MaskLayout(output_dir, data_root_dir)
         self.summary_writer = summary_writer
-        self.max_cases = max_cases if is_true(enabled) else 0
+        self.max_cases = max_cases if is_true(enabled, "figures") else 0
         self.drawn = 0
 
     def attach(self, engine: Engine) -> None:
@@ -175,7 +175,9 @@ class CaseReports:
             report = {"scan": case_name(source), "source": os.path.abspath(source), **_rounded(pred.meta["report"])}
             volumes = np.bincount(pred.numpy().ravel(), minlength=len(label_table())) * float(np.prod(pred.pixdim.tolist()))
             report["structures"] = [
-                {**_rounded(row), "volume_mm3": round(volumes[structure(row["name"]).channel], 1)} for row in report["structures"]
+                {**_rounded(row), "volume_mm3": round(volumes[structure(row["name"]).channel], 1)}
+                for row in report["structures"]
+                if volumes[structure(row["name"]).channel]  # a small one may have gone with the specks
             ]
             report["warnings"] = [*batch["image"].meta.get("notes", "").splitlines(), *doubts(report)]
             for warning in report["warnings"]:

@@ -32,7 +32,7 @@ class AutocastInferer(Inferer):
     def __init__(self, inferer: Inferer, amp: bool = True) -> None:
         super().__init__()
         self.inferer = inferer
-        self.amp = is_true(amp)
+        self.amp = is_true(amp, "amp")
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any

@@ -226,4 +226,4 @@ def _spider_shift(channels: np.ndarray) -> int:
     has = {s.name for s in label_table() if present[s.channel]}
     if "L6" in has:
         return 1
-    return -1 if {"S1", "L4"} <= has and "L5" not in has else 0
+    return -1 if {"S1", "L4"} <= has and not {"L5", "L5/S1"} & has else 0

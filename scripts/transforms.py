@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +17,7 @@ from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd
 from monai.utils import SpaceKeys, convert_to_tensor
 
 from scripts.batch.own_masks import MADE_BY, check_replaceable
-from scripts.common.errors import UserError
+from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import is_true
 from scripts.data.complete_labels import complete_labels
@@ -272,7 +273,7 @@ class SaveImageLabelsd(SaveImaged):
         check_scheme(label_scheme)  # here, not after the first scan
         super().__init__(keys, output_dir=output_dir, folder_layout=MaskLayout(output_dir, data_root_dir))
         self.label_scheme = label_scheme
-        self.overwrite = is_true(overwrite)
+        self.overwrite = is_true(overwrite, "overwrite")
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
         for key in self.key_iterator(dict(data)):
@@ -284,6 +285,18 @@ class SaveImageLabelsd(SaveImaged):
             write_label_map(decode(label[0].numpy(), self.label_scheme), label.affine.numpy(), path)
             label.meta["saved_to"] = str(path)
         return dict(data)
+
+
+def check_mask_names(entries: Iterable[Mapping[str, Any]], output_dir: str, data_root_dir: str) -> None:
+    """
+    Raises:
+        CallError: if the masks of two scans would have one name, as of scans outside `data_root_dir` that lie in folders of their own.
+    """
+    layout, first = MaskLayout(output_dir, data_root_dir), {}
+    for image in dict.fromkeys(str(entry["image"]) for entry in entries):
+        other = first.setdefault(layout.filename(image), image)
+        if other != image:
+            raise CallError(f"{shown(image)}: its mask would have the name of that of {shown(other)}. Rename one of them.")
 
 
 def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path) -> None:

@@ -51,6 +51,7 @@ def test_totalspineseg_disc_above_the_sacrum():
         (["L4", "L4/L5"], [2, 202]),  # the sacrum is out of view: L5 is the lowest by name
         (["L5", "L6", "L5/S1", "L6/S1", "S1"], [2, 1, 202, 201, 0]),  # six lumbar vertebrae
         (["L3", "L4", "L4/L5", "S1"], [2, 1, 201, 0]),  # four
+        (["L3", "L4", "L4/L5", "L5/S1", "S1"], [3, 2, 202, 201, 0]),  # five: the body of L5 was missed, its discs were not
     ],
 )
 def test_spider_counts_from_the_lowest_vertebra(names, expected):

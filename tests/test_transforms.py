@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
 
 from scripts import transforms
-from scripts.common.errors import UserError
+from scripts.common.errors import CallError, UserError
 from scripts.data.complete_labels import BEYOND, NO_BODY, complete_labels
 from scripts.labels import decode, label_table, structure
 from scripts.levels.postprocess import clean_label_map
@@ -335,3 +335,10 @@ def test_a_failed_write_leaves_the_old_mask(tmp_path, monkeypatch):
 def test_save_refuses_an_unknown_scheme_before_the_first_scan(tmp_path):
     with pytest.raises(UserError, match=r"^label scheme 'bids' does not exist; choose one of verse, channel, spider, totalspineseg\.$"):
         SaveImageLabelsd("pred", str(tmp_path), label_scheme="bids")
+
+
+def test_masks_of_one_name(tmp_path):
+    entries = [{"image": str(tmp_path / name)} for name in ("data/a/x.nii", "data/b/x.nii", "p1/T2.nii", "p1/T2.nii")]
+    transforms.check_mask_names(entries, str(tmp_path / "out"), str(tmp_path / "data"))
+    with pytest.raises(CallError, match=rf"^{tmp_path}/p2/T2.nii: its mask would have the name of that of {tmp_path}/p1/T2.nii"):
+        transforms.check_mask_names([*entries, {"image": str(tmp_path / "p2/T2.nii")}], str(tmp_path / "out"), str(tmp_path / "data"))

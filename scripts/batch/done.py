@@ -43,8 +43,8 @@ class Done:
         self.weights = weights
         self.settings = dict(settings)
         self.config_file = config_file
-        self.figures = is_true(figures)
-        self.overwrite = is_true(overwrite)
+        self.figures = is_true(figures, "figures")
+        self.overwrite = is_true(overwrite, "overwrite")
 
     @cached_property
     def of_run(self) -> dict[str, str]:

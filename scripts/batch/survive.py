@@ -87,7 +87,7 @@ class SurvivingLoader(DataLoader):
         while waiting:
             try:
                 batches = iter(DataLoader(Subset(self.dataset, waiting[: 1 if alone else None]), **self.options))
-                if threading.current_thread() is threading.main_thread():
+                if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
                     # PyTorch would raise in the middle of another scan's network; here it is seen when the scan is waited for
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for batch in batches:

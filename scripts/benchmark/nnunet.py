@@ -3,7 +3,8 @@
     python scripts/benchmark/nnunet.py OPTIONS
 
 OPTIONS is a JSON object with `scan` and `label` (files), `folder` (for nnU-Net's files) and `classes`, background included. Planner and
-predictor are nnU-Net's own: the plan of its default planner for a dataset of this scan, random weights, one fold, no mirroring, on the GPU where there is one.
+predictor are nnU-Net's own: the plan of its default planner for a dataset of this scan, random weights, one fold, no mirroring, on
+the GPU where there is one.
 Prints `total_s` (reading, preprocessing, network, resampling, writing), `patch_size` and `spacing` of the plan, and `version`, as JSON.
 """
 

@@ -28,7 +28,12 @@ class Knob(NamedTuple):
 
 KNOBS = (
     Knob("as shipped", {}, "", ""),
-    Knob("--amp False", {"amp": False}, "float32: the same masks on every machine", "time, on GPUs, with AMX, and on AMD processors with AVX512-BF16"),
+    Knob(
+        "--amp False",
+        {"amp": False},
+        "float32: the same masks on every machine",
+        "time, on GPUs, with AMX, and on AMD processors with AVX512-BF16",
+    ),
     Knob("--overlap 0.5", {"overlap": 0.5}, "smoother seams between windows", "more windows"),
     Knob("--overlap 0.1", {"overlap": 0.1}, "fewer windows", "seams may show"),
     Knob("--margin 4", {"margin": 4}, "a smaller box", "a vertebra that the coarse network half misses is cut"),

@@ -110,7 +110,7 @@ def segment(bundle_root: str, scan: str, output_dir: str, repeats: int, spawned:
             for transform in parts.postprocessing:
                 with watch.step(step_of(transform)):
                     data = transform(data)
-        if is_true(parser["figures"]):
+        if is_true(parser["figures"], "figures"):
             with watch.step("figure"):
                 volume = read_volume(scan)
                 figure = case_figure(volume.data, data["pred"][0].cpu().numpy(), volume.affine, title=case_name(scan))

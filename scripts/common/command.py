@@ -41,10 +41,10 @@ def begin(debug: bool | str = False) -> None:
         CallError: for an override that nothing in the config reads (MONAI takes any name), a command that it does not have, a path or a
             name that is none, or a `bundle_root` that is no bundle.
     """
-    show_tracebacks(is_true(debug))
+    show_tracebacks(is_true(debug, "debug"))
     if is_command():
         gc.freeze()  # what is imported stays: to look through it once more would take a second at the end of every command
-        if not is_true(debug):
+        if not is_true(debug, "debug"):
             sys.excepthook = one_line
     if workflow := _running_workflow():
         check_overrides(workflow.parser.config, {workflow.init_id, workflow.run_id, workflow.final_id}, workflow.config_root_path)

@@ -234,13 +234,13 @@ def check_writable(folder: str, option: str) -> None:
         raise CallError(f"{folder}: cannot be written to ({reason}). Set --{option} to a folder that can, on a disk with room.") from None
 
 
-def is_true(value: bool | str) -> bool:
-    """A switch as it comes from YAML or the command line, where `--figures false` is a string.
+def is_true(value: bool | str, option: str) -> bool:
+    """The switch `option` as it comes from YAML or the command line, where `--figures false` is a string.
 
     Raises:
         CallError: if it is neither true nor false.
     """
     text = str(value).lower()
     if text not in ("true", "false"):
-        raise CallError(f"'{value}' is neither True nor False")
+        raise CallError(f"--{option} is '{value}', neither True nor False")
     return text == "true"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from scripts.data.volumes import Volume, grid_mismatch, read_grid, read_volume
 from scripts.labels import Structure, anatomical_order, encode, label_table
 
 TOLERANCE_MM = 5.0  # a structure may lie that much above the one that precedes it: oblique discs; exchanged levels are 15 mm apart or more
-THREADS = 4
 
 
 def check_labels(entries: Iterable[Mapping[str, Any]], label_scheme: str = "verse") -> None:
@@ -33,9 +31,7 @@ def check_labels(entries: Iterable[Mapping[str, Any]], label_scheme: str = "vers
     pairs = list(dict.fromkeys((str(e["label"]), str(e["image"])) for e in entries))
     if idist.get_rank() > 0:
         return
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda pair: _problems_of(*pair, label_scheme), pairs)
-        problems = [line for lines in tqdm(found, desc="check labels", unit="scan", total=len(pairs)) for line in lines]
+    problems = [line for pair in tqdm(pairs, desc="check labels", unit="scan") for line in _problems_of(*pair, label_scheme)]
     if problems:
         raise UserError("\n".join(problems))
 

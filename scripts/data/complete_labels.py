@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from scipy import ndimage
 
@@ -27,10 +29,11 @@ def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[f
     Between two neighbouring bodies lies their disc: background voxels from which the nearest points of the two bodies lie in opposite
     directions become that disc, those about it and within `RIM_MM` of the bodies `NO_BODY`; all other background of the pair's
     neighbourhood holds no disc. Between two neighbouring discs lies their body, whose sides are not certain: all of it becomes
-    `NO_DISC`. What lies beyond the last labelled level becomes `BEYOND`, where a structure follows that is not labelled in this scan.
+    `NO_DISC`. What lies beyond the last labelled level becomes `BEYOND`, where a structure follows that is not labelled in this scan; what
+    lies between two labelled levels that are no neighbours becomes `UNKNOWN`, where one between them is not labelled.
 
     Args:
-        label: channel indices, shape XYZ.
+        label: channel indices, shape XYZ, last axis towards superior.
         labelled: which channels are annotated in this scan, boolean, shape C.
         spacing_mm: voxel size.
     """
@@ -58,12 +61,17 @@ def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[f
         of_group = [c for c in present if table[c].group == group and labelled[c]]
         without_l6 = "S1" in listed and not any(name.startswith("L6") for name in listed)  # nobody missed it then: there is none
         every = [s.channel for s in table if s.group == group and not (without_l6 and s.name.startswith("L6"))]
-        if len(of_group) < 2:
+        if not of_group:
             continue
-        for last, second in ((of_group[-1], of_group[-2]), (of_group[0], of_group[1])):
-            follows = every.index(last) + (1 if last > second else -1)
+        for above, below in pairwise(of_group):
+            if not labelled[every[every.index(above) : every.index(below)]].all():
+                box = _joint_box(boxes[above - 1], boxes[below - 1], label.shape, spacing_mm)
+                cosine = _look_at_both(label[box] == above, label[box] == below, spacing_mm)[0]
+                result[box][(result[box] == 0) & ndimage.binary_dilation(cosine < POSSIBLE_COS)] = UNKNOWN
+        for last, second, step in ((of_group[-1], of_group[-2:][0], 1), (of_group[0], of_group[:2][-1], -1)):
+            follows = every.index(last) + step
             if 0 <= follows < len(every) and not labelled[every[follows]]:
-                _mark_beyond(result, label, last, second, spacing_mm)
+                _mark_beyond(result, label, last, second, -step, spacing_mm)
     return result, known
 
 
@@ -101,12 +109,15 @@ def _look_at_both(a: np.ndarray, b: np.ndarray, spacing_mm) -> tuple[np.ndarray,
     return np.where(norm > 0, (to[0] * to[1]).sum(0) / np.maximum(norm, 1e-6), 1.0), distances[0] + distances[1], np.minimum(*distances)
 
 
-def _mark_beyond(result: np.ndarray, label: np.ndarray, last: int, second: int, spacing_mm) -> None:
-    """Mark the background behind the far end of `last`, seen from `second`; next to it, what `last` is has ended for certain."""
+def _mark_beyond(result: np.ndarray, label: np.ndarray, last: int, second: int, upwards: int, spacing_mm) -> None:
+    """Mark the background behind the far end of `last`, seen from `second`; next to it, what `last` is has ended for certain.
+
+    Where they are the same, the only one of its group, it is the upper end if `upwards` is 1, the lower one if it is -1.
+    """
     scale = np.array(spacing_mm)
     points = np.argwhere(label == last) * scale
     centre, before = points.mean(0), np.argwhere(label == second).mean(0) * scale
-    step = (centre - before) / np.linalg.norm(centre - before)
+    step = (centre - before) / np.linalg.norm(centre - before) if last != second else np.array([0.0, 0.0, upwards])
     principal = np.linalg.svd((points - centre)[:: max(1, len(points) // 2000)], full_matrices=False)[2]
     normal = principal[np.abs(principal @ step).argmax()]
     normal = normal * np.sign(normal @ step)

@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,10 @@ def is_dicom_folder(folder: str | Path) -> bool:
     """True if a file directly in `folder` is a DICOM file (`DICM` after the 128-byte preamble)."""
     other = (*SUFFIXES, ".json", ".png")
     try:
-        files = [path for path in sorted(Path(folder).iterdir()) if not path.name.lower().endswith(other)]
-        return any(is_dicom_file(path) for path in files[:20])  # exports do not mix, but a note or an index may lie beside the slices
+        files = (path for path in sorted(Path(folder).iterdir()) if path.is_file() and not path.name.lower().endswith(other))
+        return any(
+            is_dicom_file(path) for path in islice(files, 20)
+        )  # exports do not mix, but a note or an index may lie beside the slices
     except PermissionError:
         return True  # whether it is one cannot be seen: the scan fails, and is not passed over
 
@@ -159,7 +162,7 @@ def read_datalist(
     splits = {k: v for k, v in content.items() if isinstance(v, list)} if isinstance(content, dict) else {}
     if not any(splits.values()):
         raise UserError(f"{datalist}: holds no list of scans. Expected one of the keys {', '.join(SPLITS)}.")
-    resolve = partial(_resolve, root=root, datalist=datalist, must_exist=must_exist, allow_outside=is_true(allow_outside))
+    resolve = partial(_resolve, root=root, datalist=datalist, must_exist=must_exist, allow_outside=is_true(allow_outside, "allow_outside"))
     return {split: [resolve(entry) for entry in entries] for split, entries in splits.items()}
 
 
@@ -308,10 +311,14 @@ def prepare(
         UserError: if the datalist exists, a label cannot be read, there are no labelled scans or too few patients, or the pattern does
             not match a name.
     """
-    if Path(datalist).exists() and not is_true(overwrite):
+    if Path(datalist).exists() and not is_true(overwrite, "overwrite"):
         raise CallError(f"{datalist}: exists already; set --overwrite True to replace it")
     patient_pattern = patient_pattern or PATIENT_PATTERN
-    if not re.compile(patient_pattern).groups:
+    try:
+        groups = re.compile(patient_pattern).groups
+    except re.error as error:
+        raise CallError(f"patient_pattern '{patient_pattern}' is no regular expression ({error})") from None
+    if not groups:
         raise CallError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
     root = Path(dataset_dir)
     patients: dict[str, list[dict]] = defaultdict(list)
@@ -320,7 +327,7 @@ def prepare(
         if label is None or is_in_label_folder(image):
             continue
         match = re.match(patient_pattern, case_name(image))
-        if not match:
+        if not match or match.group(1) is None:
             raise UserError(f"{image}: patient_pattern '{patient_pattern}' does not match its name")
         present = np.unique(encode(read_volume(label).data, str(label), label_scheme))
         values = [label_table()[c].verse for c in present if c]

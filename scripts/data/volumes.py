@@ -74,21 +74,17 @@ def check_there(path: str | Path) -> None:
 @contextmanager
 def _notes() -> Iterator[list[str]]:
     """What the readers warn of, with the repairs of nibabel, which would otherwise go to stderr without the file's name."""
-    with _alone:
-        yield from _collect_notes()
-
-
-def _collect_notes() -> Iterator[list[str]]:
     notes: list[str] = []
     logger, handler = nib.imageglobals.logger, logging.Handler(logging.WARNING)
     handler.emit = lambda record: notes.append(f"header: {record.getMessage()}")
-    others, logger.handlers, propagate, logger.propagate = logger.handlers, [handler], logger.propagate, False
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            yield notes
-    finally:
-        logger.handlers, logger.propagate = others, propagate
+    with _alone:
+        others, logger.handlers, propagate, logger.propagate = logger.handlers, [handler], logger.propagate, False
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                yield notes
+        finally:
+            logger.handlers, logger.propagate = others, propagate
     notes += [" ".join(str(w.message).split()) for w in caught if issubclass(w.category, UserWarning)]
 
 
@@ -188,7 +184,7 @@ def read_grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
     if str(path).lower().endswith((".nii", ".nii.gz")):
         try:
             image = nib.load(path)
-        except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
+        except Exception:  # of many kinds: damaged streams, unknown codes
             image = None  # `read_volume` says what is wrong
         if image is not None and len(image.shape) >= 3 and all(n == 1 for n in image.shape[4:]):
             return image.shape[:3], image.affine

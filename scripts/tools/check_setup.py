@@ -15,6 +15,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from scripts.common.errors import UserError
 from scripts.common.tables import aligned
+from scripts.inferers import has_bfloat16
 from scripts.labels import label_table
 
 MIN_PYTHON = (3, 10)
@@ -114,9 +115,9 @@ def check_device(device: torch.device) -> Check:
         return Check(True, "device", f"{device}: {properties.name}, {properties.total_memory / GIB:.0f} GiB", str(device))
     if device.type != "cpu":
         return Check(True, "device", str(device), str(device))
-    is_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: None)()  # private: may go
-    bf16 = {True: ", bf16", False: ", no bf16"}.get(is_bf16, "")
-    return Check(True, "device", f"cpu: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}{bf16}", str(device))
+    precision = "bfloat16" if has_bfloat16(device) else "float32"
+    found = f"cpu: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {precision}"
+    return Check(True, "device", found, str(device))
 
 
 def available_memory_gib() -> float | None:

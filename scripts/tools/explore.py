@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +17,10 @@ from scripts import figures
 from scripts.common.errors import UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_writable
-from scripts.common.tables import aligned
+from scripts.common.tables import aligned, write_rows
 from scripts.data.check_labels import label_problems
 from scripts.data.datalist import case_name, find_images, find_label, is_in_label_folder, patients_in_two_splits, read_datalist
+from scripts.data.scans import check_grid
 from scripts.data.volumes import Volume, grid_mismatch, read_volume
 from scripts.labels import anatomical_order, channels_from_verse, encode, label_table
 
@@ -132,6 +132,7 @@ def examine(entry: dict, seen: dict[str, Path], label_scheme: str = "verse") -> 
         scan.problems.append(f"{scan.image}: listed twice. Remove one entry.")
     try:
         volume = read_volume(scan.image, series=True)
+        check_grid(scan.image, volume.data.shape, volume.affine)
         describe(scan, volume)
         digest = hashlib.blake2b(np.ascontiguousarray(volume.data).data).hexdigest()
         if path not in seen and digest in seen:
@@ -191,16 +192,14 @@ def check_label(
 
 def write_csv(scans: Iterable[Scan], path: Path) -> None:
     """A row per scan; volumes in ml, empty where a structure is not labelled."""
-    order = anatomical_order()
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:  # names of files, UTF-8 or not
-        writer = csv.writer(handle)
-        head = ["case", "split", "source", "image", "label", "shape", "spacing_mm", "axes", "dtype", *PERCENTILES]
-        writer.writerow([*head, *(label_table()[c].name for c in order), "problems"])
-        for s in scans:
-            geometry = ["x".join(map(str, s.shape)), "x".join(f"{v:.4g}" for v in s.spacing_mm), s.axes, s.dtype]
-            numbers = [f"{s.intensity[p]:.6g}" if s.intensity else "" for p in PERCENTILES]
-            volumes = [f"{s.volume_ml[c]:.3f}" if c in s.volume_ml else "" for c in order]
-            writer.writerow([s.case, s.split, s.source, s.image, s.label or "", *geometry, *numbers, *volumes, "; ".join(s.problems)])
+    rows = []
+    for s in scans:
+        row = {"case": s.case, "split": s.split, "source": s.source, "image": s.image, "label": s.label or ""}
+        row |= {"shape": "x".join(map(str, s.shape)), "spacing_mm": "x".join(f"{v:.4g}" for v in s.spacing_mm)}
+        row |= {"axes": s.axes, "dtype": s.dtype, **{p: f"{s.intensity[p]:.6g}" if s.intensity else "" for p in PERCENTILES}}
+        row |= {label_table()[c].name: f"{s.volume_ml[c]:.3f}" if c in s.volume_ml else "" for c in anatomical_order()}
+        rows.append({**row, "problems": "; ".join(s.problems)})
+    write_rows(rows, path)
 
 
 def scan_table(scans: Iterable[Scan]) -> str:

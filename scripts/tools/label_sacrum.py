@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from scripts.common.errors import CallError, UserError, shown
-from scripts.common.preflight import check_weights, check_writable
+from scripts.common.preflight import check_weights, check_writable, is_true
 from scripts.data.datalist import read_datalist, write_datalist
 from scripts.data.sacrum import find_sacrum
 from scripts.data.volumes import read_volume
@@ -31,6 +31,8 @@ def label_sacrum(
     inference: ConfigParser,
     weights: str | Path,
     allow_outside: bool | str = False,
+    overwrite: bool | str = False,
+    read_scheme: str = "verse",
 ) -> Path:
     """Write the training labels that can be given an S1 to `output_dir`, with a datalist that names these and, where they are, all others.
 
@@ -44,19 +46,26 @@ def label_sacrum(
         inference: the parsed inference.yaml for the keys `image` and `label`.
         weights: a state_dict.
         allow_outside: see `read_datalist`.
+        overwrite: replace what an earlier call has written.
+        read_scheme: `verse`; others have no number for S1, or share it.
 
     Returns:
         The datalist.
 
     Raises:
-        CallError: if `output_dir` is `dataset_dir`, there is nothing to train on, the label table has no S1, or as `check_weights`.
+        CallError: if `output_dir` is `dataset_dir` or has a datalist already, for another `read_scheme`, if there is nothing to train on,
+            the label table has no S1, or as `check_weights`.
         UserError: as `read_datalist` and `EncodeLabelsd`, and for two scans outside `dataset_dir` with one name.
     """
     if "S1" not in {s.name for s in label_table()}:
         raise CallError("label_sacrum: the label table of --labels has no S1")
     source, target = Path(datalist or Path(dataset_dir) / DATALIST), Path(output_dir)
-    if target.absolute() == Path(dataset_dir).absolute():
+    if read_scheme != "verse":
+        raise CallError(f"label_sacrum reads and writes VerSe numbers only, not --read_scheme {read_scheme}")
+    if target.resolve() == Path(dataset_dir).resolve():
         raise CallError(f"{target}: holds the labels themselves; set --sacrum_dir to another folder")
+    if (target / DATALIST).exists() and not is_true(overwrite, "overwrite"):
+        raise CallError(f"{target / DATALIST}: exists already; set --overwrite True to replace it and the labels beside it")
     splits = read_datalist(source, dataset_dir, allow_outside=allow_outside)
     if not any(entry.get("label") for entry in splits.get("training", [])):
         raise CallError(f"{source}: no labelled scans under 'training'")
@@ -97,5 +106,4 @@ def _write(label: str, sacrum: np.ndarray, affine: np.ndarray, value: int, path:
     own = read_volume(label)
     logits = ClassLogits.of(torch.from_numpy(np.stack([~sacrum, sacrum]).astype(np.float32)))
     added = restore_label_map(logits, affine, own.affine, own.data.shape).numpy() > 0
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_label_map(np.where(added & (own.data == 0), value, own.data), own.affine, path)

@@ -33,9 +33,10 @@ def show_batch(
     if any(getattr(t, "samples", ("image",)) == ["view"] for t in random_transforms):
         raise CallError("show_batch draws patches for the fine network: leave out --train_only levels")
     before, after = [], []
+    read, change = Compose(deterministic_transforms), Compose(random_transforms)  # a new one would draw the same numbers again
     for entry in islice(data, count):
-        scan = Compose(deterministic_transforms)(entry)
-        sample = Compose(random_transforms)(scan)
+        scan = read(entry)
+        sample = change(scan)
         name, spacing_mm = case_name(entry["image"]), scan["image"].pixdim.numpy()
         before.append((*_volumes(scan), spacing_mm, name))
         after.append((*_volumes(sample), spacing_mm, name))

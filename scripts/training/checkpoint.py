@@ -51,15 +51,20 @@ class PretrainedWeights:
     def __init__(self, path: str, network: torch.nn.Module) -> None:
         self.path = path
         self.network = getattr(network, "module", network)  # without DistributedDataParallel
+        self.loaded = False
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
 
     def load(self, engine: Engine) -> None:
-        """
+        """Load them, once: every round of a federated training is a run, and its weights are those of the server.
+
         Raises:
             CallError: if the layers of the file have other names, or most have other sizes: weights of another network.
         """
+        if self.loaded:
+            return
+        self.loaded = True
         state, own = load_weights(self.path), self.network.state_dict()
         state = state.get("model", state)  # of a last.pt
         fitting = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
@@ -157,7 +162,13 @@ class ResumableCheckpoint:
                 f"{self.path}: an epoch of its run has {before} steps, not {steps}. Resume with the same scans and --batch_size."
             )
         for name, o in objects.items():
-            o.load_state_dict(states[name])
+            if isinstance(o, torch.optim.Optimizer):  # its options are those of this call; the schedule sets the rate
+                options = [{k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")} for group in o.param_groups]
+                o.load_state_dict(states[name])
+                for group, own in zip(o.param_groups, options):
+                    group.update(own)
+            else:
+                o.load_state_dict(states[name])
         if engine.state.epoch >= epochs:
             raise CallError(f"{self.path}: its run has done {engine.state.epoch} epochs already; set --epochs above that")
         engine.state.max_epochs = epochs

@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import NO_AUGMENTATION, TRAIN, run_bundle
+from conftest import BUNDLE, INFERENCE, NO_AUGMENTATION, TRAIN, run_bundle
 from ignite.engine import Engine
+from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import UserError
 from scripts.labels import METADATA_FILE, decode, encode, label_table, use_table
@@ -118,3 +119,23 @@ def test_a_head_of_another_size_is_left_out(tmp_path):
     PretrainedWeights(str(tmp_path / "model.pt"), target).load(Engine(lambda engine, batch: None))
     assert torch.equal(target[0].weight, source[0].weight)
     assert torch.equal(target[2].weight, head)
+
+
+def test_pretrained_weights_do_not_replace_those_of_the_server(tmp_path):
+    """Every round of a federated training is a run of the same trainer."""
+    source, target = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    torch.save(source.state_dict(), tmp_path / "model.pt")
+    trainer = Engine(lambda engine, batch: None)
+    PretrainedWeights(str(tmp_path / "model.pt"), target).attach(trainer)
+    trainer.run([0], max_epochs=1)
+    assert torch.equal(target.weight, source.weight)
+    torch.nn.init.ones_(target.weight)
+    trainer.run([0], max_epochs=1)
+    assert torch.equal(target.weight, torch.ones(3, 2))
+
+
+@pytest.mark.parametrize(("kind", "config"), [("train", TRAIN), ("infer", INFERENCE)])
+def test_a_client_that_never_runs_gets_the_table_too(lumbar_table, kind, config):
+    workflow = ConfigWorkflow(config, workflow_type=kind, bundle_root=str(BUNDLE), labels=str(lumbar_table))
+    workflow.initialize()
+    assert workflow.network_def.coarse[-1].out_channels == len(LUMBAR)

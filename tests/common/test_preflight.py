@@ -22,12 +22,12 @@ def test_check_weights(tmp_path):
 
 @pytest.mark.parametrize(("value", "expected"), [(True, True), (False, False), ("false", False), ("True", True)])
 def test_is_true_reads_yaml_and_the_command_line(value, expected):
-    assert is_true(value) is expected
+    assert is_true(value, "figures") is expected
 
 
 def test_is_true_refuses_anything_else():
-    with fails("'no' is neither True nor False"):
-        is_true("no")
+    with fails("--figures is 'no', neither True nor False"):
+        is_true("no", "figures")
 
 
 def test_inference_config_replaces_values():

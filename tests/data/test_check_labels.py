@@ -117,6 +117,15 @@ def test_a_series_has_the_grid_of_its_volumes(tmp_path, suffix):
     check_labels([{"image": image, "label": write(tmp_path / "label.nii.gz", column(BODIES), affine)}])
 
 
+def test_a_damaged_scan_is_named(tmp_path):
+    image = Path(write(tmp_path / "scan.nii.gz", np.random.default_rng(0).integers(0, 99, (30, 30, 30)).astype(np.int16)))
+    stream = bytearray(image.read_bytes())
+    stream[12:60] = bytes(range(200, 248))
+    image.write_bytes(stream)
+    with pytest.raises(UserError, match=rf"^{image}: cannot be read \(.*\)"):
+        check_labels([{"image": str(image), "label": write(tmp_path / "label.nii.gz", column(BODIES))}])
+
+
 def test_good_labels_pass(tmp_path):
     image = write(tmp_path / "scan.nii.gz", np.zeros((4, 22, 3), np.int16))
     check_labels([{"image": image, "label": write(tmp_path / "verse.nii.gz", column(BODIES))}])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts.data.complete_labels import BEYOND, NO_BODY, NO_DISC, complete_labels
+from scripts.data.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN, complete_labels
 from scripts.labels import encode, label_table, structure
 from scripts.phantoms.phantom import draw_phantom
 
@@ -93,7 +93,32 @@ def test_a_labelled_disc_is_left_alone():
     np.testing.assert_array_equal(result, label)
     assert known[channel("L3/L4")]
     label[20:25, 20:25, 31:34] = channel("L3/L4")
-    np.testing.assert_array_equal(complete_labels(label, labelled("L3/L4", group="body"), (1.0, 1.0, 1.0))[0], label)
+    result, _ = complete_labels(label, labelled("L3/L4", group="body"), (1.0, 1.0, 1.0))
+    assert (result[label > 0] == label[label > 0]).all()
+    assert set(np.unique(result[result != label])) == {NO_DISC, BEYOND}  # the discs above and below are not labelled
+
+
+def test_a_gap_in_the_labels_is_unknown():
+    label = column("L3", "L4", "L5")
+    label[label == channel("L4")] = 0
+    known = labelled("L3", "L5")
+    result, now_known = complete_labels(label, known, (1.0, 1.0, 1.0))
+    hidden = column("L3", "L4", "L5") == channel("L4")
+    assert (result[hidden] == UNKNOWN).all()
+    assert (result[label > 0] == label[label > 0]).all()
+    np.testing.assert_array_equal(now_known, known)
+    everything = labelled(group="body")  # L4 was looked for, and is not there
+    assert not (complete_labels(label, everything, (1.0, 1.0, 1.0))[0] == UNKNOWN).any()
+
+
+def test_a_single_labelled_level_says_nothing_about_its_neighbours():
+    label = column("L3", "L4", "L5")
+    outer = (label == channel("L3")) | (label == channel("L5"))
+    label[outer] = 0
+    result, _ = complete_labels(label, labelled("L4"), (1.0, 1.0, 1.0))
+    assert (result[outer] == BEYOND).all()
+    assert (result[label > 0] == channel("L4")).all()
+    assert result[1, 1, 45] == 0  # beside it there is no level
 
 
 def test_other_levels_of_a_column():

@@ -81,6 +81,11 @@ def test_a_hidden_file_does_not_hide_a_dicom_series(tmp_path):
     assert is_dicom_folder(tmp_path / "series")
 
 
+def test_folders_do_not_hide_a_dicom_series(tmp_path):
+    touch(tmp_path, "series/IM0001", *(f"series/A{i:02d}/note.txt" for i in range(20)))
+    assert is_dicom_folder(tmp_path / "series")
+
+
 def test_find_images_errors(tmp_path):
     with fails(f"{tmp_path / 'no'}: no such folder. Set --dataset_dir to the folder that holds the scans."):
         find_images(tmp_path / "no")

@@ -136,6 +136,21 @@ def test_unreadable_images(check, splits, dataset):
         one(check(splits), f"{path}: ", fragment, "Export or download it again.")
 
 
+def test_grids_that_no_scan_has(check, splits, dataset, tmp_path):
+    path = dataset / "a" / "p1_T2w.nii.gz"
+    voxels = nib.load(path).get_fdata().astype(np.int16)
+    save(path, voxels, np.diag([20.0, 20, 20, 1]))
+    assert any(f"{path}: its voxels measure 20 x 20 x 20 mm" in line for line in check(splits))
+    path.unlink()
+    path = path.with_name("p1_T2w.nii")
+    save(path, voxels)
+    content = bytearray(path.read_bytes())
+    content[280:296] = np.full(4, np.nan, np.float32).tobytes()  # srow_x
+    path.write_bytes(content)
+    splits["training"][0]["image"] = "a/p1_T2w.nii"
+    assert any("the orientation in its header (affine) holds NaN" in line for line in check(splits))
+
+
 def test_unreadable_label_keeps_the_image(check, splits, dataset, tmp_path):
     path = dataset / "a" / "p1_seg.nii.gz"
     path.write_text("hello")

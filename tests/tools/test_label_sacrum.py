@@ -85,3 +85,15 @@ def test_weights_of_another_network(without_s1, tmp_path):
     with pytest.raises(CallError, match=r"a\.pt: weights of another network"):
         label_sacrum(without_s1, out, "", inference_config(str(BUNDLE), device=torch.device("cpu")), tmp_path / "a.pt")
     assert not out.exists()
+
+
+def test_what_an_earlier_call_has_written_stays(without_s1, tmp_path):
+    (tmp_path / "datalist.json").write_text("{}")
+    with fails(f"{tmp_path}/datalist.json: exists already; set --overwrite True to replace it and the labels beside it"):
+        label_sacrum(without_s1, tmp_path, "", inference_config(str(BUNDLE)), WEIGHTS)
+    link = tmp_path / "link"
+    link.symlink_to(without_s1)
+    with fails(f"{link}: holds the labels themselves; set --sacrum_dir to another folder"):
+        label_sacrum(without_s1, link, "", inference_config(str(BUNDLE)), WEIGHTS, overwrite=True)
+    with fails("label_sacrum reads and writes VerSe numbers only, not --read_scheme spider"):
+        label_sacrum(without_s1, tmp_path, "", inference_config(str(BUNDLE)), WEIGHTS, read_scheme="spider")

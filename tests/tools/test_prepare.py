@@ -137,5 +137,10 @@ def test_prepare_errors(tmp_path):
 
 
 def test_prepare_explains_a_pattern_without_a_group(tmp_path):
+    root = site(tmp_path / "data", 3)
     with pytest.raises(UserError, match="patient_pattern"):
-        prepare(site(tmp_path / "data", 3), tmp_path / "list.json", patient_pattern=r"sub-\d+")
+        prepare(root, tmp_path / "list.json", patient_pattern=r"sub-\d+")
+    with pytest.raises(UserError, match=r"^patient_pattern '\(sub' is no regular expression \(missing \)"):
+        prepare(root, tmp_path / "list.json", patient_pattern="(sub")
+    with pytest.raises(UserError, match=r"patient_pattern .* does not match its name"):
+        prepare(root, tmp_path / "list.json", patient_pattern="(case)?.*")

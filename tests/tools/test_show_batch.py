@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.transforms import RandGaussianNoised
+from monai.utils import set_determinism
 
 from scripts.tools import show_batch
 
@@ -33,3 +35,14 @@ def test_show_batch(monkeypatch, tmp_path, capsys):
             assert label.dtype == np.uint8
             np.testing.assert_allclose(spacing_mm, (4, 2, 1.5))
     assert data == [{"image": f"{i}_T2w.nii.gz"} for i in (1, 2, 3)]
+
+
+def test_every_row_is_another_draw(monkeypatch, tmp_path):
+    monkeypatch.setattr(show_batch, "draw_batch", lambda before, after, path: images.extend(row[0] for row in after) or path)
+    images: list[np.ndarray] = []
+    set_determinism(seed=0)
+    change = [RandGaussianNoised(keys="image", prob=1.0)]
+    volume = MetaTensor(torch.zeros(1, 2, 3, 4), affine=torch.eye(4))
+    show_batch.show_batch([{"image": "a.nii"}] * 2, [lambda entry: {"image": volume, "label": volume}], change, 2, tmp_path)
+    set_determinism(None)
+    assert not np.array_equal(*images)
