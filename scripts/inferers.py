@@ -15,6 +15,8 @@ from torch.nn.functional import embedding_bag
 from scripts.common.preflight import is_true
 from scripts.levels.instances import grown
 
+ENDS = ((0.0, 0.2), (0.1, 0.0))  # shares of a scan at its lower and upper end that the further views for the levels lack
+LEAST_SLICES = 60  # coarse voxels from end to end, 240 mm, that such a view must have
 MAX_BOX_VOXELS = 12_000_000  # of the working grid; a whole spine with its margin has 9 million, and the logits of 12 million take 1.2 GB
 
 
@@ -51,10 +53,14 @@ class CoarseToFineInferer(Inferer):
         sw_batch_size: windows per forward pass.
         overlap: share of a window that its neighbour covers too.
         margin: voxels between the spine that the coarse network sees and the side of the box.
+        tta: test-time augmentation of the levels: the mean log-probabilities of the whole scan and of views that lack an end of it.
     """
 
-    def __init__(self, roi_size: Sequence[int], sw_batch_size: int = 1, overlap: float = 0.25, margin: int = 12) -> None:
+    def __init__(
+        self, roi_size: Sequence[int], sw_batch_size: int = 1, overlap: float = 0.25, margin: int = 12, tta: bool | str = False
+    ) -> None:
         super().__init__()
+        self.tta = is_true(tta, "tta")
         self.window = SlidingWindowInferer(roi_size, sw_batch_size, overlap, mode="gaussian")
         self.margin = margin
 
@@ -70,7 +76,7 @@ class CoarseToFineInferer(Inferer):
             raise ValueError(f"one scan at a time, got a batch of {len(inputs)}: set the batch size to 1")
         network = getattr(network, "module", network)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        levels = network.locate(image)
+        levels = self._locate(image, network)
         voxel = network.coarse_voxel
         seen = levels.argmax(1)[0] > 0
         if not seen.any():
@@ -92,6 +98,21 @@ class CoarseToFineInferer(Inferer):
         whole = background_logits(logits.new_zeros(*logits.shape[:2], *image.shape[2:]))
         whole[..., box[0], box[1], box[2]] = logits
         return whole
+
+    def _locate(self, image: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+        """Level logits of the image on the coarse grid; a short scan is seen as a whole only."""
+        levels = network.locate(image)
+        if not self.tta:
+            return levels
+        step, slices = network.coarse_voxel[2], levels.shape[-1]
+        total, views = levels.log_softmax(1), levels.new_ones(slices)
+        for lower, upper in ENDS:
+            seen = slice(int(lower * slices), slices - int(upper * slices))
+            if seen.stop - seen.start < LEAST_SLICES:
+                continue
+            total[..., seen] += network.locate(image[..., seen.start * step : seen.stop * step]).log_softmax(1)
+            views[seen] += 1
+        return total / views
 
     def _delineate(self, windows: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
         """Kind logits of a batch of windows; what is left over, a single one, goes through twice on a CPU.

@@ -100,6 +100,29 @@ def test_box_is_the_spine_and_its_margin(margin, box):
     assert result.shape[:2] == (1, CHANNELS)
 
 
+def test_levels_are_the_mean_of_three_views():
+    """A network whose answer is the number of slices in view: log-probabilities of T8 against the background."""
+
+    class Counting(nn.Module):
+        coarse_voxel, seen = (4, 4, 4), []
+
+        def locate(self, x: torch.Tensor) -> torch.Tensor:
+            shape = [-(-n // 4) for n in x.shape[2:]]
+            self.seen.append(x)
+            return torch.full((1, 2, *shape), 0.0).index_fill(1, torch.tensor([1]), float(shape[-1]))
+
+    x, net = image(shape=(8, 8, 4 * 75 - 3)), Counting()  # 75 coarse slices, the last of one voxel
+    levels = CoarseToFineInferer(WINDOW, tta=True)._locate(x, net)
+    assert [torch.equal(a, b) for a, b in zip(net.seen, (x, x[..., :240], x[..., 28:]))] == [True] * 3
+    whole, lower, upper = (torch.tensor([0.0, n]).log_softmax(0) for n in (75.0, 60.0, 68.0))
+    torch.testing.assert_close(levels[0, :, 0, 0, 0], (whole + lower) / 2)
+    torch.testing.assert_close(levels[0, :, 0, 0, 7], (whole + lower + upper) / 3)
+    torch.testing.assert_close(levels[0, :, 0, 0, 60], (whole + upper) / 2)
+    short = x[..., : 4 * 66]
+    assert torch.equal(CoarseToFineInferer(WINDOW, tta=True)._locate(short, net), net.locate(short).log_softmax(1))
+    assert torch.equal(CoarseToFineInferer(WINDOW)._locate(x, net), net.locate(x))
+
+
 def test_box_holds_what_the_network_says_there():
     x, net, affine = image(SPINE), network(), oblique()
     with torch.no_grad():

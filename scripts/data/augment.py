@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from torch.nn.functional import interpolate
+
+
+QUANTILE_VOXELS = 100_000  # of an image, about; all of them would take longer than the rest of the sample
 
 
 class RandInvertIntensityd(RandomizableTransform, MapTransform):
@@ -30,32 +32,48 @@ class RandInvertIntensityd(RandomizableTransform, MapTransform):
 class RandIntensityMapd(RandomizableTransform, MapTransform):
     """A random piecewise linear map of the intensities [0, 1] onto [0, 1]: tissues change their order, as between contrasts.
 
-    The same map for all keys. Knots lie at equal distances; each value is drawn between the identity and a uniform number.
+    The same map for all keys. Each value is drawn between the identity and a uniform number.
 
     Args:
         prob: probability of the change.
         knots: number of knots, at least 2.
         strength: largest share of the uniform numbers; the share itself is drawn between 0 and this.
+        quantiles: the knots divide the voxels of each image into equal parts, instead of the intensities: most tissues are dark, and
+            between knots at equal distances they would all get about the same value.
     """
 
-    def __init__(self, keys: KeysCollection = "image", prob: float = 0.2, knots: int = 6, strength: float = 0.7) -> None:
-        MapTransform.__init__(self, keys)
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        prob: float = 0.2,
+        knots: int = 6,
+        strength: float = 0.7,
+        quantiles: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
-        self.knots, self.strength = knots, strength
+        self.knots, self.strength, self.quantiles = knots, strength, quantiles
 
     def randomize(self, data: None = None) -> None:
         super().randomize(data)
-        uniform, share = self.R.uniform(0, 1, self.knots), self.R.uniform(0, self.strength)
-        self.values = torch.tensor((1 - share) * np.linspace(0, 1, self.knots) + share * uniform, dtype=torch.float32)
+        self.values = torch.tensor(self.R.uniform(0, 1, self.knots), dtype=torch.float32)
+        self.share = float(self.R.uniform(0, self.strength))
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
         d = dict(data)
         self.randomize()
         if self._do_transform:
             for key in self.key_iterator(d):
-                position = d[key].clamp(0, 1) * (self.knots - 1)
-                knot = position.long().clamp(max=self.knots - 2)
-                d[key] = torch.lerp(self.values[knot], self.values[knot + 1], position - knot)
+                image = d[key].contiguous()
+                knots = torch.linspace(0, 1, self.knots)
+                if self.quantiles:
+                    some = image.flatten()[:: max(1, image.numel() // QUANTILE_VOXELS)]
+                    knots = torch.quantile(some, knots) + 1e-4 * torch.arange(self.knots)  # no two are one
+                values = torch.lerp(knots, self.values, self.share)
+                above = torch.searchsorted(knots, image).clamp(1, self.knots - 1)
+                along = ((image - knots[above - 1]) / (knots[above] - knots[above - 1])).clamp(0, 1)
+                d[key] = torch.lerp(values[above - 1], values[above], along)
         return d
 
 

@@ -17,9 +17,9 @@ L6_COST, L4_COST = 3.0, 3.5  # nats, about minus the logarithm of how often five
 DROP_COST = (1.5, 10.0)  # nats, to take a piece for no vertebra at all: of any size, and more for one as large as its neighbours
 BELOW_SACRUM = 0.6  # share of that price below S1, where S2 looks like another
 TILT_COST = 6.0  # nats per unit of the slope between neighbours beyond MAX_SLOPE
-OFFSETS = (0, -1, 1)  # levels that the votes for a run of neighbours may be off: who miscounts misreads all that follow
-MISCOUNT_COST = 6.5  # nats, where such a run begins or ends below another
-LAST_OFF_COST = 3.0  # nats, for votes that are off down to the last body: near the sacrum there is little to count
+OFFSETS = (0, -1, 1, -2, 2)  # levels that the votes for a run of neighbours may be off: who miscounts misreads all that follow
+MISCOUNT_COST = 6.5  # nats a level, where such a run begins or ends below another
+LAST_OFF_COST = 3.0  # nats a level, for votes that are off down to the last body: near the sacrum there is little to count
 MAX_BODIES = 30  # largest pieces that may be bodies: a whole spine has 24, and time grows with the square of their number
 WHOLE = 0.4  # share of the usual volume from which on a piece counts for the usual distance
 STEP_MM = (22.0, 45.0)  # bounds of the usual distance between the centres of two neighbours
@@ -41,10 +41,10 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
 
     Every path takes some of the bodies in order; each following one carries the following level, or skips as many levels as their distance
     says are missing between them. Its score is the sum of the log-probabilities of its levels, less the price of bodies left out, of slopes
-    that no spine has, and of four or six lumbar vertebrae. A whole run of votes may be a level off, for one price: two neighbours that both
-    look like L5 above a sacrum are rather L4 and L5 than L5 and L6. A dynamic programme finds the best path for every pair of a first and a
-    last level; their scores, normalised, are the probabilities. Sequences that differ in whether a piece is a vertebra at all, as at the
-    upper end of the view, agree on the levels. Where no sacrum is in view, several shifts score alike and the probability says so.
+    that no spine has, and of four or six lumbar vertebrae. A whole run of votes may be a level or two off, for one price: two neighbours
+    that both look like L5 above a sacrum are rather L4 and L5 than L5 and L6. A dynamic programme finds the best path for every pair of a
+    first and a last level; their scores, normalised, are the probabilities. Sequences that differ in whether a piece is a vertebra at all,
+    as at the upper end of the view, agree on the levels. Where no sacrum is in view, several shifts score alike and the probability says so.
 
     Args:
         bodies: from top to bottom.
@@ -136,8 +136,8 @@ def _votes(votes: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         for place, level in enumerate(counted):
             if 0 <= place + off < len(counted):
                 voted[:, level] = votes[:, counted[place + off]]
-    if "L6" in names:
-        result[OFFSETS.index(-1)][:, names.index("L6")] = votes[:, counted[-1]]
+        if off < 0 and "L6" in names:
+            voted[:, names.index("L6")] = votes[:, counted[off]]
     return result
 
 

@@ -44,7 +44,7 @@ def test_rand_invert_follows_its_seed_and_probability():
 
 def test_intensity_map_by_hand():
     change = RandIntensityMapd(["image", "view"], knots=3)
-    change.randomize = lambda: vars(change).update(_do_transform=True, values=torch.tensor([0.25, 1.0, 0.0]))  # at 0, 0.5 and 1
+    change.randomize = lambda: vars(change).update(_do_transform=True, values=torch.tensor([0.25, 1.0, 0.0]), share=1.0)  # at 0, 0.5 and 1
     image = torch.tensor([-0.5, 0.0, 0.25, 0.5, 0.75, 0.875, 1.0, 1.5]).view(1, 2, 2, 2)
     changed = change({"image": image, "view": image.flip(1), "label": image})
     expected = torch.tensor([0.25, 0.25, 0.625, 1.0, 0.5, 0.25, 0.0, 0.0]).view(1, 2, 2, 2)
@@ -61,6 +61,17 @@ def test_intensity_map_without_strength_is_the_identity():
     assert changed is not image
 
 
+def test_intensity_map_of_quantiles():
+    """Five dark tissues of as many voxels get values of their own, whatever their intensities are."""
+    change = RandIntensityMapd(["view"], knots=5, quantiles=True, allow_missing_keys=True)
+    values = torch.tensor([0.9, 0.1, 0.5, 0.0, 1.0])
+    change.randomize = lambda: vars(change).update(_do_transform=True, values=values, share=1.0)
+    tissues = torch.tensor([0.0, 0.02, 0.05, 0.06, 1.0])
+    changed = change({"view": tissues.repeat_interleave(100)[:-99].view(1, -1, 1, 1)})["view"].flatten()
+    torch.testing.assert_close(changed[[50, 150, 250, 350, 400]], values, atol=2e-2, rtol=0)
+    assert change({"image": tissues})["image"] is tissues
+
+
 @pytest.mark.parametrize(("knots", "strength"), [(2, 1.0), (6, 0.3), (6, 1.0)])
 def test_random_intensity_maps(knots, strength):
     change = RandIntensityMapd(prob=1.0, knots=knots, strength=strength).set_random_state(0)
@@ -71,7 +82,7 @@ def test_random_intensity_maps(knots, strength):
         assert changed.min() >= 0
         assert changed.max() <= 1
         assert (changed - image.flatten()).abs().max() <= strength + 1e-6
-        torch.testing.assert_close(changed[::10], change.values)
+        torch.testing.assert_close(changed[::10], torch.lerp(torch.linspace(0, 1, knots), change.values, change.share), atol=1e-5, rtol=0)
         between = (changed[0::10][:-1] + changed[10::10]) / 2
         torch.testing.assert_close(changed[5::10], between, atol=1e-5, rtol=0)  # straight from knot to knot
         turned += bool((changed.diff() < 0).any())
