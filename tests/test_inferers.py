@@ -118,7 +118,7 @@ def test_levels_are_the_mean_of_three_views():
     torch.testing.assert_close(levels[0, :, 0, 0, 0], (whole + lower) / 2)
     torch.testing.assert_close(levels[0, :, 0, 0, 7], (whole + lower + upper) / 3)
     torch.testing.assert_close(levels[0, :, 0, 0, 60], (whole + upper) / 2)
-    short = x[..., : 4 * 66]
+    short = x[..., : 4 * 64]
     assert torch.equal(CoarseToFineInferer(WINDOW, tta=True)._locate(short, net), net.locate(short).log_softmax(1))
     assert torch.equal(CoarseToFineInferer(WINDOW)._locate(x, net), net.locate(x))
 

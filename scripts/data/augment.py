@@ -9,7 +9,6 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from torch.nn.functional import interpolate
 
-
 QUANTILE_VOXELS = 100_000  # of an image, about; all of them would take longer than the rest of the sample
 
 

@@ -278,7 +278,7 @@ def test_a_single_body():
     assert names(naming.channels) == ["L3"]
     assert names(naming.runner_up) == ["L4"]
     off = np.exp(-LAST_OFF_COST)  # L2 and L5 may be the ones that look like L3 and L4, or L1 and L6
-    shares = np.array([0.7, 0.3, 0.7 * off, 0.3 * off, 0.7 * off**2, 0.3 * off**2] + 6 * [np.exp(FLOOR)])
+    shares = np.maximum([0.7, 0.3, 0.7 * off, 0.3 * off, 0.7 * off**2, 0.3 * off**2, *6 * [0]], np.exp(FLOOR))
     assert [naming.probability, naming.runner_up_probability] == pytest.approx((shares / shares.sum())[:2])
 
 
