@@ -39,12 +39,13 @@ class Naming:
 def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
     """Best sequence of levels of the bodies, from top to bottom.
 
-    Every path takes some of the bodies in order; each following one carries the following level, or skips as many levels as their distance
-    says are missing between them. Its score is the sum of the log-probabilities of its levels, less the price of bodies left out, of slopes
-    that no spine has, and of four or six lumbar vertebrae. A whole run of votes may be a level or two off, for one price: two neighbours
-    that both look like L5 above a sacrum are rather L4 and L5 than L5 and L6. A dynamic programme finds the best path for every pair of a
-    first and a last level; their scores, normalised, are the probabilities. Sequences that differ in whether a piece is a vertebra at all,
-    as at the upper end of the view, agree on the levels. Where no sacrum is in view, several shifts score alike and the probability says so.
+    Every path takes some of the bodies in order; each following one carries the following level, or skips as many levels as their
+    distance says are missing between them. Its score is the sum of the log-probabilities of its levels, less the price of bodies left
+    out, of slopes that no spine has, and of four or six lumbar vertebrae. A whole run of votes may be a level or two off, for one
+    price: two neighbours that both look like L5 above a sacrum are rather L4 and L5 than L5 and L6. A dynamic programme finds the best
+    path for every pair of a first and a last level; their scores, normalised, are the probabilities. Sequences that differ in whether a
+    piece is a vertebra at all, as at the upper end of the view, agree on the levels. Where no sacrum is in view, several shifts score
+    alike and the probability says so.
 
     Args:
         bodies: from top to bottom.
