@@ -276,7 +276,7 @@ def test_wrong_calls(weights, two, tmp_path, capfd):
     for options, message in {
         ("output_dir", str(tmp_path / "file" / "out")): "cannot be written to (Not a directory)",
         ("weights", str(two / "a.nii.gz")): "cannot be read as weights (torch.save did not write it)",
-        ("overwrite", "maybe"): "'maybe' is neither True nor False",
+        ("overwrite", "maybe"): "--overwrite is 'maybe', neither True nor False",
     }.items():
         assert infer(**{"weights": weights, "output_dir": tmp_path / "out", "dataset_dir": two, options[0]: options[1]}) == 2
         assert message in capfd.readouterr().err.splitlines()[-1]

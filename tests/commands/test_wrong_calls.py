@@ -61,7 +61,7 @@ def fails(message: str, error: type[UserError] = CallError):
         (INFERENCE, {"datset_dir": "x"}, "--datset_dir: nothing in this config reads it. Did you mean --dataset_dir?"),
         (INFERENCE, {"epochs": 3}, "--epochs: nothing in this config reads it."),
         (TOOLS, {"overwite": True}, "--overwite: nothing in this config reads it. Did you mean --overwrite?"),
-        (TRAIN, {"debug": "maybe"}, "'maybe' is neither True nor False"),
+        (TRAIN, {"debug": "maybe"}, "--debug is 'maybe', neither True nor False"),
     ],
 )
 def test_override_that_nothing_reads(files, overrides, message):
