@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Score the shipped weights and enter the figures in docs/results.json and the model card.
 #   bash scripts/results.sh --dataset_dir DIR
-# scores the validation split of DIR and the testing split of phantoms that no training has seen; 4 minutes on two CPU cores.
+# scores the validation split of DIR and the testing split of phantoms that no training has seen; one to four minutes on two CPU cores.
 set -euo pipefail
 [[ $# == 2 && $1 == --dataset_dir ]] || { echo "usage: bash scripts/results.sh --dataset_dir DIR" >&2; exit 2; }
 dataset_dir=$(cd "$2" && pwd)

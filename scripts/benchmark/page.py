@@ -10,7 +10,7 @@ from scripts.common.files import write_whole
 from scripts.common.tables import markdown
 
 NOT_MEASURED = "Not measured."
-PROCESSES = """Most of what is not the network runs on one core. Several processes with a core each therefore do more together; each takes
+PROCESSES = """Most of what is not the network runs on one core. Several processes with a core each may therefore do more together; each takes
 its share of the scans, with the command of [clients.md](clients.md#several-gpus-several-machines), and needs its own memory."""
 NETWORKS = ("coarse network", "fine network")
 WAYS = {"ours": "this bundle", "plain": "plain way of the model zoo", "nnunet": "nnU-Net v2"}
@@ -39,7 +39,7 @@ KNOBS = (
     Knob("--margin 4", {"margin": 4}, "a smaller box", "a vertebra that the coarse network half misses is cut"),
     Knob("--margin 24", {"margin": 24}, "a larger box, if vertebrae are cut", "more windows"),
     Knob("--tta False", {"tta": False}, "one pass of the coarse network instead of three", "names hang more on where a scan ends"),
-    Knob("--sw_batch_size 1", {"sw_batch_size": 1}, "less memory on a GPU", "some time there, up to twice the time on a CPU"),
+    Knob("--sw_batch_size 1", {"sw_batch_size": 1}, "less memory on a GPU", "some time there, on some CPUs up to twice the time"),
     Knob("--figures False", {"figures": False}, "no time for pictures", "nothing to look at"),
 )
 
@@ -87,9 +87,7 @@ one process. `--spacing` and `--patch_size` belong to the weights: leave them.
 
 ## Folders
 
-{folder}
-
-{many}
+{folder}{many}
 
 ## A large scan
 
@@ -205,7 +203,7 @@ def _many(results: Mapping[str, Any]) -> str:
         return ""
     took = f"{many['scans']} scans in {many['processes']} processes: {many['seconds'] / 60:.0f} minutes"
     rates = f"{many['first_tenth_s']:.2f} s a scan in the first tenth and {many['last_tenth_s']:.2f} s in the last"
-    return f"{took}, {rates}, {many['peak_mib'] / MIB_PER_GB:.2f} GB."
+    return f"\n\n{took}, {rates}, {many['peak_mib'] / MIB_PER_GB:.2f} GB."
 
 
 def _large(results: Mapping[str, Any]) -> str:
