@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +250,13 @@ class MaskLayout(FolderLayoutBase):
         name = source.name if has_twin(source) else case_name(source)
         return self.output_dir / folder / f"{name}{LABEL_POSTFIX}.nii.gz"
 
+    def first_scans(self, entries: Iterable[Mapping[str, Any]]) -> dict[Path, str]:
+        """Mask -> the first `image` of the entries that it would be of: any other one would replace it."""
+        first: dict[Path, str] = {}
+        for entry in entries:
+            first.setdefault(self.filename(entry["image"]), entry["image"])
+        return first
+
 
 class SaveImageLabelsd(SaveImaged):
     """Write label maps as `<stem>_seg.nii.gz` in the numbering of `label_scheme`; the data keep channel indices.
@@ -287,14 +294,15 @@ class SaveImageLabelsd(SaveImaged):
         return dict(data)
 
 
-def check_mask_names(entries: Iterable[Mapping[str, Any]], output_dir: str, data_root_dir: str) -> None:
+def check_mask_names(entries: Sequence[Mapping[str, Any]], output_dir: str, data_root_dir: str) -> None:
     """
     Raises:
         CallError: if the masks of two scans would have one name, as of scans outside `data_root_dir` that lie in folders of their own.
     """
-    layout, first = MaskLayout(output_dir, data_root_dir), {}
-    for image in dict.fromkeys(str(entry["image"]) for entry in entries):
-        other = first.setdefault(layout.filename(image), image)
+    layout = MaskLayout(output_dir, data_root_dir)
+    first = layout.first_scans(entries)
+    for image in (entry["image"] for entry in entries):
+        other = first[layout.filename(image)]
         if other != image:
             raise CallError(f"{shown(image)}: its mask would have the name of that of {shown(other)}. Rename one of them.")
 

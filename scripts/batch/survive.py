@@ -6,7 +6,6 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from monai.data import DataLoader, Dataset
@@ -39,9 +38,7 @@ class Scans(Dataset):
     def __init__(self, data: Sequence[dict], transform: Transform, done: Done) -> None:
         super().__init__(data, transform)
         self.done = done
-        self.first: dict[Path, str] = {}  # of the scans with that mask
-        for entry in data:
-            self.first.setdefault(done.layout.filename(entry["image"]), entry["image"])
+        self.first = done.layout.first_scans(data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         source = self.data[index]["image"]
