@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import torch
 from monai.engines.utils import PrepareBatch
-from torch.nn.functional import nll_loss
 from torch.nn.modules.loss import _Loss
 
 from scripts.data.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN
 from scripts.labels import label_table
 from scripts.network import KINDS
+
+LEAST_P = 1e-37  # of a float32; what is less likely counts as this, and pulls no more
 
 
 class PrepareSamples(PrepareBatch):
@@ -100,55 +101,40 @@ class MarginalDiceCELoss(_Loss):
         Raises:
             ValueError: if the shapes do not fit, or a class occurs in the label without being labelled.
         """
-        label, labelled = target["label"].long(), target["labelled"].bool()
+        label, labelled = target["label"], target["labelled"].bool()
         if label.shape != (len(input), 1, *input.shape[2:]) or labelled.shape != input.shape[:2]:
             raise ValueError(
                 f"logits {tuple(input.shape)} need a label B1[XYZ] and labelled BC, got {tuple(label.shape)}, {tuple(labelled.shape)}"
             )
-        log_p = marginal_log_softmax(input.float(), labelled)
-        if "merged" in target:
-            log_p = merge_with_background(log_p, target["merged"].long())
+        free = ~labelled  # classes that may be anywhere in the label's background
+        free[:, 0] = False
+        label = label.flatten(1).long()
         known = label != UNKNOWN
-        cross_entropy = nll_loss(log_p, label[:, 0], ignore_index=UNKNOWN, reduction="sum") / known.sum().clamp(min=1)
-        if not torch.isfinite(cross_entropy) and torch.isfinite(input).all():
+        label = label * known
+        if free.gather(1, label).any():
             raise ValueError("a class occurs in the label that 'labelled' does not list")
-        return self.lambda_dice * self._dice_loss(log_p.exp() * known, label * known) + self.lambda_ce * cross_entropy
+        # few volumes of all classes are held: the time goes into memory
+        p = input.float().flatten(2).softmax(1)
+        weight = known.float()
+        in_background = free.float()
+        in_background[:, 0] = 1
+        p_background = (p * in_background[..., None]).sum(1)
+        predicted = ((p * weight[:, None]).sum(2) * ~free).sum(0)
+        if "merged" in target:
+            merged = target["merged"].flatten(1).long()
+            p_merged = p.gather(1, merged[:, None])[:, 0] * (merged > 0)
+            p_background = p_background + p_merged
+            predicted = predicted.index_add(0, merged.flatten(), -(p_merged * weight).flatten())
+        p_truth = torch.where(label > 0, p.gather(1, label[:, None])[:, 0], p_background)
+        cross_entropy = -(p_truth.clamp(min=LEAST_P).log() * weight).sum() / known.sum().clamp(min=1)
+        overlap = torch.zeros_like(predicted).index_add(0, label.flatten(), (p_truth * weight).flatten())
+        size = torch.bincount(label.flatten(), minlength=len(predicted))
+        return self.lambda_dice * self._dice_loss(overlap, size, predicted) + self.lambda_ce * cross_entropy
 
-    def _dice_loss(self, p: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        channels = p.shape[1]
-        p_of_truth = p.gather(1, label).flatten()  # sums by class index: no one-hot volume of all classes is built
-        overlap = torch.zeros(channels, device=p.device).index_add(0, label.flatten(), p_of_truth)
-        truth = torch.bincount(label.flatten(), minlength=channels)
-        predicted = p.sum(dim=[0, *range(2, p.ndim)])
-        present = truth > 0
+    def _dice_loss(self, overlap: torch.Tensor, size: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+        """1 - mean Dice of the foreground classes of a size; all three of shape C."""
+        present = size > 0
         present[0] = False
         if not present.any():
-            return p.new_zeros(())
-        dice = (2 * overlap + self.smooth)[present] / (truth + predicted + self.smooth)[present]
-        return 1 - dice.mean()
-
-
-def marginal_log_softmax(logits: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities, shape BC[XYZ], with the unlabelled classes (False in `labelled`, shape BC) summed into channel 0.
-
-    An unlabelled class itself gets -inf.
-    """
-    if bool(labelled[:, 1:].all()):
-        return logits.log_softmax(1)
-    shape = (*labelled.shape, *[1] * (logits.ndim - 2))
-    unlabelled = ~labelled.view(shape)
-    in_background = unlabelled.clone()
-    in_background[:, 0] = True
-    background = logits.masked_fill(~in_background, -torch.inf).logsumexp(1, keepdim=True)
-    foreground = logits[:, 1:].masked_fill(unlabelled[:, 1:], -torch.inf)
-    return torch.cat([background, foreground], 1).log_softmax(1)
-
-
-def merge_with_background(log_p: torch.Tensor, merged: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities, shape BC[XYZ], with that of one class per voxel (`merged`, B1[XYZ], 0 for none) added to channel 0.
-
-    At that voxel the class itself gets -inf.
-    """
-    background = torch.where(merged > 0, torch.logaddexp(log_p[:, :1], log_p.gather(1, merged)), log_p[:, :1])
-    classes = torch.arange(1, log_p.shape[1], device=log_p.device).view(1, -1, *[1] * (log_p.ndim - 2))
-    return torch.cat([background, log_p[:, 1:].masked_fill(classes == merged, -torch.inf)], 1)
+            return predicted.new_zeros(())
+        return 1 - ((2 * overlap + self.smooth)[present] / (size + predicted + self.smooth)[present]).mean()  # 0 / 0 has no gradient

@@ -12,7 +12,7 @@ from monai.losses import DiceCELoss
 
 from scripts.data.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN
 from scripts.labels import label_table
-from scripts.losses import MarginalDiceCELoss, PrepareSamples, SpineLoss, marginal_log_softmax
+from scripts.losses import LEAST_P, MarginalDiceCELoss, PrepareSamples, SpineLoss
 
 SHAPE = (2, 2, 2)
 ALL, WITHOUT_2 = [True, True, True], [True, True, False]  # of background and two structures
@@ -126,29 +126,24 @@ def test_empty_label_leaves_the_cross_entropy():
     assert torch.isfinite(logits.grad).all()
 
 
-def test_merged_log_softmax():
-    logits = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]]).view(2, 4, 1, 1, 1)
-    labelled = torch.tensor([[True, False, True, False], [True, True, True, True]])
-    log_p = marginal_log_softmax(logits, labelled)[..., 0, 0, 0]
+def test_unlabelled_classes_add_to_the_background():
     e = np.exp([1, 2, 3, 4])
-    expected = np.array([[e[0] + e[1] + e[3], 0, e[2], 0], e]) / e.sum()
-    np.testing.assert_allclose(log_p.exp().numpy(), expected, atol=1e-6)
-    np.testing.assert_allclose(log_p.exp().sum(1).numpy(), 1, atol=1e-6)
-    assert torch.isneginf(log_p).tolist() == [[False, True, False, True], [False] * 4]
+    logits = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1, 1)
+    for value, p in ((0, e[0] + e[1] + e[3]), (2, e[2])):
+        label = torch.full((1, 1, 1, 1, 1), value)
+        for first in (True, False):  # the background counts as labelled even where the list omits it
+            loss = MarginalDiceCELoss(lambda_dice=0)(logits, target(label, [first, False, True, False]))
+            assert loss.item() == pytest.approx(-math.log(p / e.sum()), abs=1e-6)
 
 
-def test_background_counts_as_labelled_even_where_the_list_omits_it():
-    logits = torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(0))
-    for rest in ([True, True], [True, False]):
-        with_it, without = (marginal_log_softmax(logits, torch.tensor([[first, *rest]])) for first in (True, False))
-        assert torch.equal(with_it, without)
-
-
-def test_merged_log_softmax_of_large_logits():
-    logits = torch.tensor([1e4, -1e4, 1e4]).view(1, 3, 1, 1, 1)
-    log_p = marginal_log_softmax(logits, torch.tensor([WITHOUT_2]))[0, :, 0, 0, 0]
-    assert log_p[0].item() == 0
-    assert log_p[1].item() == pytest.approx(-2e4 - math.log(2), abs=0.01)  # against two merged classes
+def test_large_logits():
+    logits = torch.tensor([1e4, -1e4, 1e4]).view(1, 3, 1, 1, 1).requires_grad_()
+    background, body = (torch.full((1, 1, 1, 1, 1), value) for value in (0, 1))
+    assert MarginalDiceCELoss(lambda_dice=0)(logits, target(background, WITHOUT_2)).item() == 0
+    loss = MarginalDiceCELoss(lambda_dice=0)(logits, target(body, WITHOUT_2))
+    assert loss.item() == pytest.approx(-math.log(LEAST_P), abs=1e-3)
+    loss.backward()
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_gradients_with_partial_labels():
