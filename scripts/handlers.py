@@ -148,8 +148,9 @@ class CaseFigures:
 
 
 class CaseReports:
-    """`<stem>_seg.json` beside every mask: how sure the level names are, volume and uncertainty of every structure, what to look at, and
-    what the mask was made from; and `structures.csv` in `output_dir`, a row per mask and structure, those of earlier runs too.
+    """`<stem>_seg.json` beside every mask: how sure the level names are, volume, measures and uncertainty of every structure, what to look
+    at, and what the mask was made from; and in `output_dir` `structures.csv`, a row per mask and structure, and `spines.csv`, a row per
+    mask, those of earlier runs too.
 
     Attach it to an evaluator whose output holds label maps on the scan's own grid with a `report` in their metadata (`NameLevelsd`).
     It comes after whatever else is written for a scan: a scan with a report is done.
@@ -161,13 +162,18 @@ class CaseReports:
     def __init__(self, output_dir: str, data_root_dir: str = "") -> None:
         self.output_dir = Path(output_dir)
         self.layout = MaskLayout(output_dir, data_root_dir)
-        self.rows: dict[str, list[dict]] = {}  # of every scan
+        self.structures: dict[str, list[dict]] = {}  # rows of every scan
+        self.spines: dict[str, list[dict]] = {}
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
+        engine.add_event_handler(Events.STARTED, self.restart)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.write)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.read_skipped)
-        engine.add_event_handler(Events.COMPLETED, self.write_table)
+        engine.add_event_handler(Events.COMPLETED, self.write_tables)
+
+    def restart(self) -> None:
+        self.structures.clear()
+        self.spines.clear()
 
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
@@ -189,29 +195,35 @@ class CaseReports:
                 report["mask_sha256"] = digest(mask)
             text = json.dumps(report, indent=1) + "\n"
             write_whole(mask.with_name(case_name(mask) + ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
-            self.rows[source] = self.table_rows(mask, report)
+            self.add_rows(source, report)
 
-    def table_rows(self, mask: Path, report: dict) -> list[dict]:
-        of_scan = {"mask": mask.relative_to(self.output_dir).as_posix(), "sequence_probability": report["sequence_probability"]}
-        return [{**of_scan, **row, "cut_by_view": " ".join(row.get("cut_by_view", []))} for row in report["structures"] or [{}]]
+    def add_rows(self, source: str, report: dict) -> None:
+        mask = self.layout.filename(source).relative_to(self.output_dir).as_posix()
+        of_scan = {"mask": mask, "sequence_probability": report["sequence_probability"]}
+        rows = [{**row, "cut_by_view": " ".join(row.get("cut_by_view", [])), **row.get("measures", {})} for row in report["structures"]]
+        self.structures[source] = [{**of_scan, **{k: v for k, v in row.items() if k != "measures"}} for row in rows or [{}]]
+        self.spines[source] = [{**of_scan, **report.get("spine", {})}]
 
     def read_skipped(self, engine: Engine) -> None:
         if "skipped" in engine.state.batch:
             for source, report in zip(engine.state.batch["source"], engine.state.batch["report"]):
-                self.rows[source] = self.table_rows(self.layout.filename(source), json.loads(report))
+                self.add_rows(source, json.loads(report))
 
-    def write_table(self, engine: Engine) -> None:
-        rows = gathered(self.rows)
-        if idist.get_rank() == 0 and rows:
-            table = self.output_dir / "structures.csv"
-            new = {row["mask"] for row in rows}
+    def write_tables(self, engine: Engine) -> None:
+        tables = {"structures.csv": gathered(self.structures), "spines.csv": gathered(self.spines)}
+        if idist.get_rank() == 0 and tables["spines.csv"]:
             with alone_in(self.output_dir):
-                try:
-                    earlier = read_rows(table)
-                except csv.Error as error:
-                    raise UserError(f"{table}: no table ({error}). Move it away and run the same command again.") from error
-                kept = [row for row in earlier if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
-                write_whole(table, partial(write_rows, kept + rows))
+                for name, rows in tables.items():
+                    self.write_table(self.output_dir / name, rows)
+
+    def write_table(self, table: Path, rows: list[dict]) -> None:
+        new = {row["mask"] for row in rows}
+        try:
+            earlier = read_rows(table)
+        except csv.Error as error:
+            raise UserError(f"{table}: no table ({error}). Move it away and run the same command again.") from error
+        kept = [row for row in earlier if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
+        write_whole(table, partial(write_rows, kept + rows))
 
 
 def _rounded(row: dict) -> dict:

@@ -29,6 +29,7 @@ from scripts.labels import channels_from_verse, check_scheme, decode, encode, la
 from scripts.levels.name_levels import NamedLevels, cut_faces, name_levels
 from scripts.levels.postprocess import clean_label_map
 from scripts.levels.restore import ClassLogits, restore_label_map
+from scripts.measure.spine import measure_spine
 
 
 class LoadImageVolumesd(LoadImaged):
@@ -229,6 +230,27 @@ class CleanLabelMapd(MapTransform):
         for key in self.key_iterator(d):
             cleaned = clean_label_map(d[key][0].numpy(), d[key].pixdim.tolist(), **self.thresholds)
             d[key] = MetaTensor(torch.from_numpy(cleaned)[None], meta=d[key].meta)
+        return d
+
+
+class MeasureSpined(MapTransform):
+    """`measure_spine` of label maps with channel indices, shape 1XYZ: what it finds is added to their `report`, if they have one.
+
+    Those of a structure are `measures` in its row, nothing if it could not be measured; those of the spine are `spine`.
+    """
+
+    def __init__(self, keys: KeysCollection = "pred") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if report := d[key].meta.get("report"):
+                found = measure_spine(d[key][0].numpy(), d[key].affine.numpy())
+                rows = [{**row, "measures": found.structures.get(row["name"], {})} for row in report["structures"]]
+                d[key] = MetaTensor(
+                    d[key].as_tensor(), meta={**d[key].meta, "report": {**report, "structures": rows, "spine": found.spine}}
+                )
         return d
 
 

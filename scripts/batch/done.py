@@ -89,10 +89,14 @@ class Done:
 
 
 def is_report(content: Mapping[str, Any]) -> bool:
-    """It has what `structures.csv` takes from a report; somebody may have edited it."""
+    """It has what `structures.csv` and `spines.csv` take from a report; somebody may have edited it."""
     rows = content.get("structures")
-    whole = isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("cut_by_view", []), list) for row in rows)
-    return whole and "sequence_probability" in content
+    whole = isinstance(rows, list) and all(isinstance(row, dict) for row in rows) and isinstance(content.get("spine", {}), dict)
+    return (
+        whole
+        and "sequence_probability" in content
+        and all(isinstance(row.get("cut_by_view", []), list) and isinstance(row.get("measures", {}), dict) for row in rows)
+    )
 
 
 def is_whole_png(path: Path) -> bool:

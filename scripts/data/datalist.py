@@ -7,6 +7,7 @@ that scan; an unlisted structure may be visible without being labelled) and, opt
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import random
@@ -87,6 +88,26 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     return sorted(found)
 
 
+def find_masks(dataset_dir: str | Path) -> list[Path]:
+    """Every label file in `dataset_dir` and below, sorted: image files whose stem ends in `_seg`, or in a folder of labels beside `images`.
+
+    Raises:
+        CallError: if the folder does not exist or holds none.
+    """
+    root = Path(dataset_dir)
+    if not root.is_dir():
+        raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the masks.{similar_path(root)}")
+    files = [Path(folder, name) for folder, names in _folders(root, _refuse) for name in names if name.lower().endswith(SUFFIXES)]
+    found = [f for f in files if not f.name.startswith(".") and (case_name(f).endswith(LABEL_POSTFIX) or is_in_label_folder(f))]
+    if not found:
+        raise CallError(f"{root}: no masks found. Expected {', '.join(LABEL_POSTFIX + suffix for suffix in SUFFIXES)} files.")
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be looked into ({error.strerror}). Change its permissions, or leave it out.")
+
+
 def _folders(root: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
     """Each folder that is not hidden with the names of its files; linked ones last, and once: links may lead in a circle."""
     visited: set[str] = set()
@@ -122,6 +143,14 @@ def find_label(image: str | Path) -> Path | None:
     if image.parent.name == "imagesTr":
         candidates += [folder / re.sub(r"_\d{4}$", "", stem) for folder in folders]
     return next((file for candidate in candidates if (file := _file(candidate))), None)
+
+
+def find_image(label: Path) -> Path | None:
+    """The scan of a label file, by name: `find_label`, backwards."""
+    stem = case_name(label).removesuffix(LABEL_POSTFIX)
+    folders = [label.parent, *(label.parent.parent / images for images, labels in LABEL_FOLDERS.items() if label.parent.name in labels)]
+    near = (path for folder in folders for path in sorted(folder.glob(f"{glob.escape(stem)}*")) if path.name.lower().endswith(SUFFIXES))
+    return next((path for path in near if path != label and find_label(path) == label), None)
 
 
 def _file(stem: Path) -> Path | None:

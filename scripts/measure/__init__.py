@@ -1,0 +1,1 @@
+"""Heights, angles and slips of the vertebrae in a mask."""

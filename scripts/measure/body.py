@@ -1,0 +1,170 @@
+"""One vertebral body: its own axes, its end-plates and its heights, from its voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.affines import apply_affine
+from scipy.ndimage import map_coordinates
+
+STEP_MM = (3.0, 1.0, 1.0)  # between samples to the right, to the front and upwards
+ROUNDS = 3  # of sampling along the axes; they are turned after all but the last
+ENDS = 0.35  # share of the depth from the middle to where anterior and posterior heights are taken: at 85 and 15 % of it
+WINDOW = 0.06  # share of the depth to either side of such a place over which the surface is averaged
+SLAB = 1 / 6  # share of the width to either side of the middle: end-plates are those of the central third
+WALL = (0.8, 0.95)  # of the way from the middle to the end of an end-plate: between these heights its walls tell its depth
+MAX_LEAN = 0.9  # sine of the angle to the left or right of what may be the axis of a spine
+LEAST_MM = 1.5  # from the centre of a body to its end-plates and walls
+
+
+@dataclass(frozen=True)
+class EndPlate:
+    """The superior or inferior surface of a body in its mid-sagittal slab; points are (3,), world mm."""
+
+    posterior_mm: np.ndarray  # at 15 % of the depth
+    middle_mm: np.ndarray
+    anterior_mm: np.ndarray  # at 85 % of the depth
+    rim_mm: np.ndarray  # where the line through the first and the last of them meets the posterior wall
+    depth_mm: float  # from the posterior to the anterior wall
+
+    @property
+    def chord(self) -> np.ndarray:
+        """Unit vector (3,) from the posterior to the anterior point."""
+        line = self.anterior_mm - self.posterior_mm
+        return line / np.linalg.norm(line)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A vertebral body with its own axes: unit vectors to the right, to the front and upwards, columns of `axes` (3, 3), world."""
+
+    axes: np.ndarray
+    superior: EndPlate
+    inferior: EndPlate
+
+    def heights_mm(self) -> tuple[float, float, float]:
+        """Anterior, middle and posterior distance of the end-plates along the body's axis."""
+        places = ("anterior_mm", "middle_mm", "posterior_mm")
+        return tuple(float(self.axes[:, 2] @ (getattr(self.superior, p) - getattr(self.inferior, p))) for p in places)
+
+
+def measure_body(mask: np.ndarray, affine: np.ndarray, up: np.ndarray, upper_plate_alone: bool = False) -> Body | None:
+    """Turn the axes until the end-plates rise by opposite angles, from back to front and from left to right, then measure along them.
+
+    Args:
+        mask: boolean, shape XYZ.
+        affine: 4x4, voxel -> world mm, RAS.
+        up: (3,), about the direction of the body's axis, upwards.
+        upper_plate_alone: put the axis upright on the superior end-plate, as of the sacrum, whose other one is fused.
+
+    Returns:
+        None for what is no body: too small, hollow, or `up` lies across the patient.
+    """
+    voxels = np.argwhere(mask)
+    if not len(voxels):
+        return None
+    low, high = voxels.min(0), voxels.max(0) + 1
+    part = np.pad(mask[tuple(map(slice, low, high))], 1).astype(np.float32)
+    to_part = np.linalg.inv(affine)
+    to_part[:3, 3] += 1 - low
+    points_mm, margin_mm = apply_affine(affine, voxels), np.abs(affine[:3, :3]).sum(1).max() / 2
+    if abs(up[0]) > MAX_LEAN * np.linalg.norm(up):
+        return None
+    axes = _axes(np.array([1.0, 0.0, 0.0]), up)
+    for turns_left in reversed(range(ROUNDS)):
+        sections = _Sections.of(part, to_part, points_mm, axes, margin_mm)
+        plates = [sections.end_plate(side) for side in (1, -1)]
+        if None in plates:
+            return None
+        if turns_left:
+            local = [plate.chord @ axes for plate in plates]
+            rises = np.array([(chord[2] / chord[1], sections.rise_to_right(side)) for chord, side in zip(local, (1, -1))])
+            to_front, to_right = rises[0] if upper_plate_alone else rises.mean(0)
+            right, front, upwards = axes.T
+            right, front = right + to_right * upwards, front + to_front * upwards
+            axes = _axes(right, np.cross(right, front))
+    return Body(axes, *plates)
+
+
+def _axes(right: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Orthonormal axes (3, 3), one along `up`, one as near to `right` as it can be."""
+    up = up / np.linalg.norm(up)
+    right = right - (right @ up) * up
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(up, right), up], 1)
+
+
+@dataclass(frozen=True)
+class _Sections:
+    """Two sections of a mask along the axes of a body, interpolated linearly: the sum of a row is its length to a fraction of a voxel."""
+
+    centre_mm: np.ndarray  # (3,), world
+    axes: np.ndarray
+    right: np.ndarray  # mm from the centre, of the coronal section's columns
+    front: np.ndarray  # of the sagittal section's columns
+    up: np.ndarray  # of the rows of both; none lies at 0
+    sagittal: np.ndarray  # mean over the central third from left to right, shape (front, up)
+    coronal: np.ndarray  # mean over the central third from back to front, shape (right, up)
+    middle: float  # mm from the centre to the middle between left and right
+    width_mm: float
+
+    @classmethod
+    def of(cls, part: np.ndarray, to_part: np.ndarray, points_mm: np.ndarray, axes: np.ndarray, margin_mm: float) -> _Sections:
+        """Sections of `part` (float, XYZ), which `to_part` (4x4) reaches from the world; `points_mm` (N, 3) are its voxels."""
+        centre_mm = points_mm.mean(0)
+        reach = np.abs((points_mm - centre_mm) @ axes).max(0) + margin_mm
+        places = [step * (np.arange(-np.ceil(far / step), np.ceil(far / step)) + 0.5) for far, step in zip(reach, STEP_MM)]
+        matrix, origin = to_part[:3, :3] @ axes, apply_affine(to_part, centre_mm)
+        grid = [
+            row[0] * places[0][:, None, None] + row[1] * places[1][:, None] + row[2] * places[2] + start
+            for row, start in zip(matrix, origin)
+        ]
+        values = map_coordinates(part, grid, order=1)
+        middle, width_mm = _extent(values.sum((1, 2)), places[0])
+        in_depth, depth_mm = _extent(values.sum((0, 2)), places[1])
+        slab = np.abs(places[0] - middle) <= max(SLAB * width_mm, STEP_MM[0] / 2)
+        third = np.abs(places[1] - in_depth) <= max(SLAB * depth_mm, STEP_MM[1] / 2)
+        return cls(centre_mm, axes, *places, values[slab].mean(0), values[:, third].mean(1), middle, width_mm)
+
+    def end_plate(self, side: int) -> EndPlate | None:
+        """The superior (`side` = 1) or inferior (-1) end-plate; None if it or a wall lies within `LEAST_MM` of the centre."""
+        levels = self._levels(self.sagittal, side)
+        # at the posterior and the anterior wall, whose places are not known yet: rows half as high surely reach both
+        ends = [0.5 * float(np.interp(0.0, self.front, levels))] * 2
+        for _ in range(2):
+            if min(map(abs, ends)) < LEAST_MM:
+                return None
+            walls = [self._wall(sign, end) for sign, end in zip((-1, 1), ends)]
+            if min(map(abs, walls)) < LEAST_MM:
+                return None
+            depth_mm = walls[1] - walls[0]
+            places = walls[0] + (0.5 + np.array([-ENDS, 0.0, ENDS])) * depth_mm
+            reach = max(WINDOW * depth_mm, STEP_MM[1])
+            heights = np.array([levels[np.abs(self.front - place) <= reach].mean() for place in places])
+            rise = (heights[2] - heights[0]) / (places[2] - places[0])
+            rims = [heights[0] + rise * (wall - places[0]) for wall in walls]
+            # above the middle of a hollow end-plate no row is whole
+            ends = [min(heights[1], rim, key=abs) for rim in rims]
+        points_mm = [self.centre_mm + self.axes @ [self.middle, *point] for point in [*zip(places, heights), (walls[0], rims[0])]]
+        return EndPlate(*points_mm, depth_mm)
+
+    def _wall(self, sign: int, level: float) -> float:
+        """Where the anterior (`sign` = 1) or posterior (-1) wall lies just within an end-plate at `level`; mm from the centre."""
+        rows = np.abs(self.up / level - np.mean(WALL)) <= max(np.ptp(WALL) / 2, 0.5 * STEP_MM[2] / abs(level))
+        return float(sign * self.sagittal[sign * self.front > 0][:, rows].sum(0).mean() * STEP_MM[1])
+
+    def rise_to_right(self, side: int) -> float:
+        """Slope of an end-plate in the coronal section."""
+        near = np.abs(self.right - self.middle) <= max(ENDS * self.width_mm, STEP_MM[0])
+        return float(np.polyfit(self.right[near], self._levels(self.coronal, side)[near], 1)[0])
+
+    def _levels(self, section: np.ndarray, side: int) -> np.ndarray:
+        """Height of the upper or lower surface in every column of a section, mm from the centre."""
+        return side * section[:, side * self.up > 0].sum(1) * STEP_MM[2]
+
+
+def _extent(profile: np.ndarray, places: np.ndarray) -> tuple[float, float]:
+    """Middle and length of where a profile has at least half of its maximum."""
+    inside = places[profile >= profile.max() / 2]
+    return float(inside.mean()), float(np.ptp(inside) + places[1] - places[0])

@@ -1,0 +1,117 @@
+"""A picture of what was measured: end-plates on a sagittal slice, and the numbers beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from nibabel.affines import apply_affine
+from nibabel.orientations import inv_ornt_aff, io_orientation
+
+from scripts.figures import (
+    BACKGROUND,
+    DIM,
+    DPI,
+    TEXT,
+    best_index,
+    crop_columns,
+    draw_view,
+    intensity_window,
+    make_view,
+    structure_color,
+    to_ras,
+)
+from scripts.labels import anatomical_order, label_table, structure
+from scripts.measure.spine import SACRUM, SpineMeasures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEIGHT_INCH, HEAD_INCH, TABLE_INCH = 8.0, 1.1, 6.0  # of the slice, of what stands above it and beside it
+COLUMNS = (  # heading, measures of a body or a disc that stand below it, format
+    ("anterior mm", ("anterior_height_mm",), ".1f"),
+    ("middle", ("middle_height_mm",), ".1f"),
+    ("posterior", ("posterior_height_mm",), ".1f"),
+    ("angle °", ("wedge_deg", "angle_deg"), ".1f"),
+    ("loss", ("height_loss",), ".0%"),
+    ("index", ("height_index",), ".2f"),
+    ("slip mm", ("slip_mm",), ".1f"),
+)
+SPINE = {"lordosis_deg": "lordosis L1-S1", "lordosis_l1_l5_deg": "lordosis L1-L5", "cobb_deg": "Cobb"}
+
+
+def measures_figure(image: np.ndarray, label: np.ndarray, affine: np.ndarray, measures: SpineMeasures, title: str = "") -> Figure:
+    """The slice through most of the bodies with their outlines and end-plates, and the measures of each structure at its height.
+
+    Args:
+        image, label: shape XYZ, on one grid; the latter holds channel indices.
+        affine: 4x4, voxel -> world mm, RAS.
+        measures: of that label.
+        title: the case's name.
+    """
+    from matplotlib.figure import Figure
+
+    orientation = io_orientation(affine)
+    to_voxel = np.linalg.inv(affine @ inv_ornt_aff(orientation, label.shape))
+    (turned, spacing_mm), marked = to_ras(np.asarray(image), affine), to_ras(np.asarray(label), affine)[0]
+    columns = crop_columns(marked, "sagittal", spacing_mm)
+    view = make_view(turned, marked, spacing_mm, "sagittal", best_index(marked, "sagittal"), columns)
+
+    def on_panel(point_mm: np.ndarray) -> np.ndarray:
+        """A world point (3,) -> mm from the left and the upper side of the panel, (2,)."""
+        from_front, from_top = (np.array(marked.shape) - 0.5 - apply_affine(to_voxel, point_mm))[1:]
+        return np.array([(from_front - (columns.start or 0)) * spacing_mm[1], from_top * spacing_mm[2]])
+
+    width = HEIGHT_INCH * view.size_mm[1] / view.size_mm[0]
+    size = np.array([width + TABLE_INCH, HEIGHT_INCH + HEAD_INCH])
+    figure = Figure(figsize=size, dpi=DPI, facecolor=BACKGROUND)
+    axes = figure.add_axes((0, 0, width / size[0], HEIGHT_INCH / size[1]), facecolor="black")
+    draw_view(axes, view, intensity_window(turned, marked), width=0.7)
+    for name, body in measures.bodies.items():
+        for plate in [body.superior] if name == SACRUM else [body.superior, body.inferior]:
+            points = np.array([on_panel(p) for p in (plate.posterior_mm, plate.middle_mm, plate.anterior_mm)])
+            axes.plot(*points[[0, 2]].T, ".-", color=TEXT, linewidth=1.2, markersize=4)
+            axes.plot(*points[1], ".", color=TEXT, markersize=4)
+
+    for name in [label_table()[c].name for c in anatomical_order()]:
+        row, voxels = measures.structures.get(name), np.nonzero(marked == structure(name).channel)
+        if row and "/" in name:
+            above, below = name.split("/")[0], list(measures.bodies)[list(measures.bodies).index(name.split("/")[0]) + 1]
+            points = [measures.bodies[above].inferior.middle_mm, measures.bodies[below].superior.middle_mm]
+            place_mm = on_panel(np.mean(points, 0))[1]
+        elif "/" not in name and voxels[2].size:
+            place_mm = (marked.shape[2] - 0.5 - voxels[2].mean()) * spacing_mm[2]
+        else:
+            continue
+        _line(figure, HEIGHT_INCH * (1 - place_mm / view.size_mm[0]) / size[1], width, name, row)
+    top = HEIGHT_INCH + HEAD_INCH
+    figure.text(0.2 / size[0], (top - 0.3) / size[1], title, color=TEXT, fontsize=13, fontweight="bold", va="center", parse_math=False)
+    figure.text(0.2 / size[0], (top - 0.62) / size[1], _curves(measures.spine), color=TEXT, fontsize=11, va="center")
+    for place, (heading, _, _) in enumerate(COLUMNS):
+        figure.text((width + _x(place)) / size[0], (HEIGHT_INCH + 0.2) / size[1], heading, color=DIM, fontsize=9, ha="right", va="center")
+    return figure
+
+
+def _x(place: int) -> float:
+    """Right end of a column of the table, inches from its left end."""
+    return 1.5 + 0.72 * place
+
+
+def _line(figure: Figure, y: float, left_inch: float, name: str, row: dict[str, float] | None) -> None:
+    """Name and measures of a structure at the height `y` (share of the figure)."""
+    disc, width = "/" in name, figure.get_size_inches()[0]
+    font = {"fontsize": 9 if disc else 10, "fontweight": "normal" if disc else "bold", "va": "center"}
+    figure.text((left_inch + 0.12) / width, y, name, color=structure_color(structure(name).channel), **font)
+    if name == SACRUM or row is None:
+        note = "not measured" if row is None else "its superior end-plate"
+        figure.text((left_inch + 0.78) / width, y, note, color=DIM, fontsize=9, va="center")
+        return
+    for place, (_, keys, form) in enumerate(COLUMNS):
+        if value := next((format(row[key], form) for key in keys if key in row), ""):
+            figure.text((left_inch + _x(place)) / width, y, value, color=DIM if disc else TEXT, fontsize=9, ha="right", va="center")
+
+
+def _curves(spine: dict[str, float | str]) -> str:
+    """The angles of the spine in a line."""
+    texts = [f"{word} {spine[key]:.1f}°" for key, word in SPINE.items() if key in spine]
+    return "   ".join(texts) + (f" ({spine['cobb_levels']})" if "cobb_levels" in spine else "")

@@ -1,0 +1,155 @@
+"""What radiologists measure on a lumbar spine, from a label map: heights, wedging, discs, slips, lordosis, scoliosis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from nibabel.affines import apply_affine
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
+from scripts.labels import label_table
+from scripts.levels.name_levels import cut_faces
+from scripts.measure.body import Body, EndPlate, measure_body
+
+SACRUM = "S1"  # of which nothing but the superior end-plate is measured
+MAX_DISC_MM = 20.0  # between facing end-plates: lumbar discs have up to 15 mm, where a vertebra is missing it is 30 mm and more
+GRADES = (0.20, 0.25, 0.40)  # losses of height where Genant's grades 1, 2 and 3 begin (J Bone Miner Res 1993, 8:1137)
+LEAST_VIEW_MM = 5.0  # of the sacrum below its end-plate, for that to be in view as a whole
+DIGITS = 2  # of what is returned
+
+
+@dataclass(frozen=True)
+class SpineMeasures:
+    """What `measure_spine` finds."""
+
+    structures: dict[str, dict[str, float]]  # by the name of the body or disc; one that could not be measured is not there
+    spine: dict[str, float | str]
+    bodies: dict[str, Body]  # by name, from top to bottom
+
+
+def measure_spine(label: np.ndarray, affine: np.ndarray) -> SpineMeasures:
+    """Measure every body and disc, and the curves of the spine; in mm, degrees and shares.
+
+    Everything is taken between the end-plates of bodies in their mid-sagittal slabs (`measure_body`). What the upper, lower, front or
+    back face of the volume cuts is not measured, nor is what is no solid piece.
+
+    A body has `anterior_`, `middle_` and `posterior_height_mm`; `depth_mm` of its superior end-plate; `wedge_deg` between its
+    end-plates, positive if it is taller in front; `coronal_deg`, positive if it rises to the right; `height_loss`, 1 less the smallest of
+    the ratios anterior / posterior, middle / posterior, and posterior / that of its neighbours, with `height_loss_grade`, 0 to 3: a
+    number, no diagnosis, for which Genant asks more than heights. On the next body below, it has `slip_mm`, the distance from that one's
+    posterior rim to its own, positive to the front, and `slip_percent` of the end-plate below.
+
+    A disc has three heights along the axis halfway between its end-plates, `angle_deg` between them, positive if it is taller in front,
+    and `height_index`, the mean of the three divided by that of the middle heights of its two bodies.
+
+    The spine has `lordosis_deg` from the superior end-plate of L1 to that of S1, `lordosis_l1_l5_deg` to the inferior one of L5, and
+    `cobb_deg`, the largest difference of two `coronal_deg`, with its `cobb_levels`. The planes are those of the scanner.
+
+    Args:
+        label: channel indices, shape XYZ, in any orientation.
+        affine: 4x4, voxel -> world mm, RAS.
+    """
+    orientation = io_orientation(affine)
+    turned = apply_orientation(label, orientation)
+    bodies = _measured_bodies(turned, affine @ inv_ornt_aff(orientation, label.shape))
+    structures = {name: _of_body(body) if name != SACRUM else {"depth_mm": body.superior.depth_mm} for name, body in bodies.items()}
+    disc_below = {s.name.split("/")[0]: s.name for s in label_table() if s.is_disc}
+    neighbours: dict[str, list[str]] = {name: [] for name in bodies}
+    for (above, upper), (below, lower) in pairwise(bodies.items()):
+        disc = _of_disc(upper, lower)
+        if not 0 <= disc["middle_height_mm"] <= MAX_DISC_MM:
+            continue
+        structures[above] |= _slip(upper.inferior, lower.superior)
+        if above in disc_below:
+            structures[disc_below[above]] = disc
+        if below != SACRUM:
+            neighbours[above].append(below)
+            neighbours[below].append(above)
+    for name, beside in neighbours.items():
+        if name != SACRUM:
+            structures[name] |= _height_loss(structures[name], [structures[n]["posterior_height_mm"] for n in beside])
+    rounded = {name: {key: round(value, DIGITS) for key, value in row.items()} for name, row in structures.items()}
+    return SpineMeasures(rounded, _of_spine(bodies), bodies)
+
+
+def _measured_bodies(label: np.ndarray, affine: np.ndarray) -> dict[str, Body]:
+    """Bodies of a label map whose axes are those of RAS, from top to bottom."""
+    names = [s.name for s in label_table() if s.group == "body"]
+    channel = {s.name: s.channel for s in label_table()}
+    cut = cut_faces(label.shape, (0, 0, 0), label)
+    voxels = {name: np.argwhere(label == channel[name]) for name in names}
+    centres_mm = {name: apply_affine(affine, found).mean(0) for name, found in voxels.items() if len(found)}
+    present, bodies = list(centres_mm), {}
+    for i, name in enumerate(present):
+        above, below = present[max(i - 1, 0)], present[min(i + 1, len(present) - 1)]
+        up = centres_mm[above] - centres_mm[below] if above != below else np.array([0.0, 0.0, 1.0])
+        faces = {*cut.get(name, [])} - {"left", "right"}
+        if faces - ({"inferior"} if name == SACRUM else set()):
+            continue
+        body = measure_body(label == channel[name], affine, up, name == SACRUM)
+        if body and faces:
+            lowest_mm = apply_affine(affine, voxels[name][voxels[name][:, 2] == 0])
+            if np.max((lowest_mm - body.superior.middle_mm) @ body.axes[:, 2]) > -LEAST_VIEW_MM:
+                continue  # its end-plate is cut, too
+        if body:
+            bodies[name] = body
+    return bodies
+
+
+def _of_body(body: Body) -> dict[str, float]:
+    heights = dict(zip(("anterior_height_mm", "middle_height_mm", "posterior_height_mm"), body.heights_mm()))
+    wedge = sagittal_deg(body.superior.chord) - sagittal_deg(body.inferior.chord)
+    return {**heights, "depth_mm": body.superior.depth_mm, "wedge_deg": wedge, "coronal_deg": coronal_deg(body.axes[:, 0])}
+
+
+def _of_disc(upper: Body, lower: Body) -> dict[str, float]:
+    normals = [np.cross(body.axes[:, 0], plate.chord) for body, plate in ((upper, upper.inferior), (lower, lower.superior))]
+    axis = (normals[0] + normals[1]) / np.linalg.norm(normals[0] + normals[1])
+    ends = ("anterior", "middle", "posterior")
+    heights = [float(axis @ (getattr(upper.inferior, f"{end}_mm") - getattr(lower.superior, f"{end}_mm"))) for end in ends]
+    angle = sagittal_deg(upper.inferior.chord) - sagittal_deg(lower.superior.chord)
+    of_bodies = [body.heights_mm()[1] for body in (upper, lower)]
+    return {
+        **{f"{end}_height_mm": height for end, height in zip(ends, heights)},
+        "angle_deg": angle,
+        "height_index": float(np.mean(heights) / np.mean(of_bodies)),
+    }
+
+
+def _slip(upper: EndPlate, lower: EndPlate) -> dict[str, float]:
+    slip_mm = float(lower.chord @ (upper.rim_mm - lower.rim_mm))
+    return {"slip_mm": slip_mm, "slip_percent": 100 * slip_mm / lower.depth_mm}
+
+
+def _height_loss(row: Mapping[str, float], neighbours_mm: list[float]) -> dict[str, float]:
+    posterior = row["posterior_height_mm"]
+    ratios = [row["anterior_height_mm"] / posterior, row["middle_height_mm"] / posterior]
+    ratios += [posterior / float(np.mean(neighbours_mm))] if neighbours_mm else []
+    loss = max(0.0, 1 - min(ratios))
+    return {"height_loss": loss, "height_loss_grade": sum(loss >= grade for grade in GRADES)}
+
+
+def _of_spine(bodies: Mapping[str, Body]) -> dict[str, float | str]:
+    found: dict[str, float | str] = {}
+    for key, lowest, end in (("lordosis_deg", SACRUM, "superior"), ("lordosis_l1_l5_deg", "L5", "inferior")):
+        if "L1" in bodies and lowest in bodies:
+            angles = [sagittal_deg(plate.chord) for plate in (bodies["L1"].superior, getattr(bodies[lowest], end))]
+            found[key] = round(angles[0] - angles[1], DIGITS)
+    tilts = {name: coronal_deg(body.axes[:, 0]) for name, body in bodies.items() if name != SACRUM}
+    if len(tilts) > 1:
+        found["cobb_deg"] = round(max(tilts.values()) - min(tilts.values()), DIGITS)
+        found["cobb_levels"] = "-".join(name for name in tilts if tilts[name] in (max(tilts.values()), min(tilts.values())))
+    return found
+
+
+def sagittal_deg(direction: np.ndarray) -> float:
+    """Slope of a direction (3,) in the world's sagittal plane, positive if it rises to the front."""
+    return float(np.rad2deg(np.arctan2(direction[2], direction[1])))
+
+
+def coronal_deg(direction: np.ndarray) -> float:
+    """Slope of a direction (3,) in the world's coronal plane, positive if it rises to the right."""
+    return float(np.rad2deg(np.arctan2(direction[2], direction[0])))
