@@ -271,14 +271,24 @@ def test_case_report_of_an_uncertain_scan(tmp_path, capsys):
     assert capsys.readouterr().out == "/data/a/x_T2w.nii.gz: the levels are uncertain (probability 0.46), see the .json beside the mask\n"
 
 
-def test_table_of_all_scans(tmp_path):
-    found = [{"name": "L1", "vote": 0.9, "cut_by_view": ["superior", "left"]}]
+def test_tables_of_all_scans(tmp_path):
+    found = [{"name": "L1", "vote": 0.9, "cut_by_view": ["superior", "left"], "measures": {"wedge_deg": -1.5, "height_loss_grade": 0}}]
+    spine = {"cobb_deg": 3.25, "cobb_levels": "L1-L4"}
     steps = [reported("/data/a/x_T2w.nii.gz", found), reported("/data/y.nii.gz", [], sequence_probability=0.0)]
+    steps[0][1][0]["pred"].meta["report"]["spine"] = spine
     handler = CaseReports(str(tmp_path), "/data")
     for _ in range(2):  # every run starts anew
         run(handler, steps)
     assert (tmp_path / "structures.csv").read_text().splitlines() == [
-        "mask,sequence_probability,name,vote,cut_by_view,volume_mm3",
-        "a/x_T2w_seg.nii.gz,0.95,L1,0.9,superior left,8.6",
-        "y_seg.nii.gz,0.0,,,,",  # nothing found in it
+        "mask,sequence_probability,name,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
+        "a/x_T2w_seg.nii.gz,0.95,L1,0.9,superior left,8.6,-1.5,0",
+        "y_seg.nii.gz,0.0,,,,,,",  # nothing found in it
     ]
+    assert (tmp_path / "spines.csv").read_text().splitlines() == [
+        "mask,sequence_probability,cobb_deg,cobb_levels",
+        "a/x_T2w_seg.nii.gz,0.95,3.25,L1-L4",
+        "y_seg.nii.gz,0.0,,",
+    ]
+    report = json.loads((tmp_path / "a" / "x_T2w_seg.json").read_text())
+    assert report["structures"][0]["measures"] == found[0]["measures"]
+    assert report["spine"] == spine

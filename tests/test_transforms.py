@@ -15,9 +15,20 @@ from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRa
 from scripts import transforms
 from scripts.common.errors import CallError, UserError
 from scripts.data.complete_labels import BEYOND, NO_BODY, complete_labels
-from scripts.labels import decode, label_table, structure
+from scripts.labels import decode, encode, label_table, structure
 from scripts.levels.postprocess import clean_label_map
-from scripts.transforms import CleanLabelMapd, CompleteLabelsd, EncodeLabelsd, LoadImageVolumesd, MaskLayout, RestoreGridd, SaveImageLabelsd
+from scripts.measure.spine import measure_spine
+from scripts.phantoms.phantom import draw_phantom
+from scripts.transforms import (
+    CleanLabelMapd,
+    CompleteLabelsd,
+    EncodeLabelsd,
+    LoadImageVolumesd,
+    MaskLayout,
+    MeasureSpined,
+    RestoreGridd,
+    SaveImageLabelsd,
+)
 
 CHANNELS = len(label_table())
 L1, L5, S1, DISC = (structure(name).channel for name in ("L1", "L5", "S1", "L1/L2"))
@@ -186,6 +197,24 @@ def test_clean_uses_the_spacing_of_the_oblique_grid():
     expected[2:4, 2:4, 4:6] = 0
     np.testing.assert_array_equal(CleanLabelMapd(min_speck_mm3=23.1)(data)["pred"][0].numpy(), expected)
     assert not CleanLabelMapd(min_instance_mm3=740)(data)["pred"].any()  # 256 x 2.88 = 737.28 mm3
+
+
+# MeasureSpined
+
+
+def test_measures_join_the_report():
+    phantom = draw_phantom(5, contrast="T2w")
+    label = encode(phantom.label)
+    report = {"uncertain": False, "structures": [{"name": "L3", "vote": 0.9}, {"name": "T8", "vote": 0.4}]}
+    data = {"pred": MetaTensor(torch.from_numpy(label)[None], affine=phantom.affine, meta={"report": report})}
+    pred = MeasureSpined()(data)["pred"]
+    expected = measure_spine(label, phantom.affine)
+    rows = [{"name": "L3", "vote": 0.9, "measures": expected.structures["L3"]}, {"name": "T8", "vote": 0.4, "measures": {}}]
+    assert pred.meta["report"] == {"uncertain": False, "structures": rows, "spine": expected.spine}
+    np.testing.assert_array_equal(pred[0].numpy(), label)
+    np.testing.assert_allclose(pred.affine, phantom.affine)
+    assert report["structures"][0] == {"name": "L3", "vote": 0.9}
+    assert "report" not in MeasureSpined()({"pred": MetaTensor(torch.from_numpy(label)[None], affine=phantom.affine)})["pred"].meta
 
 
 # LoadImageVolumesd

@@ -80,7 +80,8 @@ def test_the_network_of_the_readme_is_one_override_away():
 # ids that MONAI or its clients read, and ids that are commands of their own
 INTERFACE = {"imports", "handlers", "initialize", "run", "finalize", "evaluator", "train", "validate", "show_batch"}
 COMMANDS = {
-    "check", "phantoms", "prepare", "explore", "label_sacrum", "summary", "visualize", "compare", "record", "package", "benchmark",
+    "check", "phantoms", "prepare", "explore", "label_sacrum", "summary", "visualize", "measure", "compare", "record", "package",
+    "benchmark",
 }  # fmt: skip
 
 

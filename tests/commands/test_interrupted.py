@@ -77,4 +77,10 @@ def test_left_over_partial_files_are_no_scans(weights, two, tmp_path):
         path.write_bytes(b"half")
     os.utime(old, (time.time() - 86400,) * 2)
     assert infer(weights, old.parent, two, image=str(two / "a.nii.gz"), figures=False) == 0
-    assert files(old.parent) == {".partial_5678_a_seg.nii.gz", "a_seg.nii.gz", "a_seg.json", "structures.csv"}  # another may be at it
+    assert files(old.parent) == {
+        ".partial_5678_a_seg.nii.gz",
+        "a_seg.nii.gz",
+        "a_seg.json",
+        "structures.csv",
+        "spines.csv",
+    }  # another may be at it

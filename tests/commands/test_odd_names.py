@@ -50,7 +50,7 @@ def test_tables_that_a_spreadsheet_has_saved(weights, two, tmp_path, capfd):
     assert {row["mask"] for row in read_rows(out / "structures.csv")} == {"a_seg.nii.gz"}
 
 
-@pytest.mark.parametrize("structures", [None, 5, [5], [{"name": "L1", "cut_by_view": 3}]])
+@pytest.mark.parametrize("structures", [None, 5, [5], [{"name": "L1", "cut_by_view": 3}], [{"name": "L1", "measures": 3}]])
 def test_a_report_that_was_edited_is_made_anew(weights, two, tmp_path, capfd, structures):
     options = {"image": str(two / "a.nii.gz"), "figures": False}
     assert infer(weights, tmp_path, two, **options) == 0

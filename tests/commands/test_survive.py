@@ -116,7 +116,7 @@ def test_messy_folder(weights, scan, tmp_path, capfd):
         assert rows[name]["fix"].endswith((".", "?")), name
         assert f"{rows[name]['file']}: {rows[name]['reason']}. {rows[name]['fix']}" in printed.out
     expected = {f"{name}_seg{suffix}" for name in good for suffix in (".nii.gz", ".png", ".json")}
-    assert files(out) == {*expected, "failures.csv", "structures.csv"}
+    assert files(out) == {*expected, "failures.csv", "structures.csv", "spines.csv"}
     for name, warning in good.items():
         report = json.loads((out / f"{name}_seg.json").read_text())
         assert warning in [*report["warnings"], ""]
@@ -190,7 +190,16 @@ def test_a_json_file_of_others_stays(weights, two, tmp_path):
     assert infer(weights, two, two, figures=False) == 1
     assert failures(two)["a.nii.gz"]["reason"] == f"{note} is there already and not as this bundle has written it"
     assert note.read_text() == '{"RawSources": ["a.nii.gz"]}'
-    assert files(two) == {"a.nii.gz", "b.nii.gz", "a_seg.json", "b_seg.nii.gz", "b_seg.json", "structures.csv", "failures.csv"}
+    assert files(two) == {
+        "a.nii.gz",
+        "b.nii.gz",
+        "a_seg.json",
+        "b_seg.nii.gz",
+        "b_seg.json",
+        "structures.csv",
+        "spines.csv",
+        "failures.csv",
+    }
 
 
 def test_what_others_have_written_stays(weights, two, tmp_path, capfd, monkeypatch):

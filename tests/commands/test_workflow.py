@@ -228,7 +228,7 @@ def test_output_beside_the_input_is_not_taken_for_input(cohort, trained, tmp_pat
     (tmp_path / scan.name).write_bytes(scan.read_bytes())
     for _ in range(2):
         infer(trained, tmp_path, dataset_dir=str(tmp_path), figures=False)
-    written = [f"{case_name(scan)}_seg.json", f"{case_name(scan)}_seg.nii.gz", "structures.csv"]
+    written = [f"{case_name(scan)}_seg.json", f"{case_name(scan)}_seg.nii.gz", "spines.csv", "structures.csv"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [scan.name, *written]
 
 

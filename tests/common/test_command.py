@@ -112,7 +112,7 @@ def test_double_colons_that_were_typed_stay(monkeypatch):
 def test_nearest_command():
     config = ConfigWorkflow(TOOLS, workflow_type=None).parser.config
     check_command(config, "explore")
-    commands = "check, phantoms, prepare, explore, label_sacrum, summary, visualize, compare, record, package, benchmark"
+    commands = "check, phantoms, prepare, explore, label_sacrum, summary, visualize, measure, compare, record, package, benchmark"
     with fails(f"run explor: no such command in this config; choose one of {commands}. Did you mean explore?"):
         check_command(config, "explor")
     with fails(f"run: a command of this config belongs behind it; choose one of {commands}."):

@@ -1,0 +1,137 @@
+"""The command `measure`: tables and pictures for masks of any origin."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import monai.bundle
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import BUNDLE, TOOLS, fails
+
+from scripts.common.errors import CallError
+from scripts.common.tables import read_rows
+from scripts.data.datalist import find_image, find_masks
+from scripts.data.volumes import read_volume
+from scripts.labels import decode, encode
+from scripts.measure.spine import measure_spine
+from scripts.phantoms.phantom import draw_phantom, write_phantom
+from scripts.tools.measure import measure, scan_of
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    """Two phantoms, one of them in a folder of its own."""
+    folder = tmp_path_factory.mktemp("masks")
+    for seed, stem in ((5, "a"), (6, "b/c")):
+        phantom = draw_phantom(seed, contrast="T2w")
+        write_phantom(phantom, folder / f"{stem}_T2w.nii.gz", folder / f"{stem}_T2w_seg.nii.gz", folder / f"{stem}_truth.json")
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder(cohort, tmp_path, capsys):
+    before = {p: p.read_bytes() for p in cohort.rglob("*") if p.is_file()}
+    monai.bundle.run("measure", config_file=TOOLS, bundle_root=str(BUNDLE), dataset_dir=str(cohort), output_dir=str(tmp_path))
+    assert {p: p.read_bytes() for p in cohort.rglob("*") if p.is_file()} == before
+    assert files(tmp_path) == {"measures.csv", "spines.csv", "a_T2w_measures.png", "b/c_T2w_measures.png"}
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"{tmp_path}/measures.csv", f"{tmp_path}/spines.csv"]
+    rows, spines = read_rows(tmp_path / "measures.csv"), read_rows(tmp_path / "spines.csv")
+    assert [row["mask"] for row in spines] == ["a_T2w_seg.nii.gz", "b/c_T2w_seg.nii.gz"]
+    for spine in spines:
+        mask = read_volume(cohort / spine["mask"])
+        expected = measure_spine(encode(mask.data), mask.affine)
+        found = {row["name"]: row for row in rows if row["mask"] == spine["mask"]}
+        assert set(found) == set(expected.structures)
+        assert {k: v for k, v in spine.items() if v and k != "mask"} == {k: str(v) for k, v in expected.spine.items()}
+        for name, row in expected.structures.items():
+            assert {k: v for k, v in found[name].items() if v and k not in ("mask", "name")} == {k: str(v) for k, v in row.items()}
+
+
+def test_one_mask_in_another_scheme(cohort, tmp_path):
+    label = nib.load(cohort / "a_T2w_seg.nii.gz")
+    channels = encode(np.asarray(label.dataobj))
+    nib.save(nib.Nifti1Image(decode(channels, "totalspineseg"), label.affine), tmp_path / "mask.nii.gz")
+    rows = measure(tmp_path, tmp_path / "out", prediction=tmp_path / "mask.nii.gz", label_scheme="totalspineseg")
+    assert {row["name"] for row in rows} == set(measure_spine(channels, label.affine).structures)
+    assert files(tmp_path / "out") == {"measures.csv", "spines.csv"}  # no scan, no picture
+    measure(tmp_path, tmp_path / "out", prediction=tmp_path / "mask.nii.gz", image=cohort / "a_T2w.nii.gz", label_scheme="totalspineseg")
+    assert (tmp_path / "out" / "mask_measures.png").exists()
+
+
+def test_a_broken_mask_costs_no_other(cohort, tmp_path):
+    shutil.copytree(cohort, tmp_path / "in")
+    (tmp_path / "in" / "a_T2w_seg.nii.gz").write_bytes(b"x")
+    label = nib.load(tmp_path / "in" / "b" / "c_T2w_seg.nii.gz")
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 99, np.uint8), label.affine), tmp_path / "in" / "d_seg.nii.gz")
+    nib.save(label.slicer[1:], tmp_path / "in" / "e_T2w_seg.nii.gz")
+    shutil.copy(cohort / "b" / "c_T2w.nii.gz", tmp_path / "in" / "e_T2w.nii.gz")
+    with pytest.raises(SystemExit) as error:
+        measure(tmp_path / "in", tmp_path / "out")
+    assert error.value.code == 1
+    lines = str(error.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == [str(tmp_path / "in" / f"{stem}_seg.nii.gz") for stem in ("a_T2w", "d", "e_T2w")]
+    assert lines[1].startswith(f"{tmp_path}/in/d_seg.nii.gz: unknown label values [99]")
+    assert f"not on the grid of {tmp_path}/in/e_T2w.nii.gz" in lines[2]
+    assert {row["mask"] for row in read_rows(tmp_path / "out" / "measures.csv")} == {"b/c_T2w_seg.nii.gz"}
+
+
+def test_an_empty_mask_has_a_row_among_the_spines(cohort, tmp_path):
+    label = nib.load(cohort / "a_T2w_seg.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), tmp_path / "a_seg.nii.gz")
+    shutil.copy(cohort / "a_T2w.nii.gz", tmp_path / "a.nii.gz")
+    assert measure(tmp_path, tmp_path / "out") == []
+    assert files(tmp_path / "out") == {"spines.csv", "a_measures.png"}
+
+
+def test_wrong_calls(cohort, tmp_path):
+    with fails("measure takes --image, a scan, with --prediction, its mask; --dataset_dir takes a folder of masks"):
+        measure(cohort, tmp_path, image=cohort / "a_T2w.nii.gz")
+    with fails(f"{tmp_path}: no masks found. Expected _seg.nii.gz, _seg.nii, _seg.mha, _seg.nrrd files."):
+        measure(tmp_path, tmp_path / "out")
+    with pytest.raises(CallError, match="no such folder"):
+        measure(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(CallError, match="label scheme 'verses' does not exist"):
+        measure(cohort, tmp_path, label_scheme="verses")
+    assert not files(tmp_path)
+
+
+# which scan a mask is of
+
+
+def test_the_scan_that_the_report_names(cohort, tmp_path):
+    mask = tmp_path / "a_T2w_seg.nii.gz"
+    shutil.copy(cohort / mask.name, mask)
+    report = tmp_path / "a_T2w_seg.json"
+    report.write_text(json.dumps({"source": str(cohort / "a_T2w.nii.gz")}))
+    assert scan_of(mask) == cohort / "a_T2w.nii.gz"
+    for content in (json.dumps({"source": str(tmp_path / "gone.nii.gz")}), "[]", "{", json.dumps({"source": 5})):
+        report.write_text(content)
+        assert scan_of(mask) is None
+
+
+def test_the_scan_beside(tmp_path):
+    def write(*names: str) -> list[Path]:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        return [tmp_path / name for name in names]
+
+    for mask, scan in (
+        write("a_seg.nii.gz", "a_T2w.nii.gz"),
+        write("b[1]_seg.nii.gz", "b[1].mha"),
+        write("s/labels/c.nii.gz", "s/images/c.nii.gz"),
+        write("n/labelsTr/d.nii.gz", "n/imagesTr/d_0000.nii.gz"),
+    ):
+        assert find_image(mask) == scan
+    (alone,) = write("e_seg.nii.gz")
+    assert find_image(alone) is None
+    write(".hidden_seg.nii.gz", "picture_seg.png")
+    expected = ["a_seg.nii.gz", "b[1]_seg.nii.gz", "e_seg.nii.gz", "n/labelsTr/d.nii.gz", "s/labels/c.nii.gz"]
+    assert [p.relative_to(tmp_path).as_posix() for p in find_masks(tmp_path)] == expected
