@@ -39,7 +39,7 @@ COARSE, FINE = "coarse network", "fine network"
 STEPS = {  # how the names of the transforms start
     "LoadImage": "read", "EnsureChannelFirst": "read", "Orientation": "orient and resample", "KeysOnlySpacing": "orient and resample",
     "ScaleIntensity": "scale intensities", "CastToType": "scale intensities", "NameLevels": "name levels",
-    "RestoreGrid": "back to the scan's grid", "CleanLabelMap": "clean up", "SaveImage": "write mask",
+    "RestoreGrid": "back to the scan's grid", "CleanLabelMap": "clean up", "MeasureSpine": "measure", "SaveImage": "write mask",
 }  # fmt: skip
 PLAIN_WINDOW, PLAIN_OVERLAP, PLAIN_BATCH = (96, 96, 96), 0.5, 4  # as in the spleen bundle of the model zoo
 

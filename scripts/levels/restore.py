@@ -50,7 +50,7 @@ def restore_label_map(
     to_source = np.linalg.inv(affine) @ target_affine
     boxes = {}
     for channel, (own, values) in logits.boxes.items():
-        if ahead := _occupied_box((values > logits.background[own]).numpy()):
+        if ahead := occupied_box((values > logits.background[own]).numpy()):
             low = [s.start + a.start - 1.5 for s, a in zip(own, ahead)]
             high = [s.start + a.stop + 0.5 for s, a in zip(own, ahead)]
             box = _target_box(low, high, np.linalg.inv(to_source), target_shape)
@@ -101,7 +101,7 @@ def largest(scores: torch.Tensor) -> np.ndarray:
     return best
 
 
-def _occupied_box(mask: np.ndarray) -> tuple[slice, ...]:
+def occupied_box(mask: np.ndarray) -> tuple[slice, ...]:
     """The smallest box that holds what is true, shape XYZ; an empty tuple if nothing is."""
     sides = mask.any(0)  # or-ing whole slices is fast, along single rows it is not
     present = [np.flatnonzero(p) for p in (mask.reshape(len(mask), -1).any(1), sides.any(1), sides.any(0))]

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, from_matvec
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from scipy.ndimage import find_objects
 
 from scripts.labels import label_table
 from scripts.levels.name_levels import cut_faces
+from scripts.levels.restore import occupied_box
 from scripts.measure.body import Body, EndPlate, measure_body
 
 SACRUM = "S1"  # of which nothing but the superior end-plate is measured
@@ -54,7 +56,7 @@ def measure_spine(label: np.ndarray, affine: np.ndarray) -> SpineMeasures:
     """
     orientation = io_orientation(affine)
     turned = apply_orientation(label, orientation)
-    bodies = _measured_bodies(turned, affine @ inv_ornt_aff(orientation, label.shape))
+    bodies = _measured_bodies(turned, affine @ inv_ornt_aff(orientation, label.shape)) if label.any() else {}
     structures = {name: _of_body(body) if name != SACRUM else {"depth_mm": body.superior.depth_mm} for name, body in bodies.items()}
     disc_below = {s.name.split("/")[0]: s.name for s in label_table() if s.is_disc}
     neighbours: dict[str, list[str]] = {name: [] for name in bodies}
@@ -77,26 +79,34 @@ def measure_spine(label: np.ndarray, affine: np.ndarray) -> SpineMeasures:
 
 def _measured_bodies(label: np.ndarray, affine: np.ndarray) -> dict[str, Body]:
     """Bodies of a label map whose axes are those of RAS, from top to bottom."""
-    names = [s.name for s in label_table() if s.group == "body"]
-    channel = {s.name: s.channel for s in label_table()}
-    cut = cut_faces(label.shape, (0, 0, 0), label)
-    voxels = {name: np.argwhere(label == channel[name]) for name in names}
-    centres_mm = {name: apply_affine(affine, found).mean(0) for name, found in voxels.items() if len(found)}
-    present, bodies = list(centres_mm), {}
-    for i, name in enumerate(present):
-        above, below = present[max(i - 1, 0)], present[min(i + 1, len(present) - 1)]
+    occupied = occupied_box(label > 0)
+    part = np.ascontiguousarray(label[occupied])  # what follows looks at every voxel several times
+    start = [s.start for s in occupied]
+    cut = cut_faces(label.shape, start, part)
+    boxes = find_objects(part, max_label=len(label_table()) - 1)
+    present = {s.name: s for s in label_table() if s.group == "body" and boxes[s.channel - 1]}
+    masks, affines = {}, {}
+    for name, s in present.items():
+        masks[name] = part[boxes[s.channel - 1]] == s.channel
+        affines[name] = affine @ from_matvec(np.eye(3), np.add(start, [b.start for b in boxes[s.channel - 1]]))
+    centres_mm = {name: apply_affine(affines[name], np.argwhere(mask).mean(0)) for name, mask in masks.items()}
+    names, bodies = list(present), {}
+    for i, name in enumerate(names):
+        above, below = names[max(i - 1, 0)], names[min(i + 1, len(names) - 1)]
         up = centres_mm[above] - centres_mm[below] if above != below else np.array([0.0, 0.0, 1.0])
         faces = {*cut.get(name, [])} - {"left", "right"}
         if faces - ({"inferior"} if name == SACRUM else set()):
             continue
-        body = measure_body(label == channel[name], affine, up, name == SACRUM)
-        if body and faces:
-            lowest_mm = apply_affine(affine, voxels[name][voxels[name][:, 2] == 0])
-            if np.max((lowest_mm - body.superior.middle_mm) @ body.axes[:, 2]) > -LEAST_VIEW_MM:
-                continue  # its end-plate is cut, too
-        if body:
+        body = measure_body(masks[name], affines[name], up, name == SACRUM)
+        if body and not (faces and _is_plate_cut(body, masks[name], affines[name])):
             bodies[name] = body
     return bodies
+
+
+def _is_plate_cut(sacrum: Body, mask: np.ndarray, affine: np.ndarray) -> bool:
+    """Whether the view ends within `LEAST_VIEW_MM` below the superior end-plate; the lowest voxels of the mask are those of the view."""
+    lowest_mm = apply_affine(affine, np.argwhere(mask[:, :, :1]))
+    return bool(np.max((lowest_mm - sacrum.superior.middle_mm) @ sacrum.axes[:, 2]) > -LEAST_VIEW_MM)
 
 
 def _of_body(body: Body) -> dict[str, float]:
