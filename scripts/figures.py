@@ -19,7 +19,7 @@ from scipy import ndimage
 from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_writable
-from scripts.data.datalist import case_name
+from scripts.data.find import case_name
 from scripts.data.volumes import grid_mismatch, read_volume
 from scripts.labels import encode, label_table
 

@@ -21,7 +21,7 @@ from scripts.common.errors import UserError, shown
 from scripts.common.files import alone_in, write_whole
 from scripts.common.preflight import is_true
 from scripts.common.tables import aligned, read_rows, write_rows
-from scripts.data.datalist import case_name
+from scripts.data.find import case_name
 from scripts.data.scans import read_scan
 from scripts.labels import label_table, structure
 from scripts.metrics import score_structures, summarise, worst_cases

@@ -172,8 +172,14 @@ def _channels_of(values: Iterable[int], where: str, scheme: str) -> list[int]:
     unknown = sorted({v for v in values if v not in numbers})
     if unknown:
         known = ", ".join(f"{number} = {s.name}" for number, s in sorted(numbers.items(), key=lambda n: n[0] or 0) if s.channel and number)
-        raise UserError(f"{where}: unknown label values {unknown}. The label scheme '{scheme}' has {known}.")
+        raise UserError(f"{where}: unknown label values {unknown}. The label scheme '{scheme}' has {known}.{_other_scheme(values, scheme)}")
     return [numbers[v].channel for v in values]
+
+
+def _other_scheme(values: Sequence[int], scheme: str) -> str:
+    """A sentence that names the schemes which hold all values, or nothing."""
+    fitting = [other for other in SCHEMES if other != scheme and {*values} <= {getattr(s, other) for s in label_table()}]
+    return f" All of them are numbers of {' and '.join(map(repr, fitting))}." if fitting else ""
 
 
 def check_labelled(numbers: Sequence[int]) -> None:

@@ -21,7 +21,7 @@ from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import is_true
 from scripts.data.complete_labels import complete_labels
-from scripts.data.datalist import LABEL_POSTFIX, case_name, has_twin
+from scripts.data.find import LABEL_POSTFIX, case_name, has_twin
 from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, read_volume

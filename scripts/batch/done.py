@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from scripts.batch.own_masks import other_scan
 from scripts.common.files import is_whole_gzip
 from scripts.common.preflight import is_true
-from scripts.data.datalist import case_name
+from scripts.data.find import case_name
 from scripts.labels import METADATA_FILE, label_table
 from scripts.transforms import MaskLayout
 

@@ -13,7 +13,7 @@ import nibabel as nib
 
 from scripts.common.errors import ScanError
 from scripts.common.files import is_half_gzip
-from scripts.data.datalist import case_name
+from scripts.data.find import case_name
 
 MADE_BY = b"spine_mri_segmentation"  # in the header (descrip) of a mask
 

@@ -28,7 +28,7 @@ from scripts.benchmark.process import Child, run_child
 from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_between
-from scripts.data.datalist import LABEL_POSTFIX, case_name, find_label
+from scripts.data.find import LABEL_POSTFIX, case_name, find_label
 from scripts.data.resampling import resample_axes
 from scripts.data.volumes import read_volume
 from scripts.inferers import has_bfloat16

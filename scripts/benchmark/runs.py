@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scripts.common.memory import keep_freed_memory
 from scripts.common.preflight import is_true
 from scripts.common.shared import inference_config
-from scripts.data.datalist import case_name
+from scripts.data.find import case_name
 from scripts.data.volumes import read_volume
 from scripts.figures import case_figure, save_figure
 from scripts.handlers import CaseReports

@@ -19,7 +19,8 @@ from scripts.common.files import write_whole
 from scripts.common.preflight import check_writable
 from scripts.common.tables import aligned, write_rows
 from scripts.data.check_labels import label_problems
-from scripts.data.datalist import case_name, find_images, find_label, is_in_label_folder, patients_in_two_splits, read_datalist
+from scripts.data.datalist import patients_in_two_splits, read_datalist
+from scripts.data.find import case_name, find_images, find_label, is_in_label_folder
 from scripts.data.scans import check_grid
 from scripts.data.volumes import Volume, grid_mismatch, read_volume
 from scripts.labels import anatomical_order, channels_from_verse, encode, label_table

@@ -12,7 +12,7 @@ from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_writable
 from scripts.common.tables import write_rows
-from scripts.data.datalist import LABEL_POSTFIX, case_name, find_image, find_masks
+from scripts.data.find import LABEL_POSTFIX, case_name, find_image, find_masks
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, read_volume
 from scripts.figures import save_figure

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from scripts.common.errors import CallError
-from scripts.data.datalist import case_name
+from scripts.data.find import case_name
 from scripts.figures import draw_batch
 from scripts.labels import label_table
 

@@ -16,7 +16,7 @@ from conftest import INFERENCE, SMALL, failures, files, infer, last_line
 
 from scripts import transforms
 from scripts.common.files import write_whole
-from scripts.data.datalist import case_name
+from scripts.data.find import case_name
 
 
 def test_no_room_for_a_whole_file(weights, two, tmp_path):

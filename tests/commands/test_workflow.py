@@ -20,7 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from scripts.common.errors import UserError
 from scripts.common.shared import inference_config
-from scripts.data.datalist import case_name, split_entries
+from scripts.data.datalist import split_entries
+from scripts.data.find import case_name
 from scripts.data.volumes import read_volume
 from scripts.labels import encode, label_table
 from scripts.metrics import score_structures

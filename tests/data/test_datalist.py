@@ -12,18 +12,8 @@ from conftest import fails, touch
 from test_dicom import write_series
 
 from scripts.common.errors import UserError
-from scripts.data.datalist import (
-    case_name,
-    find_images,
-    find_label,
-    has_twin,
-    inference_entries,
-    is_dicom_folder,
-    read_datalist,
-    split_entries,
-    training_entries,
-    write_datalist,
-)
+from scripts.data.datalist import inference_entries, read_datalist, split_entries, training_entries, write_datalist
+from scripts.data.find import case_name, find_images, find_label, has_twin, is_dicom_folder
 from scripts.data.volumes import read_volume
 
 

@@ -105,6 +105,12 @@ def test_view_without_a_sacrum_is_uncertain():
     assert ratio == pytest.approx((0.45 / 0.55) ** 4, rel=0.15)
 
 
+def test_without_a_sacrum_sure_votes_are_uncertain_too():
+    report = named(column(LUMBAR[:4], []))[1]
+    assert 0.9 < report["sequence_probability"] < 0.92  # all of them may be a level off
+    assert report["uncertain"] is True
+
+
 def test_missing_vertebra_leaves_its_name_out():
     logits = column(LUMBAR, DISCS)
     paint(logits, body_box(2), background=1)

@@ -14,7 +14,7 @@ from conftest import BUNDLE, TOOLS, fails
 
 from scripts.common.errors import CallError
 from scripts.common.tables import read_rows
-from scripts.data.datalist import find_image, find_masks
+from scripts.data.find import find_image, find_masks
 from scripts.data.volumes import read_volume
 from scripts.labels import decode, encode
 from scripts.measure.spine import measure_spine

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from conftest import fails, touch
 
-from scripts.common.errors import UserError
-from scripts.data.datalist import PATIENT_PATTERN, prepare, split_entries
+from scripts.common.errors import CallError, UserError
+from scripts.data.datalist import split_entries
+from scripts.data.prepare import PATIENT_PATTERN, prepare
 
 
 def site(root: Path, patients: int = 8) -> Path:
@@ -37,7 +38,10 @@ def patients_of(datalist: Path) -> dict[str, list[str]]:
 def test_prepare(tmp_path, capsys):
     root, datalist = site(tmp_path / "data"), tmp_path / "new folder" / "list.json"
     assert prepare(root, datalist, validation_fraction=0.25, testing_fraction=0.1) == datalist
-    assert capsys.readouterr().out == f"{datalist}: training 5 patients, validation 2 patients, testing 1 patients\n"
+    assert capsys.readouterr().out == (
+        f"{datalist}: training 5 patients with 10 scans, validation 2 patients with 4 scans, testing 1 patients with 2 scans; "
+        "1 scans have no label\n"
+    )
     splits = patients_of(datalist)
     assert list(splits) == ["training", "validation", "testing"]
     assert sorted(chain(*splits.values())) == [f"sub-{i:02}" for i in range(8)]  # every patient in one split only
@@ -76,8 +80,8 @@ def test_prepare_reads_label_folders_once(tmp_path):
             nib.save(nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4)), tmp_path / folder / f"{i}_t2.nii")
     datalist = prepare(tmp_path, tmp_path / "list.json")
     entries = chain(*json.loads(datalist.read_text()).values())
-    assert sorted((e["image"], e["label"], e["patient"]) for e in entries) == [
-        (f"images/{i}_t2.nii", f"masks/{i}_t2.nii", str(i)) for i in range(3)
+    assert sorted((e["image"], e["label"], e["patient"], e["source"]) for e in entries) == [
+        (f"images/{i}_t2.nii", f"masks/{i}_t2.nii", str(i), tmp_path.name) for i in range(3)
     ]
 
 
@@ -88,7 +92,7 @@ def test_prepare_reads_other_numbers(tmp_path):
     assert {tuple(e["labelled"]) for e in chain(*json.loads((tmp_path / "list.json").read_text()).values())} == {(20,)}  # L1
     (tmp_path / "0_seg.nii").write_text("no label")
     with pytest.raises(UserError, match=rf"^{tmp_path}/0_seg.nii: cannot be read [^\n]*$"):
-        prepare(tmp_path, tmp_path / "list.json", overwrite=True)
+        prepare(tmp_path, tmp_path / "list.json", overwrite=True, label_scheme="spider")
 
 
 def test_prepare_keeps_an_existing_datalist(tmp_path):
@@ -110,6 +114,15 @@ def test_prepare_keeps_an_existing_datalist(tmp_path):
         ("sub-01_ses-2_acq-x_T2w", "sub-01"),
         ("a_STIR", "a"),
         ("L1_scan", "L1_scan"),
+        ("pat1_T1_sag", "pat1"),
+        ("pat1-T2-TSE", "pat1"),
+        ("a_T2_STIR", "a"),
+        ("a_t2_dixon_water", "a"),
+        ("a_T1w_MR", "a"),
+        ("b_MR", "b"),
+        ("lumbar_T2_001", "lumbar_T2_001"),  # of many patients
+        ("study_MR_7", "study_MR_7"),
+        ("fatima", "fatima"),
     ],
 )
 def test_patient_of_a_name(name, patient):
@@ -119,6 +132,27 @@ def test_patient_of_a_name(name, patient):
 def test_prepare_takes_another_pattern(tmp_path):
     datalist = prepare(site(tmp_path / "data", 3), tmp_path / "list.json", patient_pattern=r"sub-(\d+)_")
     assert sorted(chain(*patients_of(datalist).values())) == ["00", "01", "02"]
+
+
+def test_all_bad_labels_are_named(tmp_path):
+    root = site(tmp_path / "data", 4)
+    labels = sorted((root / "site").glob("*_seg.nii"))
+    labels[0].write_text("no label")
+    nib.save(nib.Nifti1Image(np.full((2, 2, 2), 77, np.uint8), np.eye(4)), labels[1])
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), labels[2])
+    with pytest.raises(UserError) as error:
+        prepare(root, tmp_path / "list.json")
+    lines = str(error.value).splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(label) for label in labels[:3]]
+    assert lines[2] == f"{labels[2]}: holds no structure. Leave it out, or list with --labelled what it was searched for."
+    assert not (tmp_path / "list.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    root = site(tmp_path / "data", 3)
+    (tmp_path / "file").touch()
+    with pytest.raises(CallError, match=rf"^{tmp_path}/file: cannot be written to .*Set --datalist to"):
+        prepare(root, tmp_path / "file" / "list.json")
 
 
 def test_prepare_errors(tmp_path):
@@ -131,7 +165,8 @@ def test_prepare_errors(tmp_path):
     with pytest.raises(UserError, match=rf"^{root}/site/sub-00_ses-T1w_T1w_seg.nii: unknown label values \[77\]"):
         prepare(root, tmp_path / "list.json")
     touch(tmp_path / "bare", "a.nii", "b.nii")
-    with fails(f"{tmp_path}/bare: 0 patients with labels, 3 are needed for these splits. Is --patient_pattern right?"):
+    hint = "A label of a.nii.gz is a_seg.nii.gz, or labels/a.nii.gz beside images/."
+    with fails(f"{tmp_path}/bare: 2 scans, none with a label. {hint}"):
         prepare(tmp_path / "bare", tmp_path / "list.json")
     assert not (tmp_path / "list.json").exists()
 

@@ -1,0 +1,142 @@
+"""Find scans and masks in folders, and pair them by name."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from scripts.common.errors import CallError, UserError, similar_path
+from scripts.data.dicom import is_dicom_file
+
+SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
+LABEL_POSTFIX = "_seg"
+LABEL_FOLDERS = {"images": ("labels", "masks"), "imagesTr": ("labelsTr",)}  # SPIDER and nnU-Net keep labels in a folder of their own
+
+
+def case_name(path: str | Path) -> str:
+    """File name without its image suffix; other dots stay (`a/b.v2_T2w.nii.gz` -> `b.v2_T2w`). A DICOM folder's own name."""
+    name = Path(path).name
+    return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
+
+
+def has_twin(path: Path) -> bool:
+    """True if another scan beside it has the same stem: `a.mha` with an `a.nii.gz`, or with a folder `a` that holds a DICOM series."""
+    stem = path.parent / case_name(path)
+    if stem == path:
+        return False  # a folder keeps its name
+    files = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
+    return any(f != path and os.path.lexists(f) for f in files) or (stem.is_dir() and is_dicom_folder(stem))
+
+
+def is_dicom_folder(folder: str | Path) -> bool:
+    """True if a file directly in `folder` is a DICOM file (`DICM` after the 128-byte preamble)."""
+    other = (*SUFFIXES, ".json", ".png")
+    try:
+        files = (path for path in sorted(Path(folder).iterdir()) if path.is_file() and not path.name.lower().endswith(other))
+        return any(
+            is_dicom_file(path) for path in islice(files, 20)
+        )  # exports do not mix, but a note or an index may lie beside the slices
+    except PermissionError:
+        return True  # whether it is one cannot be seen: the scan fails, and is not passed over
+
+
+def find_images(dataset_dir: str | Path) -> list[Path]:
+    """Every scan in `dataset_dir` and below, sorted: image files whose stem does not end in `_seg`, DICOM series folders, and folders
+    that cannot be looked into, which are for the reader to complain about. Links to folders are followed, each folder is searched once.
+
+    Raises:
+        CallError: if the folder does not exist or holds no scan.
+    """
+    root = Path(dataset_dir)
+    if not root.is_dir():
+        raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.{similar_path(root)}")
+    found: list[Path] = []
+    closed: list[OSError] = []
+    for folder, files in _folders(root, closed.append):
+        images = [Path(folder, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
+        found += [path for path in images if not case_name(path).endswith(LABEL_POSTFIX)]
+        if len(files) > len(images) and is_dicom_folder(folder):
+            found.append(Path(folder))
+    found += [Path(error.filename) for error in closed]
+    if not found:
+        raise CallError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.")
+    return sorted(found)
+
+
+def find_masks(dataset_dir: str | Path) -> list[Path]:
+    """Every label file in `dataset_dir` and below, sorted: image files whose stem ends in `_seg`, or in a folder of labels beside `images`.
+
+    Raises:
+        CallError: if the folder does not exist or holds none.
+    """
+    root = Path(dataset_dir)
+    if not root.is_dir():
+        raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the masks.{similar_path(root)}")
+    files = [Path(folder, name) for folder, names in _folders(root, _refuse) for name in names if name.lower().endswith(SUFFIXES)]
+    found = [f for f in files if not f.name.startswith(".") and (case_name(f).endswith(LABEL_POSTFIX) or is_in_label_folder(f))]
+    if not found:
+        raise CallError(f"{root}: no masks found. Expected {', '.join(LABEL_POSTFIX + suffix for suffix in SUFFIXES)} files.")
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be looked into ({error.strerror}). Change its permissions, or leave it out.")
+
+
+def _folders(root: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder that is not hidden with the names of its files; linked ones last, and once: links may lead in a circle."""
+    visited: set[str] = set()
+    waiting = [str(root)]
+    while waiting:
+        links = []
+        for start in waiting:
+            for folder, subfolders, files in os.walk(start, onerror=onerror):
+                subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+                if (real := os.path.realpath(folder)) in visited:
+                    subfolders[:] = []
+                    continue
+                visited.add(real)
+                links += [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]
+                yield folder, files
+        waiting = links
+
+
+def find_label(image: str | Path) -> Path | None:
+    """The label file of `image`, by name.
+
+    For `<case>_<contrast>`: `<case>_<contrast>_seg` beside it, or `<case>_seg`, unless `<case>` is a scan itself; or the same name in a
+    sibling folder `labels` or `masks` of `images` (`labelsTr` of `imagesTr`, where nnU-Net's `_0000` is left out).
+    """
+    image = Path(image)
+    stem = case_name(image)
+    candidates = [image.parent / f"{stem}{LABEL_POSTFIX}"]
+    case = image.parent / stem.rsplit("_", 1)[0]
+    if "_" in stem and not _file(case):
+        candidates.append(case.with_name(f"{case.name}{LABEL_POSTFIX}"))
+    folders = [image.parent.parent / folder for folder in LABEL_FOLDERS.get(image.parent.name, ())]
+    candidates += [folder / stem for folder in folders]
+    if image.parent.name == "imagesTr":
+        candidates += [folder / re.sub(r"_\d{4}$", "", stem) for folder in folders]
+    return next((file for candidate in candidates if (file := _file(candidate))), None)
+
+
+def find_image(label: Path) -> Path | None:
+    """The scan of a label file, by name: `find_label`, backwards."""
+    stem = case_name(label).removesuffix(LABEL_POSTFIX)
+    folders = [label.parent, *(label.parent.parent / images for images, labels in LABEL_FOLDERS.items() if label.parent.name in labels)]
+    near = (path for folder in folders for path in sorted(folder.glob(f"{glob.escape(stem)}*")) if path.name.lower().endswith(SUFFIXES))
+    return next((path for path in near if path != label and find_label(path) == label), None)
+
+
+def _file(stem: Path) -> Path | None:
+    """The image file of that stem, if there is one."""
+    return next((path for suffix in SUFFIXES if (path := stem.with_name(stem.name + suffix)).is_file()), None)
+
+
+def is_in_label_folder(path: Path) -> bool:
+    """True for `masks/1_t2.mha` beside a folder `images`, and the like."""
+    return any(path.parent.name in labels and (path.parent.parent / images).is_dir() for images, labels in LABEL_FOLDERS.items())
