@@ -140,7 +140,9 @@ def draw_view(
         _names(axes, view, [c for c in present if not label_table()[c].is_disc], font)
     if letters:
         left, right = "AP" if view.plane == "sagittal" else "RL"
-        for x, y, text in ((0.05, 0.025, left), (0.5, 0.025, "I"), (0.95, 0.025, right), (0.5, 0.975, "S")):  # low: names stand higher up
+        # low, or where no names stand: those are in front of the bodies, or on the patient's left
+        top = 0.95 if view.plane == "sagittal" else 0.05
+        for x, y, text in ((0.05, 0.025, left), (0.5, 0.025, "I"), (0.95, 0.025, right), (top, 0.975, "S")):
             axes.text(x, y, text, transform=axes.transAxes, color=TEXT, fontsize=font - 1, ha="center", va="center", path_effects=_halo())
     axes.set(xlim=(0, length), ylim=(height, 0))
     axes.set_axis_off()
@@ -208,7 +210,13 @@ def _halo() -> list:
 
 
 def case_figure(
-    image: np.ndarray, prediction: np.ndarray, affine: np.ndarray, *, reference: np.ndarray | None = None, title: str = ""
+    image: np.ndarray,
+    prediction: np.ndarray,
+    affine: np.ndarray,
+    *,
+    reference: np.ndarray | None = None,
+    title: str = "",
+    note: str = "",
 ) -> Figure:
     """Sagittal and coronal slice through the bodies with outlines; with a reference, the same slices of it beside them.
 
@@ -218,6 +226,7 @@ def case_figure(
         image, prediction, reference: (X, Y, Z) on one grid; the latter two hold channel indices.
         affine: (4, 4) voxel -> RAS world in mm.
         title: the case's name.
+        note: stands over the prediction.
     """
     turned, spacing_mm = to_ras(np.asarray(image), affine)
     labels = [to_ras(np.asarray(label), affine)[0] for label in (prediction, reference) if label is not None]
@@ -227,7 +236,7 @@ def case_figure(
     panels = (
         [] if reference is not None else [("scan", make_view(turned, np.zeros_like(guide), spacing_mm, "sagittal", *planes["sagittal"]))]
     )
-    for heading, label in zip(("prediction", "reference"), labels):
+    for heading, label in zip((f"prediction{note and f', {note}'}", "reference"), labels):
         heading += "" if label.any() else ": no structures"
         panels += [(heading, make_view(turned, label, spacing_mm, plane, *place)) for plane, place in planes.items()]
     return _panel_figure(panels, intensity_window(turned, guide), title)

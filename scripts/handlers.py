@@ -23,7 +23,7 @@ from scripts.common.preflight import is_true
 from scripts.common.tables import aligned, read_rows, write_rows
 from scripts.data.find import case_name
 from scripts.data.scans import read_scan
-from scripts.labels import label_table, structure
+from scripts.labels import label_table, numbers, structure
 from scripts.metrics import score_structures, summarise, worst_cases
 from scripts.transforms import MaskLayout
 
@@ -137,8 +137,9 @@ class CaseFigures:
             source = batch["image"].meta["filename_or_obj"]
             volume = read_scan(source)  # the batch holds the resampled scan only
             reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
-            title = shown(case_name(source))
-            figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=title)
+            title, report = shown(case_name(source)), output["pred"].meta.get("report") or {}
+            note = f"levels uncertain ({report['sequence_probability']:.2f})" if report.get("uncertain") else ""
+            figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=title, note=note)
             if self.output_dir:
                 mask = self.layout.filename(source)
                 save_figure(figure, mask.with_name(case_name(mask) + ".png"))
@@ -179,11 +180,13 @@ class CaseReports:
         for batch, output in zip(engine.state.batch, engine.state.output):
             source, pred = str(batch["image"].meta["filename_or_obj"]), output["pred"]
             report = {"scan": case_name(source), "source": os.path.abspath(source), **_rounded(pred.meta["report"])}
+            report |= {key: pred.meta[key] for key in ["label_scheme"] if key in pred.meta}
+            in_mask = numbers(pred.numpy(), report.get("label_scheme", "channel"))
             volumes = np.bincount(pred.numpy().ravel(), minlength=len(label_table())) * float(np.prod(pred.pixdim.tolist()))
             report["structures"] = [
-                {**_rounded(row), "volume_mm3": round(volumes[structure(row["name"]).channel], 1)}
+                {"name": row["name"], "value": int(in_mask[channel]) or None, **_rounded(row), "volume_mm3": round(volumes[channel], 1)}
                 for row in report["structures"]
-                if volumes[structure(row["name"]).channel]  # a small one may have gone with the specks
+                if volumes[channel := structure(row["name"]).channel]  # a small one may have gone with the specks
             ]
             report["warnings"] = [*batch["image"].meta.get("notes", "").splitlines(), *doubts(report)]
             for warning in report["warnings"]:

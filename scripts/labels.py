@@ -210,7 +210,16 @@ def check_scheme(scheme: str) -> None:
 
 
 def decode(channels: np.ndarray, scheme: str) -> np.ndarray:
-    """Map of channel indices -> map of the scheme's label values (int16), same shape.
+    """Map of channel indices -> map of the scheme's label values (int16), same shape; see `numbers`.
+
+    Raises:
+        CallError: for an unknown `scheme`.
+    """
+    return numbers(channels, scheme)[channels]
+
+
+def numbers(channels: np.ndarray, scheme: str) -> np.ndarray:
+    """Label values of a scheme by channel (int16, shape C) in a mask with these channels.
 
     SPIDER counts from the lowest lumbar vertebra, so its numbers shift by one where that is L6 (or L4 above a visible S1).
     SPIDER has no number for S1: it becomes background there.
@@ -224,7 +233,7 @@ def decode(channels: np.ndarray, scheme: str) -> np.ndarray:
     for s in label_table()[1:]:
         number = getattr(s, scheme)
         values[s.channel] = 0 if number is None else number + shift
-    return values[channels]
+    return values
 
 
 def _spider_shift(channels: np.ndarray) -> int:

@@ -313,6 +313,7 @@ class SaveImageLabelsd(SaveImaged):
             path.with_name(f"{case_name(path)}.json").unlink(missing_ok=True)  # an older report: it tells of the mask that goes now
             write_label_map(decode(label[0].numpy(), self.label_scheme), label.affine.numpy(), path)
             label.meta["saved_to"] = str(path)
+            label.meta["label_scheme"] = self.label_scheme
         return dict(data)
 
 

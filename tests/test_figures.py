@@ -181,6 +181,7 @@ def test_case_figure_headings():
     image, label = phantom()
     affine = np.diag([*SPACING, 1])
     assert headings(figures.case_figure(image, label, affine, title="c")) == ["c", "scan", "prediction"]
+    assert headings(figures.case_figure(image, label, affine, note="levels uncertain (0.46)"))[2] == "prediction, levels uncertain (0.46)"
     empty = figures.case_figure(image, np.zeros_like(label), affine, reference=label, title="c")
     assert headings(empty) == ["c", "prediction: no structures", "reference"]
     assert len(empty.axes) == 4

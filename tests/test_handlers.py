@@ -209,12 +209,15 @@ def test_figures_get_the_scan_the_map_and_the_reference(tmp_path, scans, monkeyp
     calls = []
     monkeypatch.setattr(figures, "case_figure", lambda *a, **k: calls.append((a, k)))
     handler = CaseFigures()
-    run(handler, [step(scans[0], PERFECT), step(scans[1], PERFECT, boxes((L2, slice(2, 10))))])
+    steps = [step(scans[0], PERFECT), step(scans[1], PERFECT, boxes((L2, slice(2, 10))))]
+    steps[1][1][0]["pred"].meta["report"] = {"uncertain": True, "sequence_probability": 0.456}
+    run(handler, steps)
     (image, prediction, affine), keywords = calls[0]
     np.testing.assert_array_equal(image, np.asarray(nib.load(scans[0]).dataobj))  # from the file, not from the batch
     np.testing.assert_array_equal(prediction, PERFECT)
     np.testing.assert_allclose(affine, AFFINE, atol=1e-5)
-    assert keywords == {"reference": None, "title": "sub-01.v2_T2w"}
+    assert keywords == {"reference": None, "title": "sub-01.v2_T2w", "note": ""}
+    assert calls[1][1]["note"] == "levels uncertain (0.46)"
     np.testing.assert_array_equal(calls[1][1]["reference"], boxes((L2, slice(2, 10))))
     assert not (tmp_path / "out").exists()  # without an output_dir nothing is written
     assert sorted(p.name for p in Path(tmp_path).iterdir()) == ["in"]
@@ -276,13 +279,14 @@ def test_tables_of_all_scans(tmp_path):
     spine = {"cobb_deg": 3.25, "cobb_levels": "L1-L4"}
     steps = [reported("/data/a/x_T2w.nii.gz", found), reported("/data/y.nii.gz", [], sequence_probability=0.0)]
     steps[0][1][0]["pred"].meta["report"]["spine"] = spine
+    steps[0][1][0]["pred"].meta["label_scheme"] = "verse"
     handler = CaseReports(str(tmp_path), "/data")
     for _ in range(2):  # every run starts anew
         run(handler, steps)
     assert (tmp_path / "structures.csv").read_text().splitlines() == [
-        "mask,sequence_probability,name,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
-        "a/x_T2w_seg.nii.gz,0.95,L1,0.9,superior left,8.6,-1.5,0",
-        "y_seg.nii.gz,0.0,,,,,,",  # nothing found in it
+        "mask,sequence_probability,name,value,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
+        "a/x_T2w_seg.nii.gz,0.95,L1,20,0.9,superior left,8.6,-1.5,0",
+        "y_seg.nii.gz,0.0,,,,,,,",  # nothing found in it
     ]
     assert (tmp_path / "spines.csv").read_text().splitlines() == [
         "mask,sequence_probability,cobb_deg,cobb_levels",
@@ -292,3 +296,4 @@ def test_tables_of_all_scans(tmp_path):
     report = json.loads((tmp_path / "a" / "x_T2w_seg.json").read_text())
     assert report["structures"][0]["measures"] == found[0]["measures"]
     assert report["spine"] == spine
+    assert report["label_scheme"] == "verse"

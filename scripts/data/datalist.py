@@ -44,7 +44,7 @@ def read_datalist(
     """
     datalist, root = Path(datalist), Path(dataset_dir).absolute()
     if not datalist.is_file():
-        hint = "Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml"
+        hint = f"Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml --dataset_dir {dataset_dir}"
         raise CallError(f"{datalist}: no such datalist. {hint}{similar_path(datalist)}")
     try:
         content = json.loads(datalist.read_text(encoding="utf-8"))
@@ -135,7 +135,8 @@ def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, all
     """
     splits = read_datalist(datalist, dataset_dir, allow_outside=allow_outside)
     if not splits.get(split):
-        raise CallError(f"{datalist}: no scans under '{split}'; it has {', '.join(splits)}.{did_you_mean(split, splits)}")
+        filled = [name for name, entries in splits.items() if entries]
+        raise CallError(f"{datalist}: no scans under '{split}'; it has {', '.join(filled)}.{did_you_mean(split, filled)}")
     for entry in splits[split]:
         if not entry.get("label"):
             raise UserError(f"{datalist}: {entry['image']} under '{split}' has no label")
@@ -171,7 +172,10 @@ def inference_entries(
         if not any(os.path.exists(path) for path in images):
             raise CallError(f"{datalist}: {next(iter(images))} does not exist, nor does any other. Is dataset_dir ({dataset_dir}) right?")
         return [{"image": path} for path in images]
-    return [{"image": str(path.absolute())} for path in find_images(dataset_dir) if not is_in_label_folder(path)]
+    images = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
+    if not images:
+        raise CallError(f"{dataset_dir}: no scans found, labels alone: it lies beside a folder of images. --image takes one of its files.")
+    return [{"image": str(path.absolute())} for path in images]
 
 
 def write_datalist(splits: dict[str, list[dict]], datalist: str | Path) -> None:

@@ -55,15 +55,19 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     if not root.is_dir():
         raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.{similar_path(root)}")
     found: list[Path] = []
+    masked = False
     closed: list[OSError] = []
     for folder, files in _folders(root, closed.append):
         images = [Path(folder, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
-        found += [path for path in images if not case_name(path).endswith(LABEL_POSTFIX)]
+        scans = [path for path in images if not case_name(path).endswith(LABEL_POSTFIX)]
+        masked |= len(scans) < len(images)
+        found += scans
         if len(files) > len(images) and is_dicom_folder(folder):
             found.append(Path(folder))
     found += [Path(error.filename) for error in closed]
     if not found:
-        raise CallError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.")
+        masks = " Files whose names end in _seg are masks, no scans." if masked else ""
+        raise CallError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.{masks}")
     return sorted(found)
 
 

@@ -14,6 +14,8 @@ from scripts.data.volumes import Volume, read_volume
 SPACING_MM = (0.05, 12.0)  # of a voxel: thicker slices miss half a vertebra; thinner ones are metres or micrometres
 MAX_VIEW_MM = 2100.0  # of an axis: more than a body
 MAX_VIEW_LITRES = 450.0  # more than a scanner's bore, and than the working grid may take in memory
+MAX_MASK_VALUES = 30  # a mask has one for every structure, a scan hundreds
+SAMPLE = 10_000  # voxels that tell a scan
 CHUNK = 64  # slices looked at together: bounds the memory of the check
 
 
@@ -26,9 +28,17 @@ def read_scan(path: str | Path) -> Volume:
     volume = read_volume(path, series=True)
     check_grid(path, volume.data.shape, volume.affine)
     data, notes = finite(path, volume.data)
+    if (values := few_values(data)) <= MAX_MASK_VALUES:
+        notes.append(f"it holds {values} different values only: a mask, no scan?")
     if min(data.shape) == 1:
         notes.append("a single slice: levels are hardly seen in it")
     return volume._replace(data=data, notes=(*volume.notes, *notes))
+
+
+def few_values(data: np.ndarray) -> int:
+    """The number of different values, or of those in a sample if that is more than a mask has."""
+    sample = len(np.unique(data.ravel(order="K")[:: max(1, data.size // SAMPLE)]))
+    return sample if sample > MAX_MASK_VALUES else len(np.unique(data))
 
 
 def check_grid(path: str | Path, shape: Sequence[int], affine: np.ndarray) -> None:

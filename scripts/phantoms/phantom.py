@@ -69,7 +69,7 @@ def draw_phantom(
         UserError: for an unknown contrast or order, or impossible anatomy.
     """
     if contrast not in (None, *CONTRASTS):
-        raise UserError(f"contrast '{contrast}' does not exist; choose one of {', '.join(CONTRASTS)}")
+        raise CallError(f"contrast '{contrast}' does not exist; choose one of {', '.join(CONTRASTS)}")
     # independent streams, so that an option changes only what it names
     patient, scanner, painter = (np.random.default_rng([seed, stream]) for stream in range(3))
     spine = build_spine(patient, lumbar=lumbar, wedged=wedged, slipped=slipped)

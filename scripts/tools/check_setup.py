@@ -14,6 +14,7 @@ import torch
 from packaging.requirements import InvalidRequirement, Requirement
 
 from scripts.common.errors import UserError
+from scripts.common.preflight import check_weights
 from scripts.common.tables import aligned
 from scripts.inferers import has_bfloat16
 from scripts.labels import label_table
@@ -34,13 +35,16 @@ class Check(NamedTuple):
     expected: str
 
 
-def check_setup(requirements_file: str | Path, network_def: torch.nn.Module | None = None, device: str | torch.device = "cpu") -> None:
+def check_setup(
+    requirements_file: str | Path, network_def: torch.nn.Module | None = None, device: str | torch.device = "cpu", weights: str = ""
+) -> None:
     """Print a line per check; every check runs, whatever the others say.
 
     Args:
         requirements_file: lines such as `name==1.2` or `name>=1,<2`.
         network_def: gets a tiny volume; None skips that check.
         device: that will be used, e.g. "cuda:0".
+        weights: file that the network is to load; empty skips that check.
 
     Raises:
         UserError: at the end, naming the checks that failed.
@@ -55,11 +59,14 @@ def check_setup(requirements_file: str | Path, network_def: torch.nn.Module | No
     ]
     if network_def is not None:
         checks += guarded("network", lambda: [check_network(network_def, torch.device(device))])
+    if network_def is not None and weights:
+        checks += guarded("weights", lambda: [check_file_of_weights(weights, network_def)])
     rows = [("    ", "check", "found", "expected"), *(("ok" if c.ok else "FAIL", c.name, c.found, c.expected) for c in checks)]
     print(aligned(rows, left=range(len(rows[0]))))
     failed = [c.name for c in checks if not c.ok]
     if failed:
         raise UserError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
+    print(f"all {len(checks)} checks passed")
 
 
 def guarded(name: str, check: Callable[[], list[Check]]) -> list[Check]:
@@ -149,6 +156,15 @@ def check_label_table() -> Check:
     names = [s.name for s in label_table()]
     unique = len(set(names)) == len({s.verse for s in label_table()}) == len(names) > 1
     return Check(unique, "label table", f"{len(names)} channels", "unique names and numbers")
+
+
+def check_file_of_weights(path: str, network: torch.nn.Module) -> Check:
+    """
+    Raises:
+        UserError: if the file is missing, damaged, or holds the weights of another network.
+    """
+    count = sum(tensor.numel() for tensor in check_weights(path, "ckpt_path", network).values())
+    return Check(True, "weights", f"{count / 1e6:.1f} million in {path}", "those of the network")
 
 
 def check_network(network: torch.nn.Module, device: torch.device) -> Check:

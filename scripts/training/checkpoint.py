@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from scripts.common.command import is_command
-from scripts.common.errors import CallError, similar_path
+from scripts.common.errors import CallError, shown, similar_path
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_fit, load_weights
 from scripts.data.sampling import SeededSampler
@@ -108,6 +108,7 @@ class ResumableCheckpoint:
             engine.add_event_handler(Events.STARTED, self.interruption.listen)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.end_step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.end_epoch)
+        engine.add_event_handler(Events.COMPLETED, self.tell)
 
     def _objects(self, engine: Engine) -> dict[str, Any]:
         objects = {"trainer": engine, **self.save_dict}
@@ -131,6 +132,14 @@ class ResumableCheckpoint:
         self.save(engine)
         if self.interruption.asked and engine.state.epoch < engine.state.max_epochs and not engine.should_terminate:
             self._stop(engine)
+
+    def tell(self, engine: Engine) -> None:
+        """Where the weights are."""
+        if idist.get_rank() == 0:
+            best = self.path.with_name("model.pt")
+            print(
+                *(shown(f"{path}: {what}") for path, what in ((best, "best weights"), (self.path, "last state")) if path.exists()), sep="\n"
+            )
 
     def _hear_others(self) -> None:
         """A signal to one of several processes is one to all, after the same step: none waits for the gradients of another then."""

@@ -82,7 +82,8 @@ def test_all_lines_are_printed_and_pass(requirements, capsys, monkeypatch):
     monkeypatch.setattr(module, "available_memory_gib", lambda: 8.0)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5 * 2**30}))
     check_setup(str(requirements(f"numpy=={version('numpy')}")), Network(), "cpu")
-    lines = capsys.readouterr().out.splitlines()
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == "all 7 checks passed"
     assert lines[0].split() == ["check", "found", "expected"]
     assert [line.split()[0] for line in lines[1:]] == ["ok"] * 7
     assert [line[6:].split("  ")[0].strip() for line in lines[1:]] == [
@@ -130,3 +131,29 @@ def test_missing_gpu():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_available_memory():
     assert 0 < module.available_memory_gib() < 2**20
+
+
+def test_weights(requirements, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "available_memory_gib", lambda: 8.0)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5 * 2**30}))
+    path = tmp_path / "model.pt"
+    for content, word in (
+        (None, "no weights there"),
+        (b"garbage", str(path)),
+        ({"conv.weight": torch.zeros(3)}, "weights of another network"),
+    ):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content:
+            torch.save(content, path)
+        with pytest.raises(UserError, match=r"weights$"):
+            check_setup(str(requirements("")), Network(), "cpu", weights=str(path))
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.startswith("FAIL  weights")
+        assert word[:40] in line
+    torch.save(Network().state_dict(), path)
+    check_setup(str(requirements("")), Network(), "cpu", weights=str(path))
+    *_, line, last = capsys.readouterr().out.splitlines()
+    assert line.split("  ")[0] == "ok"
+    assert f"0.0 million in {path}" in line
+    assert last.startswith("all ")

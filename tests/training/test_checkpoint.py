@@ -61,6 +61,13 @@ class Run:
         return self
 
 
+def test_the_end_says_where_the_weights_are(tmp_path, capsys):
+    Run(tmp_path)(1)
+    assert capsys.readouterr().out == f"{tmp_path}/last.pt: last state\n"
+    Run(tmp_path, scores={1: 0.5, 2: 0.4})(2)
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"{tmp_path}/model.pt: best weights", f"{tmp_path}/last.pt: last state"]
+
+
 def test_saved_file_holds_plain_tensors(tmp_path):
     run = Run(tmp_path, scores={1: 0.5, 2: 0.75})(2)
     states = torch.load(tmp_path / "last.pt", weights_only=True)
