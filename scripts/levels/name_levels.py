@@ -22,7 +22,7 @@ from scripts.network import KINDS
 NEVER = -30.0  # logit of a level that a voxel does not have
 REACH = 3  # voxels around an instance with logits of its level: beyond the last one that can be the largest, what interpolation reads
 NEIGHBOUR_COST = 5.0  # nats below the level that a voxel has, for that of a neighbour of the same kind that touches it
-CERTAIN = 0.95  # a sequence less probable than this is reported as uncertain; without a sacrum in view none is more probable than 0.91
+CERTAIN = 0.96  # a sequence less probable than this is reported as uncertain, as all are without a sacrum in view
 MAX_DISC_OFFSET_MM = 25.0  # of a disc's centre from the line between its two bodies
 FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))  # of a grid in RAS order: first and last voxels of an axis
 

@@ -105,9 +105,10 @@ def test_view_without_a_sacrum_is_uncertain():
     assert ratio == pytest.approx((0.45 / 0.55) ** 4, rel=0.15)
 
 
-def test_without_a_sacrum_sure_votes_are_uncertain_too():
-    report = named(column(LUMBAR[:4], []))[1]
-    assert 0.9 < report["sequence_probability"] < 0.92  # all of them may be a level off
+@pytest.mark.parametrize(("levels", "highest"), [(LUMBAR[:4], 0.92), (["T8", "T9", "T10", "T11"], 0.955)])
+def test_without_a_sacrum_sure_votes_are_uncertain_too(levels, highest):
+    report = named(column(levels, []))[1]
+    assert 0.9 < report["sequence_probability"] < highest  # all of them may be a level off, at the end of the table in one direction
     assert report["uncertain"] is True
 
 
