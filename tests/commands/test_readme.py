@@ -86,7 +86,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     if written:
         assert (tmp_path / written).exists()
     else:
-        word = {"check": "ok", "summary": "weights", "compare": " -> ", "show_batch": "output/figures/batch.png"}[arguments[3]]
+        word = {"check": "ok", "summary": "weights", "compare": " -> ", "show_batch": f"{tmp_path}/out/batch.png"}[arguments[3]]
         assert word in done.stdout
 
 
