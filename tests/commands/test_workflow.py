@@ -293,7 +293,7 @@ def test_every_format_gives_the_same_mask(cohort, trained, masks, tmp_path, kind
     path = write_as(tmp_path, kind, scan)
     infer(trained, tmp_path / "out", dataset_dir=str(tmp_path))
     written = [gzip.decompress(p.read_bytes()) if p.suffix == ".gz" else p.read_bytes() for p in (tmp_path / "out").iterdir()]
-    assert len(written) == 4  # mask, figure, report, table
+    assert len(written) == 5  # mask, figure, report, two tables
     assert not any(name in content for content in [*written, "".join(capfd.readouterr()).encode()] for name in (b"Mustermann", b"Erika"))
     mask = nib.load(tmp_path / "out" / f"{case_name(path)}_seg.nii.gz")
     expected = nib.load(masks / "testing" / f"{case_name(source)}_seg.nii.gz")

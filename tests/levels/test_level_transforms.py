@@ -123,7 +123,8 @@ def test_case_report(tmp_path, capsys):
     assert report["uncertain"] is False
     assert [s["name"] for s in report["structures"]] == [*LUMBAR, *DISCS]
     for found in report["structures"]:
-        assert set(found) == {"name", "mean_entropy", "vote", "cut_by_view", "volume_mm3"}
+        assert set(found) == {"name", "value", "mean_entropy", "vote", "cut_by_view", "volume_mm3"}
+        assert found["value"] == structure(found["name"]).channel  # of the array: no mask was written in another scheme
         voxels = int((output["pred"] == structure(found["name"]).channel).sum())
         assert found["volume_mm3"] == 2.0 * voxels
         assert found["volume_mm3"] == pytest.approx(8.0 * 100 * (DISC if "/" in found["name"] else BODY), rel=0.1)
