@@ -12,7 +12,7 @@ from scripts.data.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN
 from scripts.labels import label_table
 from scripts.network import KINDS
 
-LEAST_P = 1e-37  # of a float32; what is less likely counts as this, and pulls no more
+LEAST_P = 1e-37  # of a float32; below it a logarithm is taken from the logits
 
 
 class PrepareSamples(PrepareBatch):
@@ -114,19 +114,27 @@ class MarginalDiceCELoss(_Loss):
         if free.gather(1, label).any():
             raise ValueError("a class occurs in the label that 'labelled' does not list")
         # few volumes of all classes are held: the time goes into memory
-        p = input.float().flatten(2).softmax(1)
+        logits = input.float().flatten(2)
+        p = logits.softmax(1)
         weight = known.float()
         in_background = free.float()
         in_background[:, 0] = 1
         p_background = (p * in_background[..., None]).sum(1)
         predicted = ((p * weight[:, None]).sum(2) * ~free).sum(0)
+        merged = torch.zeros_like(label)
         if "merged" in target:
             merged = target["merged"].flatten(1).long()
             p_merged = p.gather(1, merged[:, None])[:, 0] * (merged > 0)
             p_background = p_background + p_merged
             predicted = predicted.index_add(0, merged.flatten(), -(p_merged * weight).flatten())
         p_truth = torch.where(label > 0, p.gather(1, label[:, None])[:, 0], p_background)
-        cross_entropy = -(p_truth.clamp(min=LEAST_P).log() * weight).sum() / known.sum().clamp(min=1)
+        log_truth = p_truth.clamp(min=LEAST_P).log()
+        lost = (known & (p_truth < LEAST_P)).nonzero(as_tuple=True)
+        if len(lost[0]):
+            log_truth = log_truth.index_put(
+                lost, _log_truth(logits.movedim(1, -1)[lost], label[lost], merged[lost], in_background[lost[0]])
+            )
+        cross_entropy = -(log_truth * weight).sum() / known.sum().clamp(min=1)
         overlap = torch.zeros_like(predicted).index_add(0, label.flatten(), (p_truth * weight).flatten())
         size = torch.bincount(label.flatten(), minlength=len(predicted))
         return self.lambda_dice * self._dice_loss(overlap, size, predicted) + self.lambda_ce * cross_entropy
@@ -138,3 +146,13 @@ class MarginalDiceCELoss(_Loss):
         if not present.any():
             return predicted.new_zeros(())
         return 1 - ((2 * overlap + self.smooth)[present] / (size + predicted + self.smooth)[present]).mean()  # 0 / 0 has no gradient
+
+
+def _log_truth(logits: torch.Tensor, label: torch.Tensor, merged: torch.Tensor, in_background: torch.Tensor) -> torch.Tensor:
+    """Log-probability of what the labels (N) allow, from logits (NC), where the probability is too small for a float32.
+
+    Where the label is background, it allows the classes of `in_background` (1 or 0, NC) and the class `merged` (N).
+    """
+    background = in_background.bool().scatter(1, merged[:, None], True)
+    allowed = torch.where(label[:, None] > 0, torch.zeros_like(background).scatter(1, label[:, None], True), background)
+    return logits.masked_fill(~allowed, -torch.inf).logsumexp(1) - logits.logsumexp(1)

@@ -12,7 +12,7 @@ from monai.losses import DiceCELoss
 
 from scripts.data.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN
 from scripts.labels import label_table
-from scripts.losses import LEAST_P, MarginalDiceCELoss, PrepareSamples, SpineLoss
+from scripts.losses import MarginalDiceCELoss, PrepareSamples, SpineLoss
 
 SHAPE = (2, 2, 2)
 ALL, WITHOUT_2 = [True, True, True], [True, True, False]  # of background and two structures
@@ -137,13 +137,22 @@ def test_unlabelled_classes_add_to_the_background():
 
 
 def test_large_logits():
-    logits = torch.tensor([1e4, -1e4, 1e4]).view(1, 3, 1, 1, 1).requires_grad_()
+    logits = torch.tensor([200.0, -200.0, 200.0]).view(1, 3, 1, 1, 1).requires_grad_()
     background, body = (torch.full((1, 1, 1, 1, 1), value) for value in (0, 1))
     assert MarginalDiceCELoss(lambda_dice=0)(logits, target(background, WITHOUT_2)).item() == 0
     loss = MarginalDiceCELoss(lambda_dice=0)(logits, target(body, WITHOUT_2))
-    assert loss.item() == pytest.approx(-math.log(LEAST_P), abs=1e-3)
+    assert loss.item() == pytest.approx(400 + math.log(2), abs=1e-3)  # against two merged classes
     loss.backward()
-    assert torch.isfinite(logits.grad).all()
+    np.testing.assert_allclose(logits.grad.flatten(), [0.5, -1.0, 0.5], atol=1e-4)
+
+
+def test_large_logits_of_merged_voxels():
+    logits = torch.tensor([-200.0, 200.0, -200.0]).view(1, 3, 1, 1, 1).requires_grad_()
+    background, merged = (torch.full((1, 1, 1, 1, 1), value) for value in (0, 2))
+    loss = MarginalDiceCELoss(lambda_dice=0)(logits, {**target(background, ALL), "merged": merged})
+    assert loss.item() == pytest.approx(400 - math.log(2), abs=1e-3)
+    loss.backward()
+    np.testing.assert_allclose(logits.grad.flatten(), [-0.5, 1.0, -0.5], atol=1e-4)
 
 
 def test_gradients_with_partial_labels():
