@@ -40,7 +40,7 @@ def strip_label(path, labelled: range) -> None:
 
 
 def client(name: str, dataset_dir, output_dir) -> MonaiAlgo:
-    options = {**SMALL, "dataset_dir": str(dataset_dir), "learning_rate": 5e-3, "epochs": 10_000, "val_interval": 10_000, **NO_AUGMENTATION}
+    options = {**SMALL, "dataset_dir": str(dataset_dir), "learning_rate": 3e-3, "epochs": 10_000, "val_interval": 10_000, **NO_AUGMENTATION}
     algo = MonaiAlgo(
         bundle_root=str(BUNDLE),
         local_epochs=LOCAL_EPOCHS,
