@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy import ndimage
 
-from scripts.common.errors import CallError, UserError, shown
+from scripts.common.errors import CallError, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_writable
 from scripts.data.find import case_name
-from scripts.data.volumes import grid_mismatch, read_volume
+from scripts.data.volumes import check_on_grid, read_volume, turned_to_ras
 from scripts.labels import encode, label_table
 
 if TYPE_CHECKING:
@@ -72,9 +71,8 @@ def to_ras(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarr
     affine = np.asarray(affine, float)
     if affine.shape == (3,):
         affine = np.diag([*affine, 1.0])
-    orientation = io_orientation(affine)
-    turned = affine @ inv_ornt_aff(orientation, volume.shape)
-    return apply_orientation(volume, orientation), np.linalg.norm(turned[:3, :3], axis=0)
+    turned, affine = turned_to_ras(volume, affine)
+    return turned, np.linalg.norm(affine[:3, :3], axis=0)
 
 
 def take_slice(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
@@ -332,8 +330,7 @@ def visualize(
     for path, scheme in ((prediction, label_scheme), (reference, "verse")):
         if path:
             label = read_volume(path)
-            if mismatch := grid_mismatch(scan.data.shape, scan.affine, label.data.shape, label.affine):
-                raise UserError(f"{path}: not on the grid of {image} ({mismatch}). Resample it to the scan by nearest neighbour.")
+            check_on_grid(path, label, image, scan)
             labels.append(encode(label.data, str(path), scheme))
     name = case_name(image)
     reference_label = labels[1] if len(labels) > 1 else None

@@ -180,7 +180,8 @@ class CaseReports:
         for batch, output in zip(engine.state.batch, engine.state.output):
             source, pred = str(batch["image"].meta["filename_or_obj"]), output["pred"]
             report = {"scan": case_name(source), "source": os.path.abspath(source), **_rounded(pred.meta["report"])}
-            report |= {key: pred.meta[key] for key in ["label_scheme"] if key in pred.meta}
+            if "label_scheme" in pred.meta:
+                report["label_scheme"] = pred.meta["label_scheme"]
             in_mask = numbers(pred.numpy(), report.get("label_scheme", "channel"))
             volumes = np.bincount(pred.numpy().ravel(), minlength=len(label_table())) * float(np.prod(pred.pixdim.tolist()))
             report["structures"] = [

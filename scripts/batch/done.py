@@ -91,12 +91,10 @@ class Done:
 def is_report(content: Mapping[str, Any]) -> bool:
     """It has what `structures.csv` and `spines.csv` take from a report; somebody may have edited it."""
     rows = content.get("structures")
-    whole = isinstance(rows, list) and all(isinstance(row, dict) for row in rows) and isinstance(content.get("spine", {}), dict)
-    return (
-        whole
-        and "sequence_probability" in content
-        and all(isinstance(row.get("cut_by_view", []), list) and isinstance(row.get("measures", {}), dict) for row in rows)
-    )
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return False
+    lists, objects = [row.get("cut_by_view", []) for row in rows], [content.get("spine", {}), *(row.get("measures", {}) for row in rows)]
+    return "sequence_probability" in content and all(isinstance(x, list) for x in lists) and all(isinstance(x, dict) for x in objects)
 
 
 def is_whole_png(path: Path) -> bool:

@@ -192,6 +192,21 @@ def read_grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
     return volume.data.shape, volume.affine
 
 
+def turned_to_ras(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A volume (XYZ) with its axes flipped and swapped to the nearest of RAS, a view of it, and its affine (4x4, voxel -> world mm)."""
+    orientation = nib.orientations.io_orientation(affine)
+    return nib.orientations.apply_orientation(volume, orientation), affine @ nib.orientations.inv_ornt_aff(orientation, volume.shape)
+
+
+def check_on_grid(path: str | Path, label: Volume, scan_path: str | Path, scan: Volume) -> None:
+    """
+    Raises:
+        UserError: if a label map is not on the grid of its scan; the message names both files.
+    """
+    if mismatch := grid_mismatch(scan.data.shape, scan.affine, label.data.shape, label.affine):
+        raise UserError(f"{path}: not on the grid of {scan_path} ({mismatch}). Resample it to the scan by nearest neighbour.")
+
+
 def grid_mismatch(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> str:
     """Why two volumes are not on one grid, in words; empty if they are."""
     if tuple(shape) != tuple(other_shape):

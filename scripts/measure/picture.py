@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from nibabel.affines import apply_affine
-from nibabel.orientations import inv_ornt_aff, io_orientation
 
+from scripts.data.volumes import turned_to_ras
 from scripts.figures import (
     BACKGROUND,
     DIM,
@@ -51,9 +51,9 @@ def measures_figure(image: np.ndarray, label: np.ndarray, affine: np.ndarray, me
     """
     from matplotlib.figure import Figure
 
-    orientation = io_orientation(affine)
-    to_voxel = np.linalg.inv(affine @ inv_ornt_aff(orientation, label.shape))
-    (turned, spacing_mm), marked = to_ras(np.asarray(image), affine), to_ras(np.asarray(label), affine)[0]
+    turned, spacing_mm = to_ras(np.asarray(image), affine)
+    marked, marked_affine = turned_to_ras(np.asarray(label), affine)
+    to_voxel = np.linalg.inv(marked_affine)
     columns = crop_columns(marked, "sagittal", spacing_mm)
     view = make_view(turned, marked, spacing_mm, "sagittal", best_index(marked, "sagittal"), columns)
 
@@ -74,15 +74,18 @@ def measures_figure(image: np.ndarray, label: np.ndarray, affine: np.ndarray, me
             axes.plot(*points[1], ".", color=TEXT, markersize=4)
 
     for name in [label_table()[c].name for c in anatomical_order()]:
-        row, voxels = measures.structures.get(name), np.nonzero(marked == structure(name).channel)
-        if row and "/" in name:
-            above, below = name.split("/")[0], list(measures.bodies)[list(measures.bodies).index(name.split("/")[0]) + 1]
-            points = [measures.bodies[above].inferior.middle_mm, measures.bodies[below].superior.middle_mm]
-            place_mm = on_panel(np.mean(points, 0))[1]
-        elif "/" not in name and voxels[2].size:
-            place_mm = (marked.shape[2] - 0.5 - voxels[2].mean()) * spacing_mm[2]
+        row = measures.structures.get(name)
+        if structure(name).is_disc:
+            if not row:
+                continue
+            above = list(measures.bodies).index(name.split("/")[0])
+            upper, lower = list(measures.bodies.values())[above : above + 2]
+            place_mm = on_panel((upper.inferior.middle_mm + lower.superior.middle_mm) / 2)[1]
         else:
-            continue
+            heights = np.nonzero(marked == structure(name).channel)[2]
+            if not heights.size:
+                continue
+            place_mm = (marked.shape[2] - 0.5 - heights.mean()) * spacing_mm[2]
         _line(figure, HEIGHT_INCH * (1 - place_mm / view.size_mm[0]) / size[1], width, name, row)
     top = HEIGHT_INCH + HEAD_INCH
     figure.text(0.2 / size[0], (top - 0.3) / size[1], title, color=TEXT, fontsize=13, fontweight="bold", va="center", parse_math=False)
@@ -99,7 +102,7 @@ def _x(place: int) -> float:
 
 def _line(figure: Figure, y: float, left_inch: float, name: str, row: dict[str, float] | None) -> None:
     """Name and measures of a structure at the height `y` (share of the figure)."""
-    disc, width = "/" in name, figure.get_size_inches()[0]
+    disc, width = structure(name).is_disc, figure.get_size_inches()[0]
     font = {"fontsize": 9 if disc else 10, "fontweight": "normal" if disc else "bold", "va": "center"}
     figure.text((left_inch + 0.12) / width, y, name, color=structure_color(structure(name).channel), **font)
     if name == SACRUM or row is None:

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy.ndimage import find_objects
 
+from scripts.data.volumes import turned_to_ras
 from scripts.labels import label_table
 from scripts.levels.name_levels import cut_faces
 from scripts.levels.restore import occupied_box
@@ -54,9 +54,7 @@ def measure_spine(label: np.ndarray, affine: np.ndarray) -> SpineMeasures:
         label: channel indices, shape XYZ, in any orientation.
         affine: 4x4, voxel -> world mm, RAS.
     """
-    orientation = io_orientation(affine)
-    turned = apply_orientation(label, orientation)
-    bodies = _measured_bodies(turned, affine @ inv_ornt_aff(orientation, label.shape)) if label.any() else {}
+    bodies = _measured_bodies(*turned_to_ras(label, affine)) if label.any() else {}
     structures = {name: _of_body(body) if name != SACRUM else {"depth_mm": body.superior.depth_mm} for name, body in bodies.items()}
     disc_below = {s.name.split("/")[0]: s.name for s in label_table() if s.is_disc}
     neighbours: dict[str, list[str]] = {name: [] for name in bodies}
@@ -150,8 +148,9 @@ def _of_spine(bodies: Mapping[str, Body]) -> dict[str, float | str]:
             found[key] = round(angles[0] - angles[1], DIGITS)
     tilts = {name: coronal_deg(body.axes[:, 0]) for name, body in bodies.items() if name != SACRUM}
     if len(tilts) > 1:
-        found["cobb_deg"] = round(max(tilts.values()) - min(tilts.values()), DIGITS)
-        found["cobb_levels"] = "-".join(name for name in tilts if tilts[name] in (max(tilts.values()), min(tilts.values())))
+        ends = max(tilts, key=tilts.get), min(tilts, key=tilts.get)
+        found["cobb_deg"] = round(tilts[ends[0]] - tilts[ends[1]], DIGITS)
+        found["cobb_levels"] = "-".join(name for name in tilts if name in ends)  # from top to bottom
     return found
 
 

@@ -14,7 +14,7 @@ from scripts.common.preflight import check_writable
 from scripts.common.tables import write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_image, find_masks
 from scripts.data.scans import read_scan
-from scripts.data.volumes import grid_mismatch, read_volume
+from scripts.data.volumes import check_on_grid, read_volume
 from scripts.figures import save_figure
 from scripts.labels import encode
 from scripts.measure.picture import measures_figure
@@ -74,8 +74,7 @@ def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str)
     measures = measure_spine(label, volume.affine)
     if scan:
         image = read_scan(scan)
-        if mismatch := grid_mismatch(image.data.shape, image.affine, volume.data.shape, volume.affine):
-            raise UserError(f"{mask}: not on the grid of {scan} ({mismatch}). Resample it to the scan by nearest neighbour.")
+        check_on_grid(mask, volume, scan, image)
         name = case_name(mask).removesuffix(LABEL_POSTFIX)
         save_figure(measures_figure(image.data, label, volume.affine, measures, shown(name)), folder / f"{name}_measures.png")
     return measures
