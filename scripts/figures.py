@@ -152,12 +152,12 @@ def _outlines(axes: Axes, view: View, channels: Sequence[int], width: float) -> 
     from matplotlib.collections import LineCollection
 
     lines, colors, widths, styles = [], [], [], []
+    boxes = ndimage.find_objects(view.label)
     for channel in channels:
-        disc = label_table()[channel].is_disc
-        mask = np.pad(view.label == channel, 1).astype(np.float32)
-        rows, columns = (slice(max(0, i.min() - 1), i.max() + 2) for i in np.nonzero(mask))
-        y, x = (np.arange(n) - 0.5 for n in mask.shape)
-        found = contour_generator(x[columns] * view.spacing_mm[1], y[rows] * view.spacing_mm[0], mask[rows, columns]).lines(0.5)
+        disc, box = label_table()[channel].is_disc, boxes[channel - 1]
+        mask = np.pad(view.label[box] == channel, 1).astype(np.float32)
+        y, x = (s.start - 0.5 + np.arange(n) for s, n in zip(box, mask.shape))
+        found = contour_generator(x * view.spacing_mm[1], y * view.spacing_mm[0], mask).lines(0.5)
         lines += found
         colors += [structure_color(channel)] * len(found)
         widths += [width * (0.8 if disc else 1.0)] * len(found)
@@ -176,11 +176,13 @@ def name_positions(view: View, channels: Sequence[int], gap_mm: float, apart_mm:
         apart_mm: smallest distance between two names, so that they stay readable where one body carries two labels.
     """
     found = []
+    boxes = ndimage.find_objects(view.label)
     for channel in channels:
-        pieces, _ = ndimage.label(view.label == channel, np.ones((3, 3)))
+        first_row, first_column = (s.start for s in boxes[channel - 1])
+        pieces, _ = ndimage.label(view.label[boxes[channel - 1]] == channel, np.ones((3, 3)))
         sizes = np.bincount(pieces.ravel())[1:]
         for piece in np.flatnonzero(sizes >= 0.3 * sizes.max()) + 1:
-            rows, columns = np.nonzero(pieces == piece)
+            rows, columns = np.add(np.nonzero(pieces == piece), [[first_row], [first_column]])
             waist = columns[np.abs(rows - rows.mean()) <= max(1.0, 0.25 * np.ptp(rows))]  # corners of a tilted body reach further
             edge = (waist if waist.size else columns) * view.spacing_mm[1]
             x = edge.min() - gap_mm if view.plane == "sagittal" else edge.max() + view.spacing_mm[1] + gap_mm

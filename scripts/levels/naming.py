@@ -56,7 +56,7 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
         return Naming([], 0.0, [], 0.0)
     if len(bodies) > MAX_BODIES:
         return _name_largest(bodies, log_p)
-    votes = _votes(np.maximum(log_p[:, levels], FLOOR), names)
+    votes = _votes(np.maximum(log_p[:, levels], FLOOR), names).swapaxes(0, 1).tolist()  # lists: single numbers of arrays are slow
     drop = _drop_prices([b.volume_mm3 for b in bodies])
     steps = _steps(bodies)
     paths = {}
@@ -120,7 +120,7 @@ def _steps(bodies: Sequence[Instance]) -> dict[tuple[int, int], tuple[int, float
     for i in range(len(bodies)):
         for j in range(i + 1, len(bodies)):
             across, down = np.linalg.norm(centres[j, :2] - centres[i, :2]), centres[i, 2] - centres[j, 2]
-            slope = across / max(down, 1.0)
+            slope = float(across / max(down, 1.0))
             steps[i, j] = max(1, round(float(np.hypot(across, down)) / usual)), TILT_COST * max(0.0, slope - MAX_SLOPE)
     return steps
 
@@ -142,21 +142,21 @@ def _votes(votes: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     return result
 
 
-def _best_paths(start: int, votes: np.ndarray, drop: np.ndarray, steps: dict, names: tuple[str, ...]) -> dict[int, tuple[float, list]]:
-    """Last level -> (score, level of every body) of the best path whose first level is `start`."""
-    n = votes.shape[1]
-    left_out = np.append(0, np.cumsum(drop))  # price of leaving out the first k bodies
+def _best_paths(start: int, votes: list, drop: np.ndarray, steps: dict, names: tuple[str, ...]) -> dict[int, tuple[float, list]]:
+    """Last level -> (score, level of every body) of the best path whose first level is `start`; votes by body, offset and level."""
+    n = len(votes)
+    left_out = [0.0, *np.cumsum(drop).tolist()]  # price of leaving out the first k bodies
     best: list[dict[tuple[int, int], tuple[float, tuple]]] = [{} for _ in range(n)]  # by level and offset of the last body
     result: dict[int, tuple[float, list]] = {}
     for j in range(n):
-        for own, off in zip(votes[:, j], OFFSETS):
+        for own, off in zip(votes[j], OFFSETS):
             best[j][start, off] = (own[start] - left_out[j], ((j, start),))
         for i in range(j):
             step, price = steps[i, j]
             between = left_out[j] - left_out[i + 1]
             for (level, before), (score, path) in best[i].items():
                 for following, cost in _following(level, step, names):
-                    for own, off in zip(votes[:, j], OFFSETS):
+                    for own, off in zip(votes[j], OFFSETS):
                         total = score + own[following] - price - between - cost - MISCOUNT_COST * abs(off - before)
                         if (following, off) not in best[j] or total > best[j][following, off][0]:
                             best[j][following, off] = (total, (*path, (j, following)))

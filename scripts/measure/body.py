@@ -68,12 +68,16 @@ def measure_body(mask: np.ndarray, affine: np.ndarray, up: np.ndarray, upper_pla
     part = np.pad(mask[tuple(map(slice, low, high))], 1).astype(np.float32)
     to_part = np.linalg.inv(affine)
     to_part[:3, 3] += 1 - low
-    points_mm, margin_mm = apply_affine(affine, voxels), np.abs(affine[:3, :3]).sum(1).max() / 2
+    # those that reach furthest in any direction have no neighbour on one side
+    inner = np.zeros_like(mask)
+    inner[:, :, 1:-1] = mask[:, :, :-2] & mask[:, :, 2:]
+    ends_mm, margin_mm = apply_affine(affine, np.argwhere(mask & ~inner)), np.abs(affine[:3, :3]).sum(1).max() / 2
+    centre_mm = apply_affine(affine, voxels.mean(0))
     if abs(up[0]) > MAX_LEAN * np.linalg.norm(up):
         return None
     axes = _axes(np.array([1.0, 0.0, 0.0]), up)
     for turns_left in reversed(range(ROUNDS)):
-        sections = _Sections.of(part, to_part, points_mm, axes, margin_mm)
+        sections = _Sections.of(part, to_part, centre_mm, ends_mm, axes, margin_mm)
         plates = [sections.end_plate(side) for side in (1, -1)]
         if None in plates:
             return None
@@ -110,10 +114,11 @@ class _Sections:
     width_mm: float
 
     @classmethod
-    def of(cls, part: np.ndarray, to_part: np.ndarray, points_mm: np.ndarray, axes: np.ndarray, margin_mm: float) -> _Sections:
-        """Sections of `part` (float, XYZ), which `to_part` (4x4) reaches from the world; `points_mm` (N, 3) are its voxels."""
-        centre_mm = points_mm.mean(0)
-        reach = np.abs((points_mm - centre_mm) @ axes).max(0) + margin_mm
+    def of(
+        cls, part: np.ndarray, to_part: np.ndarray, centre_mm: np.ndarray, ends_mm: np.ndarray, axes: np.ndarray, margin_mm: float
+    ) -> _Sections:
+        """Sections of `part` (float, XYZ), which `to_part` (4x4) reaches from the world; `ends_mm` (N, 3) are its outermost voxels."""
+        reach = np.abs((ends_mm - centre_mm) @ axes).max(0) + margin_mm
         places = [step * (np.arange(-np.ceil(far / step), np.ceil(far / step)) + 0.5) for far, step in zip(reach, STEP_MM)]
         matrix, origin = to_part[:3, :3] @ axes, apply_affine(to_part, centre_mm)
         grid = [
