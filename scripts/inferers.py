@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.inferers import Inferer, SlidingWindowInferer
+from monai.data.utils import compute_importance_map
+from monai.inferers import Inferer
 from scipy import ndimage
-from torch.nn.functional import embedding_bag
 
 from scripts.common.preflight import is_true
-from scripts.levels.instances import grown
+from scripts.levels.logits import COARSE_VOXEL, GATED
+from scripts.network import KINDS
+from scripts.windows import Box, background_logits, box_around, draw_windows, scaled, spine_windows
 
 ENDS = ((0.0, 0.2), (0.1, 0.0))  # shares of a scan at its lower and upper end that the further views for the levels lack
 LEAST_SLICES = 60  # coarse voxels from end to end, 240 mm, that such a view must have
-MAX_BOX_VOXELS = 12_000_000  # of the working grid; a whole spine with its margin has 9 million, and the logits of 12 million take 1.2 GB
+MAX_BOX_VOXELS = 12_000_000  # of the working grid; a whole spine with its margin has 9 million
 
 
 class AutocastInferer(Inferer):
@@ -46,13 +49,13 @@ class AutocastInferer(Inferer):
 
 
 class CoarseToFineInferer(Inferer):
-    """Find the spine on the whole view, then draw it with a sliding window over the box around it: what `SpineNet.forward` does, faster.
+    """Find the spine on the whole view, then draw it with windows that follow it: what `SpineNet.forward` does, faster.
 
     Args:
         roi_size: voxels of a window; the same as in training, because instance norm looks at the whole window.
         sw_batch_size: windows per forward pass.
-        overlap: share of a window that its neighbour covers too.
-        margin: voxels between the spine that the coarse network sees and the side of the box.
+        overlap: share of a window that its neighbour covers too, at least.
+        margin: voxels around the spine that the coarse network sees, which the windows cover too.
         tta: test-time augmentation of the levels: the mean log-probabilities of the whole scan and of views that lack an end of it.
     """
 
@@ -61,11 +64,17 @@ class CoarseToFineInferer(Inferer):
     ) -> None:
         super().__init__()
         self.tta = is_true(tta, "tta")
-        self.window = SlidingWindowInferer(roi_size, sw_batch_size, overlap, mode="gaussian")
+        self.roi_size = [int(n) for n in roi_size]
+        self.sw_batch_size = sw_batch_size
+        self.overlap = overlap
         self.margin = margin
+        self.importance = compute_importance_map(self.roi_size, mode="gaussian", sigma_scale=0.125)
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Level logits (1CXYZ) of `inputs` (11XYZ): of the box alone, with its affine, if the input is a MetaTensor, else of all of it.
+        """Level logits (1CXYZ) of `inputs` (11XYZ); of a MetaTensor, what `SpineLogits.of` takes for them.
+
+        That are the kind logits (13XYZ) of a box around the spine, with its affine, and in the metadata the levels on the coarse grid:
+        level logits of all voxels would take longer than the networks.
 
         What the coarse network sees far from the spine is left out where the box would be larger than any spine.
 
@@ -77,26 +86,15 @@ class CoarseToFineInferer(Inferer):
         network = getattr(network, "module", network)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         levels = self._locate(image, network)
-        voxel = network.coarse_voxel
-        seen = levels.argmax(1)[0] > 0
-        if not seen.any():
-            size = (1, 1, 1) if isinstance(inputs, MetaTensor) else image.shape[2:]
-            empty = background_logits(levels.new_zeros(*levels.shape[:2], *size))
-            return MetaTensor(empty, affine=inputs.affine) if isinstance(inputs, MetaTensor) else empty
-        coarse_box = self._box(seen, voxel)
-        if _voxels(coarse_box, voxel) > MAX_BOX_VOXELS:
-            coarse_box = self._box(largest_cluster(seen), voxel)
-        if (size := _voxels(coarse_box, voxel)) > MAX_BOX_VOXELS:
-            raise ValueError(f"the coarse network sees a spine in a box of {size / 1e6:.0f} million voxels: no lumbar spine is so large")
-        box = tuple(slice(s.start * v, s.stop * v) for s, v in zip(coarse_box, voxel))
-        kinds = self.window(image[..., box[0], box[1], box[2]], self._delineate, network)
-        logits = combine_near(network, levels[..., coarse_box[0], coarse_box[1], coarse_box[2]], kinds)
+        coarse_box, box, kinds = self._draw(image, levels.argmax(1)[0] > 0, network)
+        levels = levels[(..., *coarse_box)]
         if isinstance(inputs, MetaTensor):
             shift = torch.eye(4, dtype=inputs.affine.dtype)
             shift[:3, 3] = torch.tensor([s.start for s in box], dtype=shift.dtype)
-            return MetaTensor(logits, affine=inputs.affine @ shift)
-        whole = background_logits(logits.new_zeros(*logits.shape[:2], *image.shape[2:]))
-        whole[..., box[0], box[1], box[2]] = logits
+            meta = {GATED: network.gated(levels), COARSE_VOXEL: torch.tensor([network.coarse_voxel])}
+            return MetaTensor(kinds, affine=inputs.affine @ shift, meta=meta)
+        whole = background_logits(image.new_zeros(*levels.shape[:2], *image.shape[2:], dtype=torch.float32))
+        whole[(..., *box)] = network.combine(levels, kinds)
         return whole
 
     def _locate(self, image: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
@@ -114,26 +112,35 @@ class CoarseToFineInferer(Inferer):
             views[seen] += 1
         return total / views
 
+    def _draw(self, image: torch.Tensor, seen: torch.Tensor, network: torch.nn.Module) -> tuple[Box, Box, torch.Tensor]:
+        """The box around what the coarse network sees, in coarse and in fine voxels, and the kind logits in it (13XYZ)."""
+        voxel, shape = network.coarse_voxel, image.shape[2:]
+        if not seen.any():  # some box, for what comes after
+            return (slice(0, 1),) * 3, (slice(0, 1),) * 3, background_logits(image.new_zeros(1, len(KINDS), 1, 1, 1))
+        margin = [math.ceil(self.margin / v) for v in voxel]
+        coarse_box = box_around(seen, margin)
+        if _voxels(coarse_box, voxel) > MAX_BOX_VOXELS:
+            seen = largest_cluster(seen)
+            coarse_box = box_around(seen, margin)
+        if (size := _voxels(coarse_box, voxel)) > MAX_BOX_VOXELS:
+            raise ValueError(f"the coarse network sees a spine in a box of {size / 1e6:.0f} million voxels: no lumbar spine is so large")
+        box = tuple(slice(s.start, min(s.stop, n)) for s, n in zip(scaled(coarse_box, voxel), shape))
+        windows = spine_windows(seen, voxel, margin, shape, self.roi_size, self.overlap)
+        drawn = draw_windows(image, windows, box, partial(self._delineate, network=network), self.importance, self.sw_batch_size)
+        return coarse_box, box, drawn
+
     def _delineate(self, windows: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
         """Kind logits of a batch of windows; what is left over, a single one, goes through twice on a CPU.
 
         PyTorch leaves float32 convolutions of one small 3-D sample to a slow path there: one window takes 0.15 s, two take 0.09 s.
         """
-        if len(windows) == 1 < self.window.sw_batch_size and not windows.is_cuda:
+        if len(windows) == 1 < self.sw_batch_size and not windows.is_cuda:
             return network.delineate(windows.expand(2, -1, -1, -1, -1).contiguous())[:1]
         return network.delineate(windows)
 
-    def _box(self, seen: torch.Tensor, voxel: Sequence[int]) -> tuple[slice, ...]:
-        """Box of coarse voxels around what is seen, with the margin."""
-        where = seen.nonzero()
-        margin = [math.ceil(self.margin / v) for v in voxel]
-        low = [max(0, int(n) - m) for n, m in zip(where.amin(0), margin)]
-        high = [min(int(n) + 1 + m, end) for n, m, end in zip(where.amax(0), margin, seen.shape)]
-        return tuple(slice(a, b) for a, b in zip(low, high))
 
-
-def _voxels(coarse_box: Sequence[slice], voxel: Sequence[int]) -> int:
-    return math.prod((s.stop - s.start) * v for s, v in zip(coarse_box, voxel))
+def _voxels(coarse_box: Box, voxel: Sequence[int]) -> int:
+    return math.prod(s.stop - s.start for s in scaled(coarse_box, voxel))
 
 
 def largest_cluster(seen: torch.Tensor) -> torch.Tensor:
@@ -142,43 +149,6 @@ def largest_cluster(seen: torch.Tensor) -> torch.Tensor:
     pieces, count = ndimage.label(ndimage.binary_dilation(mask))
     sizes = ndimage.sum_labels(mask, pieces, range(1, count + 1))
     return torch.from_numpy(mask & (pieces == 1 + sizes.argmax()))
-
-
-def combine_near(network: torch.nn.Module, levels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-    """`network.combine` (1CXYZ) where a body or a disc may be, and one voxel around; elsewhere `background_logits`.
-
-    A kind of less than 1/C of the probability of the background stays behind it, whichever level gets it.
-
-    Args:
-        network: a `SpineNet`.
-        levels: level logits on the coarse grid, 1CXYZ.
-        kinds: kind logits, 13XYZ.
-    """
-    logits = background_logits(levels.new_empty(*levels.shape[:2], *kinds.shape[2:], dtype=torch.float32))
-    ahead = kinds[0, 1:].amax(0) > kinds[0, 0] - math.log(levels.shape[1])
-    near = torch.from_numpy(grown(ahead.cpu().numpy())).to(kinds.device).flatten().nonzero()[:, 0]
-    if not len(near):
-        return logits
-    # trilinear interpolation as a sum of eight rows of a table: a twentieth of the time that it takes for all channels of all voxels
-    table = network.gated(levels)[0]
-    rows, weights = near.new_zeros(1, 1), torch.ones(1, 1, device=near.device)
-    for place, voxel, size in zip(torch.unravel_index(near, kinds.shape[2:]), network.coarse_voxel, table.shape[1:]):
-        at = ((place + 0.5) / voxel - 0.5).clamp(0, size - 1)
-        low = at.floor()
-        pair = torch.stack([low, (low + 1).clamp(max=size - 1)], 1).long()
-        share = torch.stack([1 - (at - low), at - low], 1)
-        rows = (rows[:, :, None] * size + pair[:, None]).flatten(1)
-        weights = (weights[:, :, None] * share[:, None]).flatten(1)
-    gated = embedding_bag(rows, table.flatten(1).T.contiguous(), per_sample_weights=weights, mode="sum")
-    logits.flatten(2)[0][:, near] = network.divide(gated.T.contiguous()[None], kinds.flatten(2)[:, :, near])[0]
-    return logits
-
-
-def background_logits(like: torch.Tensor) -> torch.Tensor:
-    """Logits of the shape of `like` (BCXYZ) that say background everywhere."""
-    logits = torch.full_like(like, -20.0)
-    logits[:, 0] = 0
-    return logits
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -14,7 +14,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.folder_layout import FolderLayoutBase
 from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd
-from monai.utils import SpaceKeys, convert_to_tensor
+from monai.utils import SpaceKeys
 
 from scripts.batch.own_masks import MADE_BY, check_replaceable
 from scripts.common.errors import CallError, UserError, shown
@@ -26,6 +26,7 @@ from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, read_volume
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
+from scripts.levels.logits import SpineLogits
 from scripts.levels.name_levels import NamedLevels, cut_faces, name_levels
 from scripts.levels.postprocess import clean_label_map
 from scripts.levels.restore import ClassLogits, restore_label_map
@@ -144,7 +145,7 @@ class NameLevelsd(MapTransform):
     """`name_levels` of level logits, shape CXYZ; its report also says which faces of the scan cut a structure (`cut_by_view`).
 
     Args:
-        keys: level logits on the working grid or, with an affine of their own, on a box of it; becomes `NamedLevels`.
+        keys: level logits (CXYZ) on the working grid, or what `CoarseToFineInferer` gives for a box of it; becomes `NamedLevels`.
         ref_key: the preprocessed image.
         min_instance_mm3: smaller pieces have no vote and become background.
     """
@@ -158,7 +159,7 @@ class NameLevelsd(MapTransform):
         d = dict(data)
         image = d[self.ref_key]
         for key in self.key_iterator(d):
-            d[key] = named = name_levels(convert_to_tensor(d[key]).cpu(), _affine_of(d[key], image), self.min_instance_mm3)
+            d[key] = named = name_levels(SpineLogits.of(d[key]), _affine_of(d[key], image), self.min_instance_mm3)
             offset = np.rint(np.linalg.solve(np.asarray(image.affine, np.float64), named.affine)[:3, 3]).astype(int)
             cut = cut_faces(image.shape[1:], offset, named.channel_map)
             for row in named.report["structures"]:

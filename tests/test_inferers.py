@@ -7,11 +7,11 @@ import pytest
 import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from torch import nn
-from torch.nn.functional import max_pool3d
 
 from scripts import inferers
-from scripts.inferers import AutocastInferer, CoarseToFineInferer, background_logits, combine_near
+from scripts.inferers import AutocastInferer, CoarseToFineInferer
 from scripts.labels import label_table, structure
+from scripts.levels.logits import SpineLogits
 from scripts.network import SpineNet
 
 CHANNELS = len(label_table())
@@ -53,7 +53,15 @@ def oblique() -> torch.Tensor:
 
 def infer(x: torch.Tensor, net: nn.Module | None = None, window: tuple[int, int, int] = WINDOW, **options) -> torch.Tensor:
     with torch.no_grad():
-        return CoarseToFineInferer(window, **options)(x, net or network())
+        return dense(CoarseToFineInferer(window, **options)(x, net or network()))
+
+
+def dense(result: torch.Tensor) -> torch.Tensor:
+    """Level logits of all voxels, up to a constant for every voxel; of a box with its affine."""
+    if not isinstance(result, MetaTensor):
+        return result
+    logits = SpineLogits.of(result[0]).at(np.arange(result[0, 0].numel()))
+    return MetaTensor(logits.reshape(1, CHANNELS, *result.shape[2:]), affine=result.affine)
 
 
 def box_of(result: MetaTensor, affine: torch.Tensor) -> tuple[slice, slice, slice]:
@@ -75,7 +83,7 @@ def assert_same_spine(logits: torch.Tensor, whole: torch.Tensor) -> None:
     """The same logits where a level has 1/C of the probability of the background, and background elsewhere (BCXYZ)."""
     spine = whole[0, 1:].amax(0) > whole[0, 0] - np.log(CHANNELS)
     assert spine.any()
-    torch.testing.assert_close(logits[..., spine], whole[..., spine])
+    torch.testing.assert_close(logits.log_softmax(1)[..., spine], whole.log_softmax(1)[..., spine])
     assert torch.equal(logits.argmax(1), whole.argmax(1))
 
 
@@ -152,28 +160,6 @@ def test_windows_blend_into_the_same_logits():
     torch.testing.assert_close(many, one, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(37, 70, 66), (3, 9, 16)])
-def test_logits_near_what_may_be_spine(shape):
-    net, generator = network(), torch.Generator().manual_seed(0)
-    levels = torch.randn(1, CHANNELS, *[-(-n // 4) for n in shape], generator=generator)
-    kinds = torch.randn(1, 3, *shape, generator=generator) * 4 - torch.tensor([0.0, 9.0, 9.0]).view(1, 3, 1, 1, 1)
-    with torch.no_grad():
-        whole, logits = net.combine(levels, kinds), combine_near(net, levels, kinds)
-    p = kinds.softmax(1)
-    may_be = (p[:, 1:].amax(1, keepdim=True) > p[:, :1] / CHANNELS).float()
-    near = (max_pool3d(may_be, 3, 1, 1) > 0)[0, 0]
-    assert 0 < near.float().mean() < 1
-    torch.testing.assert_close(logits[..., near], whole[..., near], atol=2e-5, rtol=0)  # sums in another order
-    assert torch.equal(logits[..., ~near], background_logits(whole)[..., ~near])
-    assert not whole.argmax(1)[0][~near].any()
-
-
-def test_no_logits_where_nothing_may_be_spine():
-    kinds = torch.tensor([9.0, 0.0, 0.0]).view(1, 3, 1, 1, 1).expand(1, 3, 8, 8, 8)
-    levels = torch.randn(1, CHANNELS, 2, 2, 2)
-    assert torch.equal(combine_near(network(), levels, kinds), background_logits(torch.empty(1, CHANNELS, 8, 8, 8)))
-
-
 def test_what_lies_far_from_the_spine_is_left_out_where_the_box_would_be_too_large(monkeypatch):
     far = (slice(24, 28), slice(60, 64), slice(0, 4))
     x, affine = MetaTensor(image(SPINE, far), affine=oblique()), oblique()
@@ -191,7 +177,7 @@ def test_plain_tensor_gives_the_whole_grid():
     assert result.shape == (1, CHANNELS, *SHAPE)
     part = infer(MetaTensor(x, affine=affine))
     box = box_of(part, affine)
-    assert torch.equal(result[(*ALL, *box)], part.as_tensor())
+    torch.testing.assert_close(result[(*ALL, *box)].log_softmax(1), part.as_tensor().log_softmax(1))
     outside = torch.ones(SHAPE, dtype=torch.bool)
     outside[box] = False
     assert not result.argmax(1)[0][outside].any()
@@ -279,11 +265,12 @@ def test_scripted_network():
 def test_collated_batch_and_back():
     x, affine = image(SPINE), oblique()
     batch = list_data_collate([{"image": MetaTensor(x[0], affine=affine)}])  # its affine has a batch axis
-    batch["pred"] = infer(batch["image"])
+    with torch.no_grad():
+        batch["pred"] = CoarseToFineInferer(WINDOW)(batch["image"], network())
     (item,) = decollate_batch(batch)
     expected = infer(MetaTensor(x, affine=affine))
     torch.testing.assert_close(item["pred"].affine, expected.affine)
-    assert torch.equal(item["pred"].as_tensor(), expected.as_tensor()[0])
+    assert torch.equal(dense(item["pred"][None]).as_tensor(), expected.as_tensor())
     torch.testing.assert_close(item["image"].affine, affine)
 
 
@@ -295,13 +282,6 @@ def test_input_is_not_changed():
     assert torch.equal(scan.affine, affine)
 
 
-def test_background_logits():
-    logits = background_logits(torch.randn(1, 4, 2, 3, 2))
-    assert logits.shape == (1, 4, 2, 3, 2)
-    assert (logits[:, 0] == 0).all()
-    assert (logits[:, 1:] == -20).all()
-
-
 # AutocastInferer around it
 
 
@@ -310,7 +290,7 @@ def test_amp_keeps_the_box_and_its_affine(monkeypatch, hardware):
     monkeypatch.setattr(inferers, "has_bfloat16", lambda device: hardware)
     x, affine = image(SPINE), oblique()
     with torch.no_grad():
-        result = AutocastInferer(CoarseToFineInferer(WINDOW))(MetaTensor(x, affine=affine), network())
+        result = dense(AutocastInferer(CoarseToFineInferer(WINDOW))(MetaTensor(x, affine=affine), network()))
     expected = infer(MetaTensor(x, affine=affine))
     assert isinstance(result, MetaTensor)
     assert result.dtype == torch.float32

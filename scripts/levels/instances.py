@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+
+from scripts.levels.restore import occupied_box
 
 FUSED = 1.6  # times the usual volume: so large a piece may be two bodies ...
 MIN_SHARE = 0.35  # ... if two levels have this share of its voxels each
@@ -23,7 +25,11 @@ class Instance:
 
 
 def find_instances(
-    mask: np.ndarray, spacing_mm: Sequence[float], min_mm3: float, core_depth_mm: float = 0.0, levels: np.ndarray | None = None
+    mask: np.ndarray,
+    spacing_mm: Sequence[float],
+    min_mm3: float,
+    core_depth_mm: float = 0.0,
+    levels: Callable[[tuple[np.ndarray, ...]], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, list[Instance]]:
     """Face-connected pieces of a mask of at least `min_mm3`: map of their numbers (int32, 0 elsewhere) and their list from top to bottom.
 
@@ -36,19 +42,18 @@ def find_instances(
         spacing_mm: voxel size.
         min_mm3: smaller pieces are left out; cores may be a quarter of it.
         core_depth_mm: 0 does not separate.
-        levels: the likeliest level of every voxel, any integers, shape XYZ.
+        levels: voxels of the mask, indices along each axis -> the likeliest level of each, any integers.
     """
     numbers = np.zeros(mask.shape, np.int32)
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
+    box = occupied_box(mask)
+    if not box:
         return numbers, []
-    box = found[0]
     voxel_mm3 = float(np.prod(spacing_mm))
     pieces, count = ndimage.label(mask[box])
     if core_depth_mm > 0:
         pieces, count = _separate(pieces, count, spacing_mm, min_mm3 / 4 / voxel_mm3, core_depth_mm)
     if levels is not None:
-        pieces, count = _divide(pieces, count, levels[box], spacing_mm)
+        pieces, count = _divide(pieces, count, spacing_mm, lambda places: levels(tuple(p + s.start for p, s in zip(places, box))))
     places = np.nonzero(pieces)
     voxels = np.bincount(pieces[places], minlength=count + 1)
     sizes = voxels * voxel_mm3
@@ -102,8 +107,10 @@ def _separate(pieces: np.ndarray, count: int, spacing_mm: Sequence[float], min_c
     return result, count
 
 
-def _divide(pieces: np.ndarray, count: int, levels: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, int]:
-    """Pieces of more than `FUSED` times the usual volume are divided among the levels of at least `MIN_SHARE` of their voxels."""
+def _divide(
+    pieces: np.ndarray, count: int, spacing_mm: Sequence[float], levels: Callable[[tuple[np.ndarray, ...]], np.ndarray]
+) -> tuple[np.ndarray, int]:
+    """Pieces of more than `FUSED` times the usual volume are divided among the `levels` of at least `MIN_SHARE` of their voxels."""
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
     if not count:
         return pieces, count
@@ -112,14 +119,16 @@ def _divide(pieces: np.ndarray, count: int, levels: np.ndarray, spacing_mm: Sequ
         if sizes[piece - 1] <= FUSED * usual:
             continue
         inside = pieces[box] == piece
-        found, counts = np.unique(levels[box][inside], return_counts=True)
+        level = np.zeros(inside.shape, int)
+        level[inside] = levels(tuple(p + s.start for p, s in zip(np.nonzero(inside), box)))
+        found, counts = np.unique(level[inside], return_counts=True)
         strong = found[counts >= MIN_SHARE * sizes[piece - 1]]
         if len(strong) < 2:
             continue
-        sure = inside & np.isin(levels[box], strong)
+        sure = inside & np.isin(level, strong)
         nearest = ndimage.distance_transform_edt(~sure, sampling=spacing_mm, return_distances=False, return_indices=True)
-        of_voxel = levels[box][tuple(nearest)]
-        for level in strong[1:]:
+        of_voxel = level[tuple(nearest)]
+        for strong_level in strong[1:]:
             count += 1
-            result[box][inside & (of_voxel == level)] = count
+            result[box][inside & (of_voxel == strong_level)] = count
     return result, count

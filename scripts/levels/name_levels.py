@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from scripts.labels import label_table
 from scripts.levels.instances import CORE_DEPTH_MM, Instance, find_instances, grown
+from scripts.levels.logits import SpineLogits, channels_of
 from scripts.levels.naming import name_bodies, usual_step
 from scripts.levels.restore import ClassLogits, largest
 from scripts.network import KINDS
@@ -37,11 +38,11 @@ class NamedLevels:
     report: dict[str, Any]  # see `name_levels`
 
 
-def name_levels(logits: torch.Tensor, affine: np.ndarray, min_instance_mm3: float) -> NamedLevels:
+def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float) -> NamedLevels:
     """Let the voxels of every vertebra vote, take the best consecutive sequence, and name the discs after the bodies beside them.
 
     Args:
-        logits: level logits, shape CXYZ, last axis towards superior.
+        logits: of a box whose last axis points towards superior.
         affine: 4x4, voxel -> world mm.
         min_instance_mm3: smaller pieces have no vote and become background.
 
@@ -50,12 +51,8 @@ def name_levels(logits: torch.Tensor, affine: np.ndarray, min_instance_mm3: floa
         `mean_entropy` (nats, of the voxels' level probabilities) and the `vote` (mean probability of the level given the kind) of each.
     """
     table = label_table()
-    logits, spacing_mm = logits.float(), voxel_sizes(affine)
-    log_kind = _log_kinds(logits)
-    kind = largest(log_kind)
-    levels = np.zeros(kind.shape, np.uint8)
-    levels[kind == 1] = largest(_at(logits, np.flatnonzero(kind == 1))[_channels("body")])
-    body_map, bodies = find_instances(kind == 1, spacing_mm, min_instance_mm3, CORE_DEPTH_MM, levels)
+    spacing_mm, kind = voxel_sizes(affine), largest(logits.log_kind)
+    body_map, bodies = find_instances(kind == 1, spacing_mm, min_instance_mm3, CORE_DEPTH_MM, partial(_likeliest_body, logits))
     disc_map, discs = find_instances(kind == 2, spacing_mm, min_instance_mm3)
     body_evidence, disc_evidence = _evidence(logits, "body", body_map, len(bodies)), _evidence(logits, "disc", disc_map, len(discs))
     naming = name_bodies(bodies, np.array([e.vote for e in body_evidence]).reshape(-1, len(table)))
@@ -72,7 +69,11 @@ def name_levels(logits: torch.Tensor, affine: np.ndarray, min_instance_mm3: floa
         "runner_up_probability": naming.runner_up_probability,
         "structures": _structures([*zip(naming.channels, body_evidence), *zip(disc_channels, disc_evidence)]),
     }
-    return NamedLevels(_agreeing_logits(log_kind, kind, channel_map), channel_map, affine, report)
+    return NamedLevels(_agreeing_logits(logits.log_kind, kind, channel_map), channel_map, affine, report)
+
+
+def _likeliest_body(logits: SpineLogits, voxels: tuple[np.ndarray, ...]) -> np.ndarray:
+    return largest(logits.at(np.ravel_multi_index(voxels, logits.log_kind.shape[1:]))[channels_of("body")])
 
 
 @dataclass(frozen=True)
@@ -85,37 +86,19 @@ class _Evidence:
     entropy: float  # nats, of the level probabilities
 
 
-def _evidence(logits: torch.Tensor, group: str, numbers: np.ndarray, count: int) -> list[_Evidence]:
+def _evidence(logits: SpineLogits, kind: str, numbers: np.ndarray, count: int) -> list[_Evidence]:
+    """Of every instance of a kind, whose voxels have its number (XYZ)."""
+    voxels = np.flatnonzero(numbers)
+    sizes = np.bincount(numbers.flat[voxels], minlength=count + 1)[1:]
+    log_p = logits.at(voxels[np.argsort(numbers.flat[voxels], kind="stable")])  # instance by instance
+    own = channels_of(kind)
+    entropy, given_kind = -(log_p.exp() * log_p).sum(0), log_p[own].log_softmax(0)
     found = []
-    for number, box in enumerate(ndimage.find_objects(numbers, max_label=count), start=1):
-        values = _at(logits[(slice(None), *box)], np.flatnonzero(numbers[box] == number))
-        log_p, given_kind = values.log_softmax(0), values[_channels(group)].log_softmax(0)
-        vote, share = np.full(len(logits), -np.inf), np.zeros(len(logits))
-        vote[_channels(group)] = given_kind.mean(1).numpy()
-        share[_channels(group)] = given_kind.exp().mean(1).numpy()
-        found.append(_Evidence(values.shape[1], vote, share, float(-(log_p.exp() * log_p).sum(0).mean())))
+    for part in zip(*(x.split(sizes.tolist(), -1) for x in (entropy, given_kind))):
+        vote, share = np.full(len(log_p), -np.inf), np.zeros(len(log_p))
+        vote[own], share[own] = part[1].mean(1).numpy(), part[1].exp().mean(1).numpy()
+        found.append(_Evidence(len(part[0]), vote, share, float(part[0].mean())))
     return found
-
-
-def _log_kinds(logits: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of the kinds, shape 3XYZ; where neither a body nor a disc is near, background has all of it."""
-    # the sum of n probabilities is at most n times the largest of them
-    ahead = logits[1:].amax(0) > logits[0] - math.log(len(logits))
-    near = np.flatnonzero(grown(ahead.numpy()))
-    values = _at(logits, near)
-    result = torch.full((len(KINDS), *logits.shape[1:]), NEVER)
-    result[0] = 0.0
-    result.flatten(1)[:, near] = torch.stack([values[_channels(g)].logsumexp(0) for g in KINDS]).log_softmax(0)
-    return result
-
-
-def _at(logits: torch.Tensor, voxels: np.ndarray) -> torch.Tensor:
-    """Logits of single voxels, flat indices, shape CN: NumPy takes half the time of torch."""
-    return torch.from_numpy(logits.flatten(1).numpy().take(voxels, axis=1))
-
-
-def _channels(group: str) -> list[int]:
-    return [s.channel for s in label_table() if s.group == group]
 
 
 def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], vote: np.ndarray) -> int:

@@ -160,7 +160,7 @@ def fused_pair(height: int, share: float) -> tuple[np.ndarray, np.ndarray]:
 )
 def test_a_large_piece_is_divided_among_its_levels(height, share, volumes):
     mask, levels = fused_pair(height, share)
-    numbers, found = find_instances(mask, (1.0, 1.0, 1.0), 100, 3.0, levels)
+    numbers, found = find_instances(mask, (1.0, 1.0, 1.0), 100, 3.0, lambda voxels: levels[voxels])
     assert [i.volume_mm3 for i in found] == volumes
     assert (numbers > 0).sum() == mask.sum()
     assert len(find_instances(mask, (1.0, 1.0, 1.0), 100, 3.0)[1]) == 4

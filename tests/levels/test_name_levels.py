@@ -9,12 +9,13 @@ import pytest
 import torch
 from voting_column import CHANNEL, DISCS, LUMBAR, MIN_MM3, SHAPE, SPACING, TABLE, body_box, column, dense, disc_box, paint, row, truth
 
+from scripts.levels.logits import SpineLogits
 from scripts.levels.name_levels import NEVER, name_levels
 from scripts.levels.restore import ClassLogits, restore_label_map
 
 
 def name(logits: torch.Tensor) -> tuple[torch.Tensor, dict]:
-    found = name_levels(logits, np.diag([*SPACING, 1]), MIN_MM3)
+    found = name_levels(SpineLogits.of(logits), np.diag([*SPACING, 1]), MIN_MM3)
     assert found.channel_map.shape == logits.shape[1:]
     assert found.logits.background.dtype == torch.float32
     json.dumps(found.report)
@@ -287,7 +288,7 @@ def test_boxes_give_the_masks_of_whole_volumes(degrees):
         x, y, z = body_box(place)
         paint(logits, (slice(0, x.stop), slice(y.start - 4, y.stop + 4), slice(z.start - 1, z.stop + 1)), background=0.52, **{level: 0.48})
         paint(logits, (x, y, z), **{level: 1})
-    found = name_levels(logits, np.diag([*SPACING, 1]), MIN_MM3)
+    found = name_levels(SpineLogits.of(logits), np.diag([*SPACING, 1]), MIN_MM3)
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     target = np.array([[0.7, 0, 0, -3], [0, 0.8 * c, -0.9 * s, 4], [0, 0.8 * s, 0.9 * c, -5], [0, 0, 0, 1]])
     masks = [restore_label_map(x, found.affine, target, (56, 100, 220)) for x in (found.logits, ClassLogits.of(dense(found)))]
