@@ -57,12 +57,25 @@ class CoarseToFineInferer(Inferer):
         overlap: share of a window that its neighbour covers too, at least.
         margin: voxels around the spine that the coarse network sees, which the windows cover too.
         tta: test-time augmentation of the levels: the mean log-probabilities of the whole scan and of views that lack an end of it.
+        threshold: probability, between 0 and 1, from which on a voxel is body or disc.
+
+    Raises:
+        ValueError: for a threshold of 0 or 1 and beyond.
     """
 
     def __init__(
-        self, roi_size: Sequence[int], sw_batch_size: int = 1, overlap: float = 0.25, margin: int = 12, tta: bool | str = False
+        self,
+        roi_size: Sequence[int],
+        sw_batch_size: int = 1,
+        overlap: float = 0.25,
+        margin: int = 12,
+        tta: bool | str = False,
+        threshold: float = 0.5,
     ) -> None:
         super().__init__()
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold {threshold}: a number between 0 and 1 is needed")
+        self.background_bonus = math.log(threshold / (1 - threshold))  # of its logit: classes are told apart by the largest one
         self.tta = is_true(tta, "tta")
         self.roi_size = [int(n) for n in roi_size]
         self.sw_batch_size = sw_batch_size
@@ -126,8 +139,9 @@ class CoarseToFineInferer(Inferer):
             raise ValueError(f"the coarse network sees a spine in a box of {size / 1e6:.0f} million voxels: no lumbar spine is so large")
         box = tuple(slice(s.start, min(s.stop, n)) for s, n in zip(scaled(coarse_box, voxel), shape))
         windows = spine_windows(seen, voxel, margin, shape, self.roi_size, self.overlap)
-        drawn = draw_windows(image, windows, box, partial(self._delineate, network=network), self.importance, self.sw_batch_size)
-        return coarse_box, box, drawn
+        kinds = draw_windows(image, windows, box, partial(self._delineate, network=network), self.importance, self.sw_batch_size)
+        kinds[:, 0] += self.background_bonus
+        return coarse_box, box, kinds
 
     def _delineate(self, windows: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
         """Kind logits of a batch of windows; what is left over, a single one, goes through twice on a CPU.

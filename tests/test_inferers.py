@@ -160,6 +160,26 @@ def test_windows_blend_into_the_same_logits():
     torch.testing.assert_close(many, one, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
+def test_threshold_is_the_probability_from_which_a_voxel_is_spine(threshold):
+    x, affine = image(SPINE), oblique()
+    x[(..., *SPINE)] = torch.linspace(0.3, 0.7, 32)  # of the fine network p(body) / p(background) is exp(12 x - 6)
+    net = network()
+    with torch.no_grad():
+        net.coarse[1].bias[L3] = 10.0  # the coarse network sees it everywhere
+    above = torch.sigmoid(12 * x[0, 0] - 6) > threshold
+    assert 0.1 < above[SPINE].float().mean() < 0.9
+    for scan in (x, MetaTensor(x, affine=affine)):
+        result = infer(scan, net, threshold=threshold)
+        assert torch.equal(torch.as_tensor(result.argmax(1)[0] == L3), above)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -0.2])
+def test_threshold_that_is_none(threshold):
+    with pytest.raises(ValueError, match="a number between 0 and 1 is needed"):
+        CoarseToFineInferer(WINDOW, threshold=threshold)
+
+
 def test_what_lies_far_from_the_spine_is_left_out_where_the_box_would_be_too_large(monkeypatch):
     far = (slice(24, 28), slice(60, 64), slice(0, 4))
     x, affine = MetaTensor(image(SPINE, far), affine=oblique()), oblique()

@@ -38,6 +38,7 @@ KNOBS = (
     Knob("--overlap 0.1", {"overlap": 0.1}, "fewer windows", "seams may show"),
     Knob("--margin 4", {"margin": 4}, "a smaller box", "a vertebra that the coarse network half misses is cut"),
     Knob("--margin 24", {"margin": 24}, "a larger box, if vertebrae are cut", "more windows"),
+    Knob("--threshold 0.5", {"threshold": 0.5}, "larger outlines", "they are too large in scans of some hospitals"),
     Knob("--tta False", {"tta": False}, "one pass of the coarse network instead of three", "names hang more on where a scan ends"),
     Knob("--sw_batch_size 1", {"sw_batch_size": 1}, "less memory on a GPU", "some time there, on some CPUs up to twice the time"),
     Knob("--figures False", {"figures": False}, "no time for pictures", "nothing to look at"),

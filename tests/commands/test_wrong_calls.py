@@ -177,6 +177,7 @@ def test_configs_check_their_numbers_first(tmp_path):
     for files in (TRAIN, INFERENCE, [TRAIN, EVALUATE]):
         for options, message in (
             ({"margin": "wide"}, "--margin wide: a whole number of at least 0 is needed"),
+            ({"threshold": 1.5}, "--threshold 1.5: a number from 0.01 to 0.99 is needed"),
             ({"min_instance_mm3": -300}, "--min_instance_mm3 -300: a number of at least 0 is needed"),
             ({"min_speck_mm3": "x"}, "--min_speck_mm3 x: a number of at least 0 is needed"),
             ({"patch_size": [50, 80, 128]}, "--patch_size [50, 80, 128]: three multiples of 16 are needed"),
