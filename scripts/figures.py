@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from scripts.common.errors import CallError, shown
 from scripts.common.files import write_whole
-from scripts.common.preflight import check_writable
+from scripts.common.preflight import check_files, check_writable
 from scripts.data.find import case_name
 from scripts.data.volumes import check_on_grid, read_volume, turned_to_ras
 from scripts.labels import encode, label_table
@@ -322,10 +322,12 @@ def visualize(
         label_scheme: of the prediction's values: "verse", "channel", "spider" or "totalspineseg".
 
     Raises:
+        CallError: for a file that is not there.
         UserError: for unreadable files, different grids or unknown label values.
     """
     if not image or not prediction:
         raise CallError("visualize needs --image, a scan, and --prediction, its mask")
+    check_files(image=image, prediction=prediction, reference=reference)
     check_writable(str(output_dir), "output_dir")
     scan = read_volume(image, series=True)
     labels = []

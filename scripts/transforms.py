@@ -26,7 +26,7 @@ from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, read_volume
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
-from scripts.levels.logits import SpineLogits
+from scripts.levels.logits import SpineLogits, level_logits
 from scripts.levels.name_levels import NamedLevels, cut_faces, name_levels
 from scripts.levels.postprocess import clean_label_map
 from scripts.levels.restore import ClassLogits, restore_label_map
@@ -171,8 +171,8 @@ class RestoreGridd(MapTransform):
     """Class logits -> label map (channel indices, 1XYZ, uint8) on the grid that `ref_key` was read from.
 
     Args:
-        keys: `NamedLevels`, whose report goes into the metadata as `report`, or logits, shape CXYZ, on the working grid or, with an
-            affine of their own, on a box of it.
+        keys: `NamedLevels`, whose report goes into the metadata as `report`; without `NameLevelsd`, what that takes, every voxel with the
+            level that it votes for; or other logits, shape CXYZ, on the working grid or, with an affine of their own, on a box of it.
         ref_key: the preprocessed image; its metadata hold the working grid, the original grid and the file name.
     """
 
@@ -189,7 +189,7 @@ class RestoreGridd(MapTransform):
             if isinstance(d[key], NamedLevels):
                 logits, affine, report = d[key].logits, d[key].affine, d[key].report
             else:
-                logits, affine, report = ClassLogits.of(torch.as_tensor(d[key])), _affine_of(d[key], image), None
+                logits, affine, report = ClassLogits.of(level_logits(d[key])), _affine_of(d[key], image), None
             label = restore_label_map(logits, affine, target_affine, shape)
             d[key] = MetaTensor(label[None], meta={**meta, "report": report})
         return d

@@ -50,8 +50,9 @@ def spine_windows(
         slab = seen[:, :, max(0, start) // voxel[2] : math.ceil((start + roi_size[2]) / voxel[2])]
         if not slab.any():  # between two pieces of a spine
             continue
-        across = [_starts(s, n, end, overlap) for s, n, end in zip(scaled(box_around(slab, margin), voxel), roi_size, shape)][:2]
-        windows += [tuple(slice(a, a + n) for a, n in zip((x, y, start), roi_size)) for x in across[0] for y in across[1]]
+        box = scaled(box_around(slab, margin), voxel)
+        right, front = (_starts(box[axis], roi_size[axis], shape[axis], overlap) for axis in (0, 1))
+        windows += [tuple(slice(a, a + n) for a, n in zip((x, y, start), roi_size)) for x in right for y in front]
     return windows
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from scripts import inferers
 from scripts.inferers import AutocastInferer, CoarseToFineInferer
 from scripts.labels import label_table, structure
-from scripts.levels.logits import SpineLogits
+from scripts.levels.logits import level_logits
 from scripts.network import SpineNet
 
 CHANNELS = len(label_table())
@@ -58,10 +58,7 @@ def infer(x: torch.Tensor, net: nn.Module | None = None, window: tuple[int, int,
 
 def dense(result: torch.Tensor) -> torch.Tensor:
     """Level logits of all voxels, up to a constant for every voxel; of a box with its affine."""
-    if not isinstance(result, MetaTensor):
-        return result
-    logits = SpineLogits.of(result[0]).at(np.arange(result[0, 0].numel()))
-    return MetaTensor(logits.reshape(1, CHANNELS, *result.shape[2:]), affine=result.affine)
+    return MetaTensor(level_logits(result[0])[None], affine=result.affine) if isinstance(result, MetaTensor) else result
 
 
 def box_of(result: MetaTensor, affine: torch.Tensor) -> tuple[slice, slice, slice]:

@@ -60,6 +60,19 @@ def check_fit(path: str | Path, state: Mapping[str, Any], network: torch.nn.Modu
         )
 
 
+def check_files(**files: Any) -> None:
+    """
+    Args:
+        files: options by name, a path each; an empty one was not given.
+
+    Raises:
+        CallError: for a path where nothing is.
+    """
+    for option, path in files.items():
+        if path and not Path(path).exists():
+            raise CallError(f"{path}: no such file. --{option} takes one.{similar_path(path)}")
+
+
 def check_start(train_only: str, pretrained: str, resume: str) -> None:
     """
     Raises:

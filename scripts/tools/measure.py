@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
-from scripts.common.preflight import check_writable
+from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_image, find_masks
 from scripts.data.scans import read_scan
@@ -39,11 +39,12 @@ def measure(
         the rows of `measures.csv`.
 
     Raises:
-        CallError: if there is no mask.
+        CallError: if there is no mask, or a file is not there.
         UserError: after the others, for masks that cannot be read or do not fit their scan.
     """
     if image and not prediction:
         raise CallError("measure takes --image, a scan, with --prediction, its mask; --dataset_dir takes a folder of masks")
+    check_files(prediction=prediction, image=image)
     root = Path(prediction).parent if prediction else Path(dataset_dir)
     masks = [Path(prediction)] if prediction else find_masks(dataset_dir)
     check_writable(str(output_dir), "output_dir")

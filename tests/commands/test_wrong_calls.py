@@ -202,6 +202,11 @@ def test_configs_check_their_numbers_first(tmp_path):
         ("prepare", {"validation_fraction": -0.5}, "--validation_fraction -0.5: a number from 0 to 1 is needed"),
         ("prepare", {"labelled": [99]}, "--labelled [99]: the label table has no 99. It has 15 = T8, "),
         ("phantoms", {"phantom_options": {"lumbr": 6}}, "--phantom_options: there is no option 'lumbr'; choose from contrast, lumbar, "),
+        ("measure", {"prediction": "none_seg.nii"}, "none_seg.nii: no such file. --prediction takes one."),
+        ("measure", {"prediction": TOOLS, "image": "none.nii"}, "none.nii: no such file. --image takes one."),
+        ("visualize", {"image": "none.nii", "prediction": TOOLS}, "none.nii: no such file. --image takes one."),
+        ("visualize", {"image": TOOLS, "prediction": "none_seg.nii"}, "none_seg.nii: no such file. --prediction takes one."),
+        ("visualize", {"image": TOOLS, "prediction": TOOLS, "reference": "none.nii"}, "none.nii: no such file. --reference takes one."),
         ("phantoms", {"training": -1, "seed": "x"}, "--training -1: a whole number of at least 0 is needed; --seed x: a whole number"),
     ],
 )

@@ -9,7 +9,7 @@ from monai.data import MetaTensor, decollate_batch
 from torch import nn
 
 from scripts.labels import label_table
-from scripts.levels.logits import COARSE_VOXEL, GATED, SpineLogits, channels_of
+from scripts.levels.logits import COARSE_VOXEL, GATED, SpineLogits, channels_of, level_logits
 from scripts.network import KINDS, SpineNet
 
 CHANNELS = len(label_table())
@@ -53,3 +53,4 @@ def test_metadata_tell_which_logits_they_are():
     expected = SpineLogits.of_levels(whole).log_kind
     for pred in (batch[0], decollate_batch(batch)[0], whole, MetaTensor(whole)):
         torch.testing.assert_close(SpineLogits.of(pred).log_kind, expected, atol=2e-5, rtol=0)
+        torch.testing.assert_close(level_logits(pred).log_softmax(0), whole.log_softmax(0), atol=2e-5, rtol=0)
