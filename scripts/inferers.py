@@ -51,6 +51,8 @@ class AutocastInferer(Inferer):
 class CoarseToFineInferer(Inferer):
     """Find the spine on the whole view, then draw it with windows that follow it: what `SpineNet.forward` does, faster.
 
+    A `threshold` other than 0.5 is added to the logits of the background, and is part of all probabilities from there on.
+
     Args:
         roi_size: voxels of a window; the same as in training, because instance norm looks at the whole window.
         sw_batch_size: windows per forward pass.
@@ -60,7 +62,7 @@ class CoarseToFineInferer(Inferer):
         threshold: probability, between 0 and 1, from which on a voxel is body or disc.
 
     Raises:
-        ValueError: for a threshold of 0 or 1 and beyond.
+        ValueError: for a threshold of 0 or 1 and beyond, or an overlap of 1 and more.
     """
 
     def __init__(
@@ -73,9 +75,11 @@ class CoarseToFineInferer(Inferer):
         threshold: float = 0.5,
     ) -> None:
         super().__init__()
+        if not 0 <= overlap < 1:
+            raise ValueError(f"overlap {overlap}: a number from 0 to less than 1 is needed")
         if not 0 < threshold < 1:
             raise ValueError(f"threshold {threshold}: a number between 0 and 1 is needed")
-        self.background_bonus = math.log(threshold / (1 - threshold))  # of its logit: classes are told apart by the largest one
+        self.background_bonus = math.log(threshold / (1 - threshold))  # of its logit: the largest one then decides at the threshold
         self.tta = is_true(tta, "tta")
         self.roi_size = [int(n) for n in roi_size]
         self.sw_batch_size = sw_batch_size
@@ -86,7 +90,7 @@ class CoarseToFineInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Level logits (1CXYZ) of `inputs` (11XYZ); of a MetaTensor, what `SpineLogits.of` takes for them.
 
-        That are the kind logits (13XYZ) of a box around the spine, with its affine, and in the metadata the levels on the coarse grid:
+        Those are the kind logits (13XYZ) of a box around the spine, with its affine, and in the metadata the levels on the coarse grid:
         level logits of all voxels would take longer than the networks.
 
         What the coarse network sees far from the spine is left out where the box would be larger than any spine.

@@ -82,11 +82,19 @@ class SpineNet(nn.Module):
 
     @torch.jit.export
     def combine(self, levels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-        """Level logits (BCXYZ) from those on the coarse grid and the kind logits (B3XYZ) of the same image."""
+        """Level logits (BCXYZ) from those on the coarse grid and the kind logits (B3XYZ) of the same image.
+
+        All voxels at once, as an exported network needs it; `SpineLogits` does the same for those that have a level.
+        """
         factor = [float(f) for f in self.coarse_voxel]
         gated = functional.interpolate(self.gated(levels), scale_factor=factor, mode="trilinear", align_corners=False)
         gated = _inner(gated, [0] * 6, kinds.shape)  # the last coarse voxels may reach beyond the image
-        return self.divide(gated, kinds)
+        log_kind = kinds.float().log_softmax(1)
+        levels, gate = gated[:, :-1], gated[:, -1:]
+        shift = [log_kind[:, :1]]  # what makes log-probabilities of the logits of a kind
+        for kind, channels in [(1, self.bodies), (2, self.discs)]:
+            shift.append(log_kind[:, kind : kind + 1] + gate - levels[:, channels].logsumexp(1, keepdim=True))
+        return torch.cat(shift, 1)[:, self.kind_of_channel].add_(levels)
 
     @torch.jit.export
     def gated(self, levels: torch.Tensor) -> torch.Tensor:
@@ -97,16 +105,6 @@ class SpineNet(nn.Module):
         levels = levels.float()
         gate = functional.max_pool3d(2 * (1 - levels.softmax(1)[:, :1]), 3, 1, 1).clamp(self.gate_floor, 1.0).log()
         return torch.cat([torch.zeros_like(gate), levels[:, 1:], gate], 1)  # background is the fine network's alone
-
-    @torch.jit.export
-    def divide(self, gated: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-        """Level logits (BC...) from what `gated` gives at the same voxels and their kind logits (B3...): kinds divided among levels."""
-        log_kind = kinds.float().log_softmax(1)
-        levels, gate = gated[:, :-1], gated[:, -1:]
-        shift = [log_kind[:, :1]]  # what makes log-probabilities of the logits of a kind
-        for kind, channels in [(1, self.bodies), (2, self.discs)]:
-            shift.append(log_kind[:, kind : kind + 1] + gate - levels[:, channels].logsumexp(1, keepdim=True))
-        return torch.cat(shift, 1)[:, self.kind_of_channel].add_(levels)
 
 
 class ChannelsLastInstanceNorm(nn.InstanceNorm3d):

@@ -142,7 +142,7 @@ class CompleteLabelsd(MapTransform):
 
 
 class NameLevelsd(MapTransform):
-    """`name_levels` of level logits, shape CXYZ; its report also says which faces of the scan cut a structure (`cut_by_view`).
+    """`name_levels` of what the inferer gives; its report also says which faces of the scan cut a structure (`cut_by_view`).
 
     Args:
         keys: level logits (CXYZ) on the working grid, or what `CoarseToFineInferer` gives for a box of it; becomes `NamedLevels`.

@@ -43,11 +43,12 @@ def spine_windows(
     Returns:
         boxes of `roi_size` in fine voxels; where the image is smaller than that, they reach beyond it on both sides.
     """
-    whole = box_around(seen, margin)
+    along = scaled(box_around(seen, margin), voxel)[2]
+    beyond = max(0, margin[2] - int(overlap * roi_size[2]) // voxel[2])  # of a slab: margins that its neighbours do not reach
     windows = []
-    along = scaled(whole, voxel)[2]
     for start in _starts(along, roi_size[2], shape[2], overlap):
-        slab = seen[:, :, max(0, start) // voxel[2] : math.ceil((start + roi_size[2]) / voxel[2])]
+        first, last = start // voxel[2] - beyond, math.ceil((start + roi_size[2]) / voxel[2]) + beyond
+        slab = seen[:, :, max(0, first) : last]
         if not slab.any():  # between two pieces of a spine
             continue
         box = scaled(box_around(slab, margin), voxel)

@@ -171,10 +171,10 @@ def test_threshold_is_the_probability_from_which_a_voxel_is_spine(threshold):
         assert torch.equal(torch.as_tensor(result.argmax(1)[0] == L3), above)
 
 
-@pytest.mark.parametrize("threshold", [0, 1, -0.2])
-def test_threshold_that_is_none(threshold):
-    with pytest.raises(ValueError, match="a number between 0 and 1 is needed"):
-        CoarseToFineInferer(WINDOW, threshold=threshold)
+@pytest.mark.parametrize("options", [{"threshold": 0}, {"threshold": 1}, {"threshold": -0.2}, {"overlap": 1}, {"overlap": -0.1}])
+def test_options_out_of_range(options):
+    with pytest.raises(ValueError, match=r"(threshold|overlap) \S+: a number .* is needed"):
+        CoarseToFineInferer(WINDOW, **options)
 
 
 def test_what_lies_far_from_the_spine_is_left_out_where_the_box_would_be_too_large(monkeypatch):

@@ -105,7 +105,7 @@ def segment(bundle_root: str, scan: str, output_dir: str, repeats: int, spawned:
                 with watch.step(step_of(transform)):
                     data = transform(data)
                 first_voxel = first_voxel or time.time() - spawned
-            with watch.step("windows and levels"):
+            with watch.step("windows"):
                 data["pred"] = parts.inferer(data["image"][None].to(parts.device), parts.network)[0]
             for transform in parts.postprocessing:
                 with watch.step(step_of(transform)):
@@ -194,6 +194,7 @@ def plain(bundle_root: str, scan: str, output_dir: str, repeats: int = 1) -> dic
             data = preprocessing({"image": scan})
             image = data["image"].as_tensor()[None].to(parts.device)
             kinds = sliding_window_inference(image, PLAIN_WINDOW, PLAIN_BATCH, network.delineate, overlap=PLAIN_OVERLAP)
+            kinds[:, 0] += parts.inferer.inferer.background_bonus  # the same threshold
             logits = network.combine(network.locate(image), kinds)[0]
             one_hot = AsDiscrete(argmax=True, to_onehot=len(logits))(logits)
             del logits, kinds

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from torch.nn.functional import embedding_bag, interpolate, pad
 
 from scripts.labels import label_table
+from scripts.levels.restore import CHUNK_VOXELS
 from scripts.network import KINDS
 
 GATED, COARSE_VOXEL = "gated_levels", "coarse_voxel"  # what metadata of kind logits hold of the levels, see `SpineLogits.of_networks`
@@ -18,7 +19,10 @@ GATED, COARSE_VOXEL = "gated_levels", "coarse_voxel"  # what metadata of kind lo
 
 @dataclass(frozen=True)
 class SpineLogits:
-    """Volumes of the log-probabilities of 24 levels take as long to fill and to read as the networks; most voxels have no level at all."""
+    """Log-probabilities of the kinds in all voxels, and of the levels in those that one names.
+
+    Volumes of all 24 levels take as long to fill and to read as the networks, and most voxels have no level at all.
+    """
 
     log_kind: torch.Tensor  # log-probabilities of background, body and disc, 3XYZ, float32, on the CPU
     at: Callable[[np.ndarray], torch.Tensor]  # flat indices of N voxels -> log-probabilities of the levels, CN
@@ -29,12 +33,12 @@ class SpineLogits:
         if isinstance(pred, MetaTensor) and GATED in pred.meta:
             gated, voxel = pred.meta[GATED], torch.as_tensor(pred.meta[COARSE_VOXEL])  # of a batch, unless it was decollated
             return cls.of_networks(pred.as_tensor(), gated.reshape(gated.shape[-4:]), voxel.flatten().tolist())
-        return cls.of_levels(torch.as_tensor(pred))
+        return cls.of_levels(pred)
 
     @classmethod
     def of_levels(cls, logits: torch.Tensor) -> SpineLogits:
         """Those of level logits of all voxels, CXYZ."""
-        logits = logits.float().cpu()
+        logits = plain(logits).float().cpu()
         log_kind = torch.stack([logits[channels_of(kind)].logsumexp(0) for kind in KINDS]).log_softmax(0)
         return cls(log_kind, lambda voxels: _take(logits, voxels).log_softmax(0))
 
@@ -65,10 +69,17 @@ class SpineLogits:
 
 
 def level_logits(pred: torch.Tensor) -> torch.Tensor:
-    """Of all voxels, CXYZ, with what `SpineLogits.of` takes: for those who can do without its speed."""
+    """Of all voxels, CXYZ, with what `SpineLogits.of` takes: for those who can do without its speed and have the memory."""
     if not (isinstance(pred, MetaTensor) and GATED in pred.meta):
-        return torch.as_tensor(pred)
-    return SpineLogits.of(pred).at(np.arange(pred[0].numel())).reshape(-1, *pred.shape[1:])
+        return plain(pred)
+    logits = SpineLogits.of(pred)
+    parts = [logits.at(voxels) for voxels in np.split(np.arange(pred[0].numel()), range(CHUNK_VOXELS, pred[0].numel(), CHUNK_VOXELS))]
+    return torch.cat(parts, 1).reshape(-1, *pred.shape[1:])
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Without metadata."""
+    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
 
 
 def channels_of(kind: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Level logits of single voxels -> level logits that agree within every vertebra and count down the spine, and a report on them."""
+"""What the networks say of single voxels -> logits that agree within every vertebra and count down the spine, and a report on them."""
 
 from __future__ import annotations
 
@@ -89,8 +89,9 @@ class _Evidence:
 def _evidence(logits: SpineLogits, kind: str, numbers: np.ndarray, count: int) -> list[_Evidence]:
     """Of every instance of a kind, whose voxels have its number (XYZ)."""
     voxels = np.flatnonzero(numbers)
-    sizes = np.bincount(numbers.flat[voxels], minlength=count + 1)[1:]
-    log_p = logits.at(voxels[np.argsort(numbers.flat[voxels], kind="stable")])  # instance by instance
+    instance = numbers.flat[voxels]
+    sizes = np.bincount(instance, minlength=count + 1)[1:]
+    log_p = logits.at(voxels[np.argsort(instance, kind="stable")])  # instance by instance
     own = channels_of(kind)
     entropy, given_kind = -(log_p.exp() * log_p).sum(0), log_p[own].log_softmax(0)
     found = []

@@ -41,7 +41,7 @@ def test_inference_config_replaces_values():
     spacing = parser.get_parsed_content("preprocessing").transforms[3]
     assert spacing.keys == ("image", "label")
     assert spacing.spacing_transform.pixdim.tolist() == [3.0, 1.5, 1.5]
-    assert parser.get_parsed_content("inferer").inferer.window.roi_size == parser["patch_size"]
+    assert parser.get_parsed_content("inferer").inferer.roi_size == parser["patch_size"]
 
 
 def test_inference_config_errors(tmp_path):

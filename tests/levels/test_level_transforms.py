@@ -10,10 +10,11 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
-from voting_column import BODY, CHANNEL, DISC, DISCS, LUMBAR, MIN_MM3, SHAPE, SIDE, SPACING, body_box, column, dense, paint, row
+from voting_column import BODY, CHANNEL, DISC, DISCS, LUMBAR, MIN_MM3, SHAPE, SIDE, SPACING, TABLE, body_box, column, dense, paint, row
 
 from scripts.handlers import CaseReports
 from scripts.labels import structure
+from scripts.levels.logits import COARSE_VOXEL, GATED, level_logits
 from scripts.levels.name_levels import cut_faces
 from scripts.transforms import CleanLabelMapd, NameLevelsd, RestoreGridd
 
@@ -81,6 +82,22 @@ def test_logits_without_an_affine_lie_on_the_grid_of_the_image():
     np.testing.assert_allclose(pred.affine, image.affine.numpy())
     assert torch.equal(dense(pred), dense(named_box))
     assert pred.report == named_box.report
+
+
+def test_masks_without_names_hold_the_likeliest_level_of_every_voxel():
+    """What the inferer gives, for a box of one level whose upper half is likelier the one above."""
+    image, whole = scan((0, 0, 0), (0, 0, 0))
+    kinds = torch.full((3, *SHAPE), -9.0)
+    kinds[0] = 0
+    kinds[1][body_box(2)] = 9.0
+    levels = torch.zeros(len(TABLE) + 1, *[n // 4 for n in SHAPE])  # the last one is the gate, which is open
+    levels[CHANNEL["L3"]], levels[CHANNEL["L2"], :, :, body_box(2)[2].start // 4 + 1 :] = 5, 20
+    pred = MetaTensor(kinds, affine=whole.affine, meta={GATED: levels, COARSE_VOXEL: torch.tensor([4, 4, 4])})
+    mask = RestoreGridd()({"image": image, "pred": pred})["pred"][0]
+    expected = RestoreGridd()({"image": image, "pred": MetaTensor(level_logits(pred), affine=whole.affine)})["pred"][0]
+    assert torch.equal(mask, expected)
+    assert mask.unique().tolist() == [0, CHANNEL["L2"], CHANNEL["L3"]]
+    assert (mask > 0).sum() == 4 * (kinds[1] > 0).sum()  # two by two voxels of the scan lie in each one of the image
 
 
 def test_volumes_are_mm3_of_the_oblique_grid():
