@@ -182,7 +182,6 @@ def _folder(results: Mapping[str, Any]) -> str:
     folder = results.get("folder")
     if not folder:
         return NOT_MEASURED
-    few, many = folder["scans"]
     rows = []
     titles = {
         "one_by_one": "one by one (`--num_workers 0`)",
@@ -191,10 +190,9 @@ def _folder(results: Mapping[str, Any]) -> str:
     }
     for name, title in titles.items():
         own = folder[name]
-        memory = [f"{mib / MIB_PER_GB:.2f}" for mib in own["peak_mib"]]
         gain = folder["one_by_one"]["per_scan_s"] / own["per_scan_s"]
-        rows.append([title, *(f"{s:.1f}" for s in own["seconds"]), f"{own['per_scan_s']:.2f}", f"{gain:.2f}", *memory])
-    header = ["way", f"{few} scans, s", f"{many} scans, s", "s per further scan", "times the rate", f"GB, {few} scans", f"GB, {many} scans"]
+        rows.append([title, f"{own['seconds']:.1f}", f"{own['per_scan_s']:.2f}", f"{gain:.2f}", f"{own['peak_mib'] / MIB_PER_GB:.2f}"])
+    header = ["way", f"{folder['scans']} scans, s", "s a scan, after the first", "times the rate", "GB"]
     return f"{markdown(header, rows, words=1)}\n\n{PROCESSES}"
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import monai
@@ -66,7 +67,7 @@ def benchmark(
     parts: Sequence[str],
     scans: Sequence[str] = (),
     repeats: int = 3,
-    folder_size: int = 10,
+    folder_size: int = 20,
     many_scans: int = 1000,
     training_steps: int = 20,
     nnunet_python: str = "",
@@ -81,7 +82,7 @@ def benchmark(
         parts: names in `PARTS`.
         scans: files; empty: two phantoms, see `SCANS`.
         repeats: runs per scan, of which the median counts.
-        folder_size: scans in the smaller of the two folders of the part `folder`.
+        folder_size: scans in the folder of the part `folder`, at least two for every core.
         many_scans: in the folder of the part `many`, at least 20.
         training_steps: that count.
         nnunet_python: interpreter of an environment with nnunetv2; without one the part `nnunet` says that it is missing.
@@ -96,7 +97,8 @@ def benchmark(
     for scan in scans:
         if not Path(scan).exists():
             raise CallError(f"{scan}: no such file. --scans takes a list of scans, or nothing for phantoms.{similar_path(scan)}")
-    check_between(1, math.inf, whole=True, repeats=repeats, folder_size=folder_size, training_steps=training_steps)
+    check_between(1, math.inf, whole=True, repeats=repeats, training_steps=training_steps)
+    check_between(2 * (os.cpu_count() or 1), math.inf, whole=True, folder_size=folder_size)
     check_between(20, math.inf, whole=True, many_scans=many_scans)
     path = Path(results_file)
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -240,23 +242,39 @@ def knobs(bench: Bench) -> dict[str, dict]:
 
 
 def folder(bench: Bench) -> dict[str, Any]:
-    """Two folders of copies of the first scan, the second twice as large; seconds per scan are what its other half takes."""
-    scan = next(iter(bench.scans.values()))
+    """A folder of copies of the first scan, `repeats` times, every way in turn.
+
+    Medians of the seconds of the command and of those per scan, from the first report (of every process) to the last.
+    """
+    source = _copies(next(iter(bench.scans.values())), bench.work / "folder", bench.folder_size)
     cores = os.cpu_count() or 1
-    sources = {n: _copies(scan, bench.work / "folder" / f"{n}", n) for n in (bench.folder_size, 2 * bench.folder_size)}
-    found: dict[str, Any] = {"scans": [*sources], "processes": cores}
-    for name, workers, processes in (("one_by_one", 0, 1), ("overlapped", 1, 1), ("side_by_side", 0, cores)):
-        children = []
-        for count, source in sources.items():
-            target = bench.work / "folder" / f"{name}_{count}"
+    ways = {"one_by_one": (0, 1), "overlapped": (1, 1), "side_by_side": (0, cores)}
+    children: dict[str, list[Child]] = {name: [] for name in ways}
+    per_scan_s: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(bench.repeats):
+        for name, (workers, processes) in ways.items():
+            target = bench.work / f"folder_{name}_{turn}"
             options = ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", str(workers)]
-            children.append(_command(bench, options, with_children=True, processes=processes))
-        found[name] = {
-            "seconds": [c.seconds for c in children],
-            "per_scan_s": (children[1].seconds - children[0].seconds) / bench.folder_size,
-            "peak_mib": [c.peak_mib for c in children],
-        }
-    return found
+            children[name].append(_command(bench, options, with_children=True, processes=processes))
+            ended = _report_times(target)[processes - 1 :]
+            per_scan_s[name].append((ended[-1] - ended[0]) / (len(ended) - 1))
+    return {
+        "scans": bench.folder_size,
+        "processes": cores,
+        **{
+            name: {
+                "seconds": median(c.seconds for c in children[name]),
+                "per_scan_s": median(per_scan_s[name]),
+                "peak_mib": max(c.peak_mib for c in children[name]),
+            }
+            for name in ways
+        },
+    }
+
+
+def _report_times(folder: Path) -> list[float]:
+    """When the reports of a folder of masks were written, in seconds, sorted."""
+    return sorted(report.stat().st_mtime for report in folder.glob("*_seg.json"))
 
 
 def many(bench: Bench) -> dict[str, Any]:
@@ -265,7 +283,7 @@ def many(bench: Bench) -> dict[str, Any]:
     source = _copies(next(iter(bench.scans.values())), bench.work / "many", bench.many_scans)
     options = ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", "0"]
     child = _command(bench, options, with_children=True, processes=cores)
-    ended = sorted(report.stat().st_mtime for report in target.glob("*_seg.json"))
+    ended = _report_times(target)
     tenth = len(ended) // 10
     return {
         "scans": len(ended),
