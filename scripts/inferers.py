@@ -14,7 +14,7 @@ from monai.inferers import Inferer
 from scipy import ndimage
 
 from scripts.common.preflight import is_true
-from scripts.levels.logits import COARSE_VOXEL, GATED
+from scripts.levels.logits import COARSE_VOXEL, GATED, level_logits
 from scripts.network import KINDS
 from scripts.windows import Box, background_logits, box_around, draw_windows, scaled, spine_windows
 
@@ -105,13 +105,13 @@ class CoarseToFineInferer(Inferer):
         levels = self._locate(image, network)
         coarse_box, box, kinds = self._draw(image, levels.argmax(1)[0] > 0, network)
         levels = levels[(..., *coarse_box)]
+        meta = {GATED: network.gated(levels), COARSE_VOXEL: torch.tensor([network.coarse_voxel])}
         if isinstance(inputs, MetaTensor):
             shift = torch.eye(4, dtype=inputs.affine.dtype)
             shift[:3, 3] = torch.tensor([s.start for s in box], dtype=shift.dtype)
-            meta = {GATED: network.gated(levels), COARSE_VOXEL: torch.tensor([network.coarse_voxel])}
             return MetaTensor(kinds, affine=inputs.affine @ shift, meta=meta)
         whole = background_logits(image.new_zeros(*levels.shape[:2], *image.shape[2:], dtype=torch.float32))
-        whole[(..., *box)] = network.combine(levels, kinds)
+        whole[(0, slice(None), *box)] = level_logits(MetaTensor(kinds[0], meta=meta)).to(whole.device)
         return whole
 
     def _locate(self, image: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn.functional import pad
 
+from scripts.levels.restore import occupied_box
+
 Box = tuple[slice, ...]  # voxels of an image, one slice per axis
 
 
 def box_around(seen: torch.Tensor, margin: Sequence[int]) -> Box:
     """The smallest box that holds what is true (XYZ, not all false), and a margin in voxels, clipped to the map."""
-    where = seen.nonzero()
-    low = [max(0, int(n) - m) for n, m in zip(where.amin(0), margin)]
-    high = [min(int(n) + 1 + m, end) for n, m, end in zip(where.amax(0), margin, seen.shape)]
-    return tuple(slice(a, b) for a, b in zip(low, high))
+    box = occupied_box(seen.cpu().numpy())
+    return tuple(slice(max(0, s.start - m), min(s.stop + m, n)) for s, m, n in zip(box, margin, seen.shape))
 
 
 def scaled(box: Box, voxel: Sequence[int]) -> Box:

@@ -194,7 +194,7 @@ def test_plain_tensor_gives_the_whole_grid():
     assert result.shape == (1, CHANNELS, *SHAPE)
     part = infer(MetaTensor(x, affine=affine))
     box = box_of(part, affine)
-    torch.testing.assert_close(result[(*ALL, *box)].log_softmax(1), part.as_tensor().log_softmax(1))
+    assert torch.equal(result[(*ALL, *box)], part.as_tensor())
     outside = torch.ones(SHAPE, dtype=torch.bool)
     outside[box] = False
     assert not result.argmax(1)[0][outside].any()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.utils import convert_to_tensor
 from torch.nn.functional import embedding_bag, interpolate, pad
 
 from scripts.labels import label_table
@@ -38,7 +39,7 @@ class SpineLogits:
     @classmethod
     def of_levels(cls, logits: torch.Tensor) -> SpineLogits:
         """Those of level logits of all voxels, CXYZ."""
-        logits = plain(logits).float().cpu()
+        logits = convert_to_tensor(logits).float().cpu()  # without metadata
         log_kind = torch.stack([logits[channels_of(kind)].logsumexp(0) for kind in KINDS]).log_softmax(0)
         return cls(log_kind, lambda voxels: _take(logits, voxels).log_softmax(0))
 
@@ -71,15 +72,10 @@ class SpineLogits:
 def level_logits(pred: torch.Tensor) -> torch.Tensor:
     """Of all voxels, CXYZ, with what `SpineLogits.of` takes: for those who can do without its speed and have the memory."""
     if not (isinstance(pred, MetaTensor) and GATED in pred.meta):
-        return plain(pred)
-    logits = SpineLogits.of(pred)
-    parts = [logits.at(voxels) for voxels in np.split(np.arange(pred[0].numel()), range(CHUNK_VOXELS, pred[0].numel(), CHUNK_VOXELS))]
+        return convert_to_tensor(pred)
+    logits, voxels = SpineLogits.of(pred), np.arange(pred[0].numel())
+    parts = [logits.at(some) for some in np.split(voxels, range(CHUNK_VOXELS, len(voxels), CHUNK_VOXELS))]
     return torch.cat(parts, 1).reshape(-1, *pred.shape[1:])
-
-
-def plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Without metadata."""
-    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
 
 
 def channels_of(kind: str) -> list[int]:

@@ -95,10 +95,10 @@ def _evidence(logits: SpineLogits, kind: str, numbers: np.ndarray, count: int) -
     own = channels_of(kind)
     entropy, given_kind = -(log_p.exp() * log_p).sum(0), log_p[own].log_softmax(0)
     found = []
-    for part in zip(*(x.split(sizes.tolist(), -1) for x in (entropy, given_kind))):
+    for of_instance, given in zip(entropy.split(sizes.tolist()), given_kind.split(sizes.tolist(), 1)):
         vote, share = np.full(len(log_p), -np.inf), np.zeros(len(log_p))
-        vote[own], share[own] = part[1].mean(1).numpy(), part[1].exp().mean(1).numpy()
-        found.append(_Evidence(len(part[0]), vote, share, float(part[0].mean())))
+        vote[own], share[own] = given.mean(1).numpy(), given.exp().mean(1).numpy()
+        found.append(_Evidence(len(of_instance), vote, share, float(of_instance.mean())))
     return found
 
 
