@@ -116,7 +116,7 @@ class CoarseToFineInferer(Inferer):
 
     def _locate(self, image: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
         """Level logits of the image on the coarse grid; a short scan is seen as a whole only."""
-        levels = network.locate(image)
+        levels = network.locate(image).float()  # on CPUs autocast leaves log_softmax in bfloat16
         if not self.tta:
             return levels
         step, slices = network.coarse_voxel[2], levels.shape[-1]
@@ -125,7 +125,7 @@ class CoarseToFineInferer(Inferer):
             seen = slice(int(lower * slices), slices - int(upper * slices))
             if seen.stop - seen.start < LEAST_SLICES:
                 continue
-            total[..., seen] += network.locate(image[..., seen.start * step : seen.stop * step]).log_softmax(1)
+            total[..., seen] += network.locate(image[..., seen.start * step : seen.stop * step]).float().log_softmax(1)
             views[seen] += 1
         return total / views
 
@@ -162,7 +162,7 @@ def _voxels(coarse_box: Box, voxel: Sequence[int]) -> int:
 
 
 def largest_cluster(seen: torch.Tensor) -> torch.Tensor:
-    """The largest piece of a boolean map (XYZ); pieces a voxel apart are one, as the vertebrae of a spine are."""
+    """The largest piece of a boolean map (XYZ); pieces at most two voxels apart are one, as the vertebrae of a spine are."""
     mask = seen.cpu().numpy()
     pieces, count = ndimage.label(ndimage.binary_dilation(mask))
     sizes = ndimage.sum_labels(mask, pieces, range(1, count + 1))

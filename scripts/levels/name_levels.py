@@ -18,6 +18,7 @@ from scripts.levels.instances import CORE_DEPTH_MM, Instance, find_instances, gr
 from scripts.levels.logits import SpineLogits, channels_of
 from scripts.levels.naming import name_bodies, usual_step
 from scripts.levels.restore import ClassLogits, largest
+from scripts.levels.sacral_shape import sacral_evidence
 from scripts.network import KINDS
 
 NEVER = -30.0  # logit of a level that a voxel does not have
@@ -55,7 +56,8 @@ def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float
     body_map, bodies = find_instances(kind == 1, spacing_mm, min_instance_mm3, CORE_DEPTH_MM, partial(_likeliest_body, logits))
     disc_map, discs = find_instances(kind == 2, spacing_mm, min_instance_mm3)
     body_evidence, disc_evidence = _evidence(logits, "body", body_map, len(bodies)), _evidence(logits, "disc", disc_map, len(discs))
-    naming = name_bodies(bodies, np.array([e.vote for e in body_evidence]).reshape(-1, len(table)))
+    votes = np.array([e.vote for e in body_evidence]).reshape(-1, len(table))
+    naming = name_bodies(bodies, votes, sacral_evidence(body_map, bodies, spacing_mm))
     named = [(b, c) for b, c in zip(bodies, naming.channels) if c is not None]
     disc_channels = [_name_disc(disc, named, e.vote) for disc, e in zip(discs, disc_evidence)]
     channel_map = np.zeros(kind.shape, np.uint8)

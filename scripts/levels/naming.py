@@ -36,7 +36,7 @@ class Naming:
     runner_up_probability: float  # of that one alone
 
 
-def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
+def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray, sacral: np.ndarray | None = None) -> Naming:
     """Best sequence of levels of the bodies, from top to bottom.
 
     Every path takes some of the bodies in order; each following one carries the following level, or skips as many levels as their
@@ -50,13 +50,17 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
     Args:
         bodies: from top to bottom.
         log_p: mean log-probability of every channel given that the voxel is a body, shape (bodies, channels).
+        sacral: nats in favour of S1 for every body besides, shape (bodies,); None for none.
     """
     levels, names = zip(*((s.channel, s.name) for s in label_table() if s.group == "body"))
     if not bodies:
         return Naming([], 0.0, [], 0.0)
     if len(bodies) > MAX_BODIES:
-        return _name_largest(bodies, log_p)
-    votes = _votes(np.maximum(log_p[:, levels], FLOOR), names).swapaxes(0, 1).tolist()  # lists: single numbers of arrays are slow
+        return _name_largest(bodies, log_p, sacral)
+    votes = _votes(np.maximum(log_p[:, levels], FLOOR), names)
+    if sacral is not None and "S1" in names:
+        votes[:, :, names.index("S1")] += sacral
+    votes = votes.swapaxes(0, 1).tolist()  # lists: single numbers of arrays are slow
     drop = _drop_prices([b.volume_mm3 for b in bodies])
     steps = _steps(bodies)
     paths = {}
@@ -80,10 +84,10 @@ def _agree(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
     return bool(pairs) and all(x == y for x, y in pairs)
 
 
-def _name_largest(bodies: Sequence[Instance], log_p: np.ndarray) -> Naming:
+def _name_largest(bodies: Sequence[Instance], log_p: np.ndarray, sacral: np.ndarray | None) -> Naming:
     """As `name_bodies`, with all but the largest left out."""
     kept = sorted(np.argsort([-b.volume_mm3 for b in bodies], kind="stable")[:MAX_BODIES])
-    naming = name_bodies([bodies[i] for i in kept], log_p[kept])
+    naming = name_bodies([bodies[i] for i in kept], log_p[kept], None if sacral is None else sacral[kept])
     both: list[list[int | None]] = [[None] * len(bodies), [None] * len(bodies)]
     for place, *channels in zip(kept, naming.channels, naming.runner_up):
         both[0][place], both[1][place] = channels
