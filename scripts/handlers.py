@@ -24,6 +24,7 @@ from scripts.common.tables import aligned, read_rows, write_rows
 from scripts.data.find import case_name
 from scripts.data.scans import read_scan
 from scripts.labels import label_table, numbers, structure
+from scripts.measure.doubts import doubts
 from scripts.metrics import score_structures, summarise, worst_cases
 from scripts.transforms import MaskLayout
 
@@ -233,12 +234,3 @@ class CaseReports:
 def _rounded(row: dict) -> dict:
     """With four digits of probabilities and entropies: further ones change with the number of threads."""
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
-
-
-def doubts(report: dict) -> list[str]:
-    """What a user should look at in a mask."""
-    if not report["structures"]:
-        return ["no vertebra and no disc was found: the mask is empty"]
-    if report["uncertain"]:
-        return [f"the levels are uncertain (probability {report['sequence_probability']:.2f}), see the .json beside the mask"]
-    return []

@@ -26,8 +26,9 @@ from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, read_volume
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
+from scripts.levels.cut import cut_faces, view_box
 from scripts.levels.logits import SpineLogits, level_logits
-from scripts.levels.name_levels import NamedLevels, cut_faces, name_levels
+from scripts.levels.name_levels import NamedLevels, name_levels
 from scripts.levels.postprocess import clean_label_map
 from scripts.levels.restore import ClassLogits, restore_label_map
 from scripts.measure.spine import measure_spine
@@ -142,7 +143,8 @@ class CompleteLabelsd(MapTransform):
 
 
 class NameLevelsd(MapTransform):
-    """`name_levels` of what the inferer gives; its report also says which faces of the scan cut a structure (`cut_by_view`).
+    """`name_levels` of what the inferer gives; its report also says which faces of the scan, or which blank borders within it,
+    cut a structure (`cut_by_view`).
 
     Args:
         keys: level logits (CXYZ) on the working grid, or what `CoarseToFineInferer` gives for a box of it; becomes `NamedLevels`.
@@ -161,7 +163,8 @@ class NameLevelsd(MapTransform):
         for key in self.key_iterator(d):
             d[key] = named = name_levels(SpineLogits.of(d[key]), _affine_of(d[key], image), self.min_instance_mm3)
             offset = np.rint(np.linalg.solve(np.asarray(image.affine, np.float64), named.affine)[:3, 3]).astype(int)
-            cut = cut_faces(image.shape[1:], offset, named.channel_map)
+            view = view_box(image[0].numpy())
+            cut = cut_faces([s.stop - s.start for s in view], offset - [s.start for s in view], named.channel_map)
             for row in named.report["structures"]:
                 row["cut_by_view"] = cut.get(row["name"], [])
         return d
@@ -247,7 +250,8 @@ class MeasureSpined(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             if report := d[key].meta.get("report"):
-                found = measure_spine(d[key][0].numpy(), d[key].affine.numpy())
+                cut = {row["name"]: row.get("cut_by_view", []) for row in report["structures"]}
+                found = measure_spine(d[key][0].numpy(), d[key].affine.numpy(), cut)
                 rows = [{**row, "measures": found.structures.get(row["name"], {})} for row in report["structures"]]
                 d[key] = MetaTensor(
                     d[key].as_tensor(), meta={**d[key].meta, "report": {**report, "structures": rows, "spine": found.spine}}

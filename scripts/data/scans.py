@@ -15,6 +15,8 @@ SPACING_MM = (0.05, 12.0)  # of a voxel: thicker slices miss half a vertebra; th
 MAX_VIEW_MM = 2100.0  # of an axis: more than a body
 MAX_VIEW_LITRES = 450.0  # more than a scanner's bore, and than the working grid may take in memory
 MAX_MASK_VALUES = 30  # a mask has one for every structure, a scan hundreds
+SLICE_RATIO = 2.0  # of slice thickness and voxels in plane, from which on a scan is a stack of slices
+MAX_SLICE_MM = 5.0  # the thickest in training
 SAMPLE = 10_000  # voxels that tell a scan
 CHUNK = 64  # slices looked at together: bounds the memory of the check
 
@@ -32,7 +34,20 @@ def read_scan(path: str | Path) -> Volume:
         notes.append(f"it holds {values} different values only: a mask, no scan?")
     if min(data.shape) == 1:
         notes.append("a single slice: levels are hardly seen in it")
+    notes += slice_notes(volume.affine)
     return volume._replace(data=data, notes=(*volume.notes, *notes))
+
+
+def slice_notes(affine: np.ndarray) -> list[str]:
+    """What is doubtful about how a scan was sliced: the network has learnt from sagittal slices and from isotropic voxels."""
+    spacing_mm = nib.affines.voxel_sizes(affine)
+    axis = int(spacing_mm.argmax())
+    plane = ("sagittal", "coronal", "axial")[int(np.abs(affine[:3, axis]).argmax())]
+    if plane != "sagittal" and spacing_mm[axis] >= SLICE_RATIO * spacing_mm.min():
+        return [f"{plane} slices of {spacing_mm[axis]:.2g} mm: outlines and measures are coarse, take a sagittal series where there is one"]
+    if spacing_mm[axis] > MAX_SLICE_MM:
+        return [f"slices of {spacing_mm[axis]:.2g} mm, thicker than any in training: outlines and measures are coarse"]
+    return []
 
 
 def few_values(data: np.ndarray) -> int:

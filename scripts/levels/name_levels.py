@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -26,7 +25,6 @@ REACH = 3  # voxels around an instance with logits of its level: beyond the last
 NEIGHBOUR_COST = 5.0  # nats below the level that a voxel has, for that of a neighbour of the same kind that touches it
 CERTAIN = 0.96  # a sequence less probable than this is reported as uncertain, as all are without a sacrum in view
 MAX_DISC_OFFSET_MM = 25.0  # of a disc's centre from the line between its two bodies
-FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))  # of a grid in RAS order: first and last voxels of an axis
 
 
 @dataclass(frozen=True)
@@ -180,17 +178,3 @@ def _agreeing_logits(log_kind: torch.Tensor, kind: np.ndarray, channel_map: np.n
         log_p = log_kind[(KINDS.index(structure.group), *wide)] - NEIGHBOUR_COST * other
         boxes[structure.channel] = (wide, torch.where(torch.from_numpy(near), log_p, NEVER))
     return ClassLogits(background, boxes)
-
-
-def cut_faces(shape: Sequence[int], offset: Sequence[int], channel_map: np.ndarray) -> dict[str, list[str]]:
-    """Structure -> faces of the scan that it touches; `channel_map` starts at voxel `offset` of a scan of `shape`, both in RAS order."""
-    cut = {}
-    for structure, box in zip(label_table()[1:], ndimage.find_objects(channel_map, max_label=len(label_table()) - 1)):
-        if box is None:
-            continue
-        first = [s.start + o for s, o in zip(box, offset)]
-        last = [s.stop + o for s, o in zip(box, offset)]
-        faces = [FACES[a][0] for a in range(3) if first[a] <= 0] + [FACES[a][1] for a in range(3) if last[a] >= shape[a]]
-        if faces:
-            cut[structure.name] = faces
-    return cut

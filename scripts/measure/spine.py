@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 
 from scripts.data.volumes import turned_to_ras
 from scripts.labels import label_table
-from scripts.levels.name_levels import cut_faces
+from scripts.levels.cut import cut_faces
 from scripts.levels.restore import occupied_box
 from scripts.measure.body import Body, EndPlate, measure_body
 
@@ -32,7 +32,7 @@ class SpineMeasures:
     bodies: dict[str, Body]  # by name, from top to bottom
 
 
-def measure_spine(label: np.ndarray, affine: np.ndarray) -> SpineMeasures:
+def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Sequence[str]] | None = None) -> SpineMeasures:
     """Measure every body and disc, and the curves of the spine; in mm, degrees and shares.
 
     Everything is taken between the end-plates of bodies in their mid-sagittal slabs (`measure_body`). What the upper, lower, front or
@@ -53,8 +53,9 @@ def measure_spine(label: np.ndarray, affine: np.ndarray) -> SpineMeasures:
     Args:
         label: channel indices, shape XYZ, in any orientation.
         affine: 4x4, voxel -> world mm, RAS.
+        cut: names of structures, with the faces of the view that cut them where the volume goes on.
     """
-    bodies = _measured_bodies(*turned_to_ras(label, affine)) if label.any() else {}
+    bodies = _measured_bodies(*turned_to_ras(label, affine), cut or {}) if label.any() else {}
     structures = {name: _of_body(body) if name != SACRUM else {"depth_mm": body.superior.depth_mm} for name, body in bodies.items()}
     disc_below = {s.name.split("/")[0]: s.name for s in label_table() if s.is_disc}
     neighbours: dict[str, list[str]] = {name: [] for name in bodies}
@@ -75,7 +76,7 @@ def measure_spine(label: np.ndarray, affine: np.ndarray) -> SpineMeasures:
     return SpineMeasures(rounded, _of_spine(bodies), bodies)
 
 
-def _measured_bodies(label: np.ndarray, affine: np.ndarray) -> dict[str, Body]:
+def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[str, Sequence[str]]) -> dict[str, Body]:
     """Bodies of a label map whose axes are those of RAS, from top to bottom."""
     occupied = occupied_box(label > 0)
     part = np.ascontiguousarray(label[occupied])  # what follows looks at every voxel several times
@@ -92,7 +93,7 @@ def _measured_bodies(label: np.ndarray, affine: np.ndarray) -> dict[str, Body]:
     for i, name in enumerate(names):
         above, below = names[max(i - 1, 0)], names[min(i + 1, len(names) - 1)]
         up = centres_mm[above] - centres_mm[below] if above != below else np.array([0.0, 0.0, 1.0])
-        faces = {*cut.get(name, [])} - {"left", "right"}
+        faces = {*cut.get(name, []), *known_cut.get(name, [])} - {"left", "right"}
         if faces - ({"inferior"} if name == SACRUM else set()):
             continue
         body = measure_body(masks[name], affines[name], up, name == SACRUM)

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.data.scans import few_values, read_scan
+from scripts.data.scans import few_values, read_scan, slice_notes
 
 MASK, SCAN = np.arange(4096).reshape(16, 16, 16) % 5, np.arange(4096).reshape(16, 16, 16) % 200
 
@@ -31,3 +31,32 @@ def test_few_values(order, monkeypatch):
     rare[3, 3, 3:6] = (1, 2, 3)
     monkeypatch.setattr("scripts.data.scans.SAMPLE", 16)  # which misses them
     assert few_values(rare) == 4
+
+
+AXIAL = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 5.0, 0], [0, 0, 0, 1]]
+ADVICE = ": outlines and measures are coarse, take a sagittal series where there is one"
+OBLIQUE = [[3.46, -0.5, 0, 0], [2.0, 0.87, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1]]  # slices of 4 mm, 30 degrees off the sagittal plane
+
+
+@pytest.mark.parametrize(
+    ("affine", "notes"),
+    [
+        (np.diag([4.0, 0.8, 0.8, 1.0]), []),
+        (np.diag([1.0, 1.0, 1.0, 1.0]), []),
+        (np.diag([1.0, 1.0, 1.5, 1.0]), []),
+        (OBLIQUE, []),
+        (np.diag([-8.0, 0.8, 0.8, 1.0]), ["slices of 8 mm, thicker than any in training: outlines and measures are coarse"]),
+        (AXIAL, ["axial slices of 5 mm: outlines and measures are coarse, take a sagittal series where there is one"]),
+        (
+            np.diag([0.9, -3.5, 0.9, 1.0]),
+            ["coronal slices of 3.5 mm: outlines and measures are coarse, take a sagittal series where there is one"],
+        ),
+    ],
+)
+def test_how_a_scan_was_sliced(affine, notes):
+    assert slice_notes(np.asarray(affine)) == notes
+
+
+def test_the_note_goes_with_the_scan(tmp_path):
+    nib.save(nib.Nifti1Image(SCAN.astype(np.int16), np.asarray(AXIAL)), tmp_path / "axial.nii.gz")
+    assert [note.split(":")[0] for note in read_scan(tmp_path / "axial.nii.gz").notes] == ["axial slices of 5 mm"]

@@ -1,4 +1,4 @@
-"""What the scan cuts, `NameLevelsd` and the report of `CaseReports`, on boxes of oblique scans."""
+"""`NameLevelsd` and the report of `CaseReports`, on boxes of oblique scans."""
 
 from __future__ import annotations
 
@@ -15,27 +15,7 @@ from voting_column import BODY, CHANNEL, DISC, DISCS, LUMBAR, MIN_MM3, SHAPE, SI
 from scripts.handlers import CaseReports
 from scripts.labels import structure
 from scripts.levels.logits import COARSE_VOXEL, GATED, level_logits
-from scripts.levels.name_levels import cut_faces
 from scripts.transforms import CleanLabelMapd, NameLevelsd, RestoreGridd
-
-# cut_faces
-
-
-def test_cut_faces():
-    label = np.zeros((6, 8, 10), np.uint8)
-    label[0:2, 2:4, 0:3] = CHANNEL["S1"]
-    label[2:4, 0:8, 5:7] = CHANNEL["L5"]
-    label[4:6, 3:5, 8:10] = CHANNEL["L4"]
-    label[2:4, 3:5, 4] = CHANNEL["L5/S1"]
-    assert cut_faces((6, 8, 10), (0, 0, 0), label) == {
-        "S1": ["left", "inferior"],
-        "L5": ["posterior", "anterior"],
-        "L4": ["right", "superior"],
-    }
-    assert cut_faces((8, 10, 12), (1, 1, 1), label) == {}
-    assert cut_faces((8, 10, 12), (2, 1, 0), label) == {"S1": ["inferior"], "L4": ["right"]}
-    assert cut_faces((6, 8, 10), (0, 0, 0), np.zeros((6, 8, 10), np.uint8)) == {}
-
 
 # NameLevelsd and CaseReports
 

@@ -153,3 +153,13 @@ def test_few_bodies(upright, names):
         assert "slip_mm" not in found.structures["L3"]
         whole = measure_spine(*upright).structures["L3"]
         assert [found.structures["L3"][h] for h in HEIGHTS] == pytest.approx([whole[h] for h in HEIGHTS], abs=0.1)
+
+
+def test_what_is_cut_where_the_volume_goes_on(upright):
+    """A blank border of the scan, which the label map does not show."""
+    label, affine = upright
+    whole, cut = measure_spine(label, affine), measure_spine(label, affine, {"L2": ["superior"], "L4": ["left"]})
+    assert "L2" in whole.bodies
+    assert [*cut.bodies] == [name for name in whole.bodies if name != "L2"]
+    assert {"L1/L2", "L2", "L2/L3"}.isdisjoint(cut.structures)
+    assert cut.structures["L4"] == whole.structures["L4"]

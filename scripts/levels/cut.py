@@ -1,0 +1,39 @@
+"""Which structures the view cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from scripts.labels import label_table
+
+FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))  # of a grid in RAS order: first and last voxels of an axis
+PADDED_RIM = 1  # voxels beside a blank border that count as border: masks end a little before it
+
+
+def cut_faces(shape: Sequence[int], offset: Sequence[int], channel_map: np.ndarray) -> dict[str, list[str]]:
+    """Structure -> faces of the scan that it touches; `channel_map` starts at voxel `offset` of a scan of `shape`, both in RAS order."""
+    cut = {}
+    for structure, box in zip(label_table()[1:], ndimage.find_objects(channel_map, max_label=len(label_table()) - 1)):
+        if box is None:
+            continue
+        first = [s.start + o for s, o in zip(box, offset)]
+        last = [s.stop + o for s, o in zip(box, offset)]
+        faces = [FACES[a][0] for a in range(3) if first[a] <= 0] + [FACES[a][1] for a in range(3) if last[a] >= shape[a]]
+        if faces:
+            cut[structure.name] = faces
+    return cut
+
+
+def view_box(image: np.ndarray) -> tuple[slice, ...]:
+    """What a scanner has seen of an image (XYZ): without the blank slices at its ends that reslicing or masking leaves behind."""
+    box = []
+    for axis, size in enumerate(image.shape):
+        slices = np.moveaxis(image, axis, 0)
+        first = next((i for i in range(size) if np.ptp(slices[i])), 0)
+        last = next((i for i in reversed(range(size)) if np.ptp(slices[i])), size - 1)
+        start, stop = first + PADDED_RIM * (first > 0), last + 1 - PADDED_RIM * (last < size - 1)
+        box.append(slice(start, stop) if start < stop else slice(0, size))
+    return tuple(box)

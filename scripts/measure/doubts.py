@@ -1,0 +1,26 @@
+"""What a user should look at in a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LEAST_SACRAL_MM, LEAST_SACRAL_DEG = 2.0, -3.0  # anterior height and angle of L5/S1: below, it is rather S1 that is drawn wrongly
+
+
+def doubts(report: Mapping[str, Any]) -> list[str]:
+    """One line for each doubt about a mask, from its report: `structures` with `measures`, and how `uncertain` the names are."""
+    if not report["structures"]:
+        return ["no vertebra and no disc was found: the mask is empty"]
+    found = []
+    if report["uncertain"]:
+        found.append(f"the levels are uncertain (probability {report['sequence_probability']:.2f}), see the .json beside the mask")
+    rows = {row["name"]: row for row in report["structures"]}
+    if {"L5", "S1"} <= rows.keys() and not rows["S1"].get("cut_by_view"):
+        disc = rows.get("L5/S1", {}).get("measures", {})
+        if "L5/S1" not in rows:
+            found.append("no disc between L5 and S1 was found: S1 and the lordosis down to it are doubtful")
+        elif disc and (disc["anterior_height_mm"] < LEAST_SACRAL_MM or disc["angle_deg"] < LEAST_SACRAL_DEG):
+            numbers = f"{disc['anterior_height_mm']} mm high in front, {disc['angle_deg']} degrees"
+            found.append(f"L5/S1 has an unusual shape ({numbers}): S1 and the lordosis down to it are doubtful")
+    return found

@@ -1,0 +1,43 @@
+"""What the view cuts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scripts.labels import structure
+from scripts.levels.cut import cut_faces, view_box
+
+
+def test_cut_faces():
+    label = np.zeros((6, 8, 10), np.uint8)
+    label[0:2, 2:4, 0:3] = structure("S1").channel
+    label[2:4, 0:8, 5:7] = structure("L5").channel
+    label[4:6, 3:5, 8:10] = structure("L4").channel
+    label[2:4, 3:5, 4] = structure("L5/S1").channel
+    assert cut_faces((6, 8, 10), (0, 0, 0), label) == {
+        "S1": ["left", "inferior"],
+        "L5": ["posterior", "anterior"],
+        "L4": ["right", "superior"],
+    }
+    assert cut_faces((8, 10, 12), (1, 1, 1), label) == {}
+    assert cut_faces((8, 10, 12), (2, 1, 0), label) == {"S1": ["inferior"], "L4": ["right"]}
+    assert cut_faces((6, 8, 10), (0, 0, 0), np.zeros((6, 8, 10), np.uint8)) == {}
+
+
+def test_view_box():
+    image = np.zeros((4, 20, 30))
+    image[:, 3:, 4:25] = np.random.default_rng(0).random((4, 17, 21))
+    assert view_box(image) == (slice(0, 4), slice(4, 20), slice(5, 24))
+    assert view_box(np.ones((2, 3, 4))) == (slice(0, 2), slice(0, 3), slice(0, 4))
+
+
+def test_a_blank_border_cuts():
+    """L5 ends a voxel before the blank slices, and L4 two."""
+    label = np.zeros((6, 8, 10), np.uint8)
+    label[2:4, 2:4, 3:5] = structure("L5").channel
+    label[2:4, 5:7, 4:6] = structure("L4").channel
+    image = np.random.default_rng(0).random((6, 8, 10))
+    image[:, :, :2] = 0
+    view = view_box(image)
+    assert view[2] == slice(3, 10)
+    assert cut_faces([s.stop - s.start for s in view], [-s.start for s in view], label) == {"L5": ["inferior"]}

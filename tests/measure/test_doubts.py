@@ -1,0 +1,41 @@
+"""What a report warns of."""
+
+from __future__ import annotations
+
+from scripts.measure.doubts import doubts
+
+
+def report(*rows: dict, uncertain: bool = False) -> dict:
+    return {"structures": list(rows), "uncertain": uncertain, "sequence_probability": 0.71}
+
+
+def row(name: str, cut: tuple[str, ...] = (), **measures: float) -> dict:
+    return {"name": name, "cut_by_view": list(cut), "measures": measures}
+
+
+def test_nothing_to_doubt():
+    disc = row("L5/S1", anterior_height_mm=12.0, angle_deg=9.5)
+    assert doubts(report(row("L5"), row("S1"), disc)) == []
+    assert doubts(report(row("L4"), row("L5"))) == []
+    assert doubts(report(row("L5"), row("S1"), row("L5/S1"))) == []  # could not be measured: its cells are empty
+
+
+def test_empty_and_uncertain():
+    assert doubts(report()) == ["no vertebra and no disc was found: the mask is empty"]
+    found = doubts(report(row("L4"), uncertain=True))
+    assert found == ["the levels are uncertain (probability 0.71), see the .json beside the mask"]
+
+
+def test_a_sacrum_without_its_disc():
+    missing = ["no disc between L5 and S1 was found: S1 and the lordosis down to it are doubtful"]
+    assert doubts(report(row("L5"), row("S1"))) == missing
+    assert doubts(report(row("L5"), row("S1", cut=("inferior",)))) == []
+    assert len(doubts(report(row("L5"), row("S1"), uncertain=True))) == 2
+
+
+def test_an_unusual_disc_above_the_sacrum():
+    flat, turned = row("L5/S1", anterior_height_mm=0.5, angle_deg=2.0), row("L5/S1", anterior_height_mm=6.0, angle_deg=-10.1)
+    assert doubts(report(row("L5"), row("S1"), flat)) == [
+        "L5/S1 has an unusual shape (0.5 mm high in front, 2.0 degrees): S1 and the lordosis down to it are doubtful"
+    ]
+    assert len(doubts(report(row("L5"), row("S1"), turned))) == 1
