@@ -19,6 +19,7 @@ from scripts.common.errors import CallError, UserError, did_you_mean, similar_pa
 
 METADATA_FILE = Path(__file__).resolve().parents[1] / "configs" / "metadata.json"
 SCHEMES = ("verse", "channel", "spider", "totalspineseg")
+SHARED = {("totalspineseg", "L6/S1"), ("spider", "L6")}  # numbers that others have too: files tell by what else they hold
 OWN_TABLE = "SPINE_MRI_LABELS"  # environment variable, because worker processes have to know too
 
 
@@ -83,8 +84,10 @@ def _read_table(path: str) -> tuple[Structure, ...]:
         _check_row(path, s)
     if [s.channel for s in table] != list(range(len(table))) or len(table) < 2:
         raise UserError(f"{path}: the channels of 'labels' must count 0, 1, 2, ... in order")
-    for field in ("name", "verse"):
-        values = [getattr(s, field) for s in table]
+    if (table[0].name, table[0].verse) != ("background", 0):
+        raise UserError(f"{path}: channel 0 must be the background, with the number 0: it is {table[0].name}, {table[0].verse}")
+    for field in ("name", "verse", "totalspineseg", "spider"):
+        values = [getattr(s, field) for s in table if getattr(s, field) is not None and (field, s.name) not in SHARED]
         if len(set(values)) < len(values):
             raise UserError(f"{path}: two structures share a {field}, {sorted({v for v in values if values.count(v) > 1})}")
     names = {s.name for s in table}
@@ -165,6 +168,7 @@ def channels_from_verse(values: Iterable[int], where: str = "label") -> list[int
 
 def _channels_of(values: Iterable[int], where: str, scheme: str) -> list[int]:
     numbers = {getattr(s, scheme): s for s in reversed(label_table())}  # reversed: of two structures with one number the first stays
+    numbers[0] = label_table()[0]  # whatever the scheme
     values = [int(v) for v in values]
     by_name = {s.name: s for s in label_table()}
     if scheme == "totalspineseg" and "L6/S1" in by_name and by_name["L6"].totalspineseg in values:  # one number, below L5 or L6

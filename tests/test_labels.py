@@ -130,6 +130,19 @@ NO_LIST = f"{NO_TABLE}'labels' must be a list of objects with channel, name and 
             '[{"channel": 0, "name": "background", "verse": 0}, {"channel": 1, "name": "L1/L2", "verse": 1}]',
             UserError, "no bodies above and below",
         ),
+        (
+            '[{"channel": 0, "name": "L3", "verse": 0}, {"channel": 1, "name": "L4", "verse": 1}]',
+            UserError, "channel 0 must be the background, with the number 0: it is L3, 0",
+        ),
+        (
+            '[{"channel": 0, "name": "background", "verse": 5}, {"channel": 1, "name": "L4", "verse": 1}]',
+            UserError, "channel 0 must be the background, with the number 0: it is background, 5",
+        ),
+        (
+            '[{"channel": 0, "name": "background", "verse": 0}, {"channel": 1, "name": "L4", "verse": 1, "totalspineseg": 44},'
+            ' {"channel": 2, "name": "L5", "verse": 2, "totalspineseg": 44}]',
+            UserError, "two structures share a totalspineseg, [44]",
+        ),
     ],
 )  # fmt: skip
 def test_a_bad_table_is_one_line(content, error, message, tmp_path):
@@ -156,5 +169,17 @@ def test_a_scheme_that_the_table_lacks(tmp_path):
         with fails("label scheme 'spider': no structure of the label table has a number in it; choose another, or add the numbers"):
             check_scheme("spider")
         check_scheme("verse")
+    finally:
+        use_table()
+
+
+def test_background_needs_no_number_of_a_scheme(tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps([{"channel": 0, "name": "background", "verse": 0}, {"channel": 1, "name": "L4", "verse": 1, "spider": 2}]))
+    use_table(str(path))
+    try:
+        channels = np.array([0, 1, 0], np.uint8)
+        assert decode(channels, "spider").tolist() == [0, 2, 0]
+        assert encode(np.array([0, 2, 0]), scheme="spider").tolist() == [0, 1, 0]
     finally:
         use_table()
