@@ -18,7 +18,7 @@ from scripts.levels.logits import COARSE_VOXEL, GATED, level_logits
 from scripts.network import KINDS
 from scripts.windows import Box, background_logits, box_around, draw_windows, scaled, spine_windows
 
-ENDS = ((0.0, 0.2), (0.1, 0.0))  # shares of a scan at its lower and upper end that the further views for the levels lack
+ENDS = ((0.0, 0.2), (0.1, 0.0))  # share of the scan that each further view for the levels lacks at its lower and upper end
 LEAST_SLICES = 60  # coarse voxels from end to end, 240 mm, that such a view must have
 MAX_BOX_VOXELS = 12_000_000  # of the working grid; a whole spine with its margin has 9 million
 

@@ -79,8 +79,8 @@ def draw_windows(
 
     Args:
         image: 11XYZ.
-        windows: as of `spine_windows`; what of them lies beyond the image is 0.
-        box: within the image; what of the windows lies beyond the box is dropped.
+        windows: as of `spine_windows`; beyond the image they are padded with 0.
+        box: within the image; parts of windows outside it are dropped.
         predict: batch of windows (B1...) -> logits (BC...), of which the first are the background's.
         importance: weight of the voxels of a window, of its shape, positive.
         batch: windows at a time.

@@ -1,4 +1,4 @@
-"""Which scans are done: what their masks were made from stands in their reports, and is compared before they are read again."""
+"""Which scans are done: their reports record what the masks were made from, which is compared before a scan is read again."""
 
 from __future__ import annotations
 

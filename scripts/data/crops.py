@@ -33,8 +33,8 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         flip_prob: probability of a left-right flip.
         bend: largest amplitude of a wave from left to right along the spine, voxels of the scan, in the view alone: scoliosis moves
             vertebrae out of the line that tells their level.
-        cut: largest share of the scan that a view may lack at its upper end, and at its lower one; half of the views lack something at
-            either. Where the scan ends must not tell the level.
+        cut: largest share of the scan that a view may lack at its upper end, and at its lower one; each end is cut in
+            half of the views. Where the scan ends must not tell the level.
         exact_prob: probability that a patch is neither rotated nor scaled, with its voxels on those of the scan.
         spine_prob: probability that the patch is centred near a labelled voxel; else it lies anywhere in the scan.
         jitter: largest distance of a patch from that voxel, share of its size.
@@ -121,7 +121,7 @@ def draw(
 ) -> torch.Tensor:
     """Sample of `size` voxels whose index steps are the columns of `matrix`, around `centre`; zeros outside. Shape 1XYZ, float32.
 
-    The centre lies in the volume. A sample whose voxels are those of the volume, flipped at most, is cut out instead of interpolated.
+    A sample whose voxels are those of the volume, flipped at most, is cut out instead of interpolated.
 
     `wave` shifts the layers of the sample's last axis along the first axis of the volume: amplitude in voxels, radians per voxel,
     and the phase at the centre, which stays where it is.

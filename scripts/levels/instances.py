@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from scripts.levels.restore import occupied_box
 
-FUSED = 1.6  # times the usual volume: so large a piece may be two bodies ...
-MIN_SHARE = 0.35  # ... if two levels have this share of its voxels each
+FUSED = 1.6  # times the usual volume: a piece that large may be two bodies
+MIN_SHARE = 0.35  # of the voxels of such a piece, which two levels must have each for it to be divided
 CORE_DEPTH_MM = 3.0  # bodies that touch are still apart this deep below their surface
 
 

@@ -70,7 +70,7 @@ class SpineLogits:
 
 
 def level_logits(pred: torch.Tensor) -> torch.Tensor:
-    """Of all voxels, CXYZ, with what `SpineLogits.of` takes: for those who can do without its speed and have the memory."""
+    """Of all voxels, CXYZ, from what `SpineLogits.of` takes: slower, and it needs the memory for all classes."""
     if not (isinstance(pred, MetaTensor) and GATED in pred.meta):
         return convert_to_tensor(pred)
     logits, voxels = SpineLogits.of(pred), np.arange(pred[0].numel())
