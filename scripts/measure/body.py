@@ -13,7 +13,7 @@ ROUNDS = 3  # of sampling along the axes; they are turned after all but the last
 ENDS = 0.35  # share of the depth from the middle to where anterior and posterior heights are taken: at 85 and 15 % of it
 WINDOW = 0.06  # share of the depth to either side of such a place over which the surface is averaged
 SLAB = 1 / 6  # share of the width to either side of the middle: end-plates are those of the central third
-WALL = (0.8, 0.95)  # of the way from the centre up (or down) to an end-plate: between these heights the distance of the walls is its depth
+WALL = (0.6, 0.8)  # of the way from the centre up (or down) to an end-plate, where its walls are taken: corners of outlines are round
 MAX_LEAN = 0.9  # sine of the angle to the left or right of what may be the axis of a spine
 LEAST_MM = 1.5  # from the centre of a body to its end-plates and walls
 
