@@ -135,7 +135,7 @@ def draw_view(
     present = [int(c) for c in np.unique(view.label) if 0 < c < len(label_table())]
     _outlines(axes, view, sorted(present, key=lambda c: not label_table()[c].is_disc), width)  # a body's edge lies on top of a disc's
     if names:
-        _names(axes, view, [c for c in present if not label_table()[c].is_disc], font)
+        _names(axes, view, [c for c in present if not label_table()[c].is_disc] or present, font)  # where no body is, of discs
     if letters:
         left, right = "AP" if view.plane == "sagittal" else "RL"
         # low, or where no names stand: those are in front of the bodies, or on the patient's left

@@ -304,3 +304,12 @@ def test_a_name_is_no_formula(tmp_path):
     figures.draw_case(stored, label, affine, tmp_path / "a.png", title="do$llar_$_x")
     figures.draw_batch([(stored, label, affine, "$_$ and \n")], [(stored, label, affine, "$_$")], tmp_path / "b.png")
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
+
+
+@pytest.mark.parametrize(("kept", "names"), [((L1, DISC, L2), {"L1", "L2"}), ((DISC,), {"L1/L2"})])
+def test_what_is_named(kept, names):
+    """Bodies, or discs where nothing else is labelled."""
+    image, label = phantom()
+    figure = figures.case_figure(image, np.where(np.isin(label, kept), label, 0), np.diag([*SPACING, 1.0]))
+    written = {text.get_text() for axes in figure.axes for text in axes.texts} - set("APRLIS")
+    assert written == names
