@@ -52,6 +52,18 @@ def test_windows_cover_the_spine_and_its_margin(overlap, margin, gap):
     assert coverage(found, SHAPE)[np.kron(wide, np.ones((4, 4, 4), bool))[tuple(map(slice, SHAPE))]].all()
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_small_windows_cover_any_piece_and_its_margin(seed):
+    """Windows so short that the margins of what one slab holds reach into the slabs beyond its neighbours."""
+    rng = np.random.default_rng(seed)
+    seen = torch.from_numpy(ndimage.binary_dilation(rng.random((12, 14, 20)) < 0.002, np.ones((3, 3, 3))))
+    seen[6, 7, 10] = True
+    shape, margin = (48, 56, 80), int(rng.integers(1, 5))
+    found = windows(seen, (margin,) * 3, shape, (16, 16, 32), float(rng.uniform(0, 0.5)))
+    wide = ndimage.binary_dilation(seen.numpy(), np.ones((3, 3, 3)), margin)
+    assert coverage(found, shape)[np.kron(wide, np.ones((4, 4, 4), bool))].all()
+
+
 def test_windows_are_fewer_than_those_of_a_grid():
     seen = leaning()
     box = [s.stop - s.start for s in scaled(box_around(seen, (3, 3, 3)), VOXEL)]

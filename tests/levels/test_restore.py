@@ -69,6 +69,17 @@ def test_equals_resampling_of_every_class(name):
     np.testing.assert_array_equal(result.numpy()[clear], expected[clear])
 
 
+def test_a_voxel_far_ahead_reaches_up_to_its_neighbours():
+    """On a grid four times as fine a logit of 100 is ahead of a background of 1 up to 0.98 of a voxel away, in each direction."""
+    logits = torch.zeros(2, 5, 5, 5)
+    logits[0], logits[1, 2, 2, 2] = 1.0, 100.0
+    fine = grid((0.25, 0.25, 0.25))
+    result = restore_label_map(logits, np.eye(4), fine, (20, 20, 20)).numpy()
+    expected, margin = plain(logits, np.eye(4), fine, (20, 20, 20))
+    assert np.flatnonzero(result[:, 8, 8]).tolist() == [5, 6, 7, 8, 9, 10, 11]
+    np.testing.assert_array_equal(result[margin > 1e-2], expected[margin > 1e-2])
+
+
 def test_identity_is_argmax():
     logits = torch.randn(6, 5, 7, 9, generator=torch.Generator().manual_seed(0))
     affine = grid((4, 2, 2), 11, (5, -3, 8))
