@@ -44,6 +44,9 @@ def begin(debug: bool | str = False) -> None:
     show_tracebacks(is_true(debug, "debug"))
     if is_command():
         gc.freeze()  # what is imported stays: to look through it once more would take a second at the end of every command
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # not so where somebody has put another object in its place
+                stream.reconfigure(errors="backslashreplace")  # a file name that the console has no letters for ends no batch
         if not is_true(debug, "debug"):
             sys.excepthook = one_line
     if workflow := _running_workflow():
