@@ -25,10 +25,17 @@ class UserError(SystemExit):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         self.raised_at = traceback.extract_stack()[:-1] if _debug else []
+        self.printed = False
 
     @property
     def code(self) -> int:
-        """What Python asks an uncaught ``SystemExit`` for when it ends: prints the line, after the traceback if that is asked for."""
+        """What Python asks an uncaught ``SystemExit`` for when it ends: prints the line, after the traceback if that is asked for.
+
+        It does so once: others may ask more often.
+        """
+        if self.printed:
+            return self.exit_code
+        self.printed = True
         if _debug:
             self.__suppress_context__ = False
             if self.__traceback__ is None:  # the interpreter has put it aside

@@ -7,13 +7,21 @@ from typing import Any
 
 from monai.data import CacheDataset
 from monai.transforms import Compose
+from torch.utils.data import get_worker_info
 
 from scripts.common.errors import CallError, UserError
 from scripts.data.sampling import Draw
 
 
-class _CarriedError(Exception):
-    """Takes a UserError out of a thread."""
+class CarriedError(Exception):
+    """Takes the line of a UserError out of a worker process, which a SystemExit would end. `ErrorAdvice` makes a UserError of it again.
+
+    Args:
+        text: the line, or what PyTorch makes of it in the main process: a traceback that ends with this class and the line.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.rsplit(f"{CarriedError.__name__}: ", 1)[-1].strip())
 
 
 class CachedScans(CacheDataset):
@@ -25,6 +33,7 @@ class CachedScans(CacheDataset):
     def __init__(self, data: Sequence[Any], transform: Compose, **kwargs: Any) -> None:
         if not data:
             raise CallError("no scans: a training needs one at least to train on, and one to validate on")
+        self.errors: list[UserError] = []  # of the scans that could not be loaded into memory
         # flat, because CacheDataset takes a Compose within a Compose for random and caches nothing from there on
         super().__init__(data, transform.flatten(), hash_as_key=True, **kwargs)  # a repeated scan is kept once
 
@@ -32,16 +41,24 @@ class CachedScans(CacheDataset):
         if isinstance(index, Draw):
             self.transform.set_random_state(seed=index.seed)
             index = index.index
-        return super().__getitem__(index)
+        try:
+            return super().__getitem__(index)
+        except UserError as error:
+            if get_worker_info() is None:
+                raise
+            raise CarriedError(str(error)) from None
 
     def _load_cache_item(self, idx: int) -> Any:
+        if self.errors:
+            return None  # the run ends anyway, once no thread is busy: one that outlives it aborts the process
         try:
             return super()._load_cache_item(idx)
         except UserError as error:
-            raise _CarriedError(error) from None
+            self.errors.append(error)
+            return None
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list:
-        try:
-            return super()._fill_cache(indices)
-        except _CarriedError as carried:
-            raise carried.args[0] from None
+        cache = super()._fill_cache(indices)
+        if self.errors:
+            raise self.errors[0]
+        return cache

@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 
 from scripts.common.errors import UserError
+from scripts.data.dataset import CarriedError
 
 CPU_MEMORY = ("can't allocate memory", "not enough memory")  # PyTorch has an exception of its own for GPUs only
 
@@ -43,7 +44,8 @@ class FiniteLoss:
 
 
 class ErrorAdvice:
-    """Say which knob to turn where memory runs out, and what became of a process that reads scans; every other error goes on its way.
+    """Say which knob to turn where memory runs out, what became of a process that reads scans, and what it found wrong with one of them;
+    every other error goes on its way.
 
     Args:
         knobs: what lowers the need for memory, the best first: name and present value.
@@ -58,8 +60,10 @@ class ErrorAdvice:
     def explain(self, engine: Engine, error: BaseException) -> None:
         """
         Raises:
-            UserError: if memory was not enough, or a process that reads scans was ended.
+            UserError: if memory was not enough, a process that reads scans was ended, or it met a scan that cannot be used.
         """
+        if isinstance(error, CarriedError):
+            raise UserError(str(error)) from error
         text = str(error)
         knobs = ", then ".join(f"--{name} (now {value})" for name, value in self.knobs.items())
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in text for words in CPU_MEMORY):

@@ -6,7 +6,17 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import BUNDLE
+
+from scripts.common.errors import CallError, UserError
+
+
+@pytest.mark.parametrize(("kind", "code"), [(UserError, 1), (CallError, 2)])
+def test_the_line_is_printed_once_however_often_the_code_is_asked_for(kind, code, capfd):
+    error = kind("a.nii.gz: bad")
+    assert [error.code for _ in range(3)] == [code] * 3
+    assert capfd.readouterr() == ("", "a.nii.gz: bad\n")
 
 
 def test_names_outside_the_encoding_of_the_console():

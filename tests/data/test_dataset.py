@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import time
+
+import pytest
 import torch
 from conftest import fails
+from monai.data import DataLoader
 from monai.transforms import Compose, RandomizableTransform, Transform
 
 from scripts.common.errors import UserError
-from scripts.data.dataset import CachedScans
+from scripts.data.dataset import CachedScans, CarriedError
 
 
 class Load(Transform):
@@ -82,3 +87,26 @@ def test_cached_scans_without_random_transforms():
 def test_cached_scans_pass_on_what_is_wrong_with_a_scan():
     with fails("bad: not a scan"):  # and the pool does not wait forever
         CachedScans(scans("a", "bad"), Compose([Compose([Load()]), Count()]), progress=False)
+
+
+def test_no_scan_is_being_loaded_any_more_when_one_was_bad():
+    load, loaded = Load(), []
+
+    class Slow(Transform):
+        def __call__(self, data: dict) -> dict:
+            time.sleep(0 if data["image"] == "bad" else 0.5)
+            loaded.append(load(data)["image"])
+            return data
+
+    with fails("bad: not a scan"):
+        CachedScans(scans("a", "bad"), Compose([Slow()]), num_workers=2, progress=False)
+    assert loaded == ["a"]
+
+
+@pytest.mark.parametrize(("workers", "kind"), [(0, UserError), (1, CarriedError)])
+def test_what_is_wrong_with_a_scan_comes_out_of_a_worker(workers, kind):
+    dataset = CachedScans(scans("a", "bad"), Compose([Load(), Count()]), cache_rate=0.0, progress=False)
+    loaded = iter(DataLoader(dataset, batch_size=1, num_workers=workers))
+    assert next(loaded)["image"] == ["a"]
+    with pytest.raises(kind, match=f"^{re.escape('bad: not a scan')}$"):
+        next(loaded)

@@ -11,6 +11,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 
 from scripts.common.errors import UserError
+from scripts.data.dataset import CarriedError
 from scripts.data.sampling import SeededSampler, SeededSteps
 from scripts.training.checkpoint import ResumableCheckpoint
 from scripts.training.faults import ErrorAdvice, FiniteLoss
@@ -175,6 +176,7 @@ def test_nan_loss_names_the_scans_and_keeps_the_checkpoint(tmp_path):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory on cpu: lower --batch_size (now 2)"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "a process that reads scans was killed"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated."), "a process that reads scans was ended by SIGTERM"),
+        (CarriedError("a.nii.gz: every voxel has the value 7."), "a.nii.gz: every voxel has the value 7."),
         (RuntimeError("shapes do not fit"), None),
     ],
 )
