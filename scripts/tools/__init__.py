@@ -1,1 +1,1 @@
-"""The commands of tools.yaml, but for phantoms and the benchmark."""
+"""Commands of tools.yaml that have no folder of their own, and what draws the batch of `show_batch` in train.yaml."""
