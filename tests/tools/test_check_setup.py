@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.metadata import version
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from scripts.common.errors import UserError
-from scripts.labels import label_table
+from scripts.labels import OWN_TABLE, label_table
 from scripts.tools import check_setup as module
 from scripts.tools.check_setup import check_network, check_requirements, check_setup
 
@@ -110,6 +111,18 @@ def test_failures_are_named_at_the_end(tmp_path, capsys, monkeypatch):
     assert len(out.splitlines()) == 8
     assert "FAIL  memory        1.5 GiB free" in out
     assert "ok    label table" in out
+
+
+def test_the_label_table(monkeypatch, tmp_path):
+    rows = [{"channel": 0, "name": "background", "verse": 0}, {"channel": 1, "name": "L1", "verse": 20}]
+    for name, table in (("good", rows), ("bad", [rows[0], {**rows[0], "channel": 1}])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(table))
+    monkeypatch.setenv(OWN_TABLE, str(tmp_path / "good.json"))
+    assert module.check_label_table() == (True, "label table", "2 channels", "unique names and numbers")
+    monkeypatch.setenv(OWN_TABLE, str(tmp_path / "bad.json"))
+    (check,) = module.guarded("label table", lambda: [module.check_label_table()])
+    assert not check.ok
+    assert check.found.endswith("bad.json: two structures share a name, ['background']")
 
 
 def test_unknown_memory_is_no_failure(monkeypatch):
