@@ -86,3 +86,4 @@ def test_mixed_seeds():
     seeds = {mixed(*numbers) for numbers in ((0, 1), (1, 0), (0, 0, 1), (-1, 2))}
     assert len(seeds) == 4
     assert all(0 <= s < 2**32 for s in seeds)
+    assert mixed(0, 5) == mixed(0, 5, 0) != mixed(0, 5, 1)  # what the checkpoints of earlier runs go on with
