@@ -279,6 +279,17 @@ def test_a_phantom_in_another_contrast_is_replaced(tmp_path) -> None:
     assert {p.name for p in (tmp_path / "training").iterdir()} == {f"phantom_0001_{n}" for n in ("T2w.nii.gz", "seg.nii.gz", "truth.json")}
 
 
+def test_foreign_files_beside_a_phantom_stay(tmp_path) -> None:
+    options = {"training": 1, "validation": 0, "testing": 0, **SMALL}
+    write_cohort(tmp_path, contrast="T1w", **options)
+    mine = [tmp_path / "training" / f"phantom_0001_{name}.nii.gz" for name in ("T1w_seg", "T2w_seg", "mine")]
+    for file in mine:
+        file.write_text("mine")
+    write_cohort(tmp_path, contrast="T2w", **options)
+    assert [file.read_text() for file in mine] == ["mine"] * 3
+    assert not (tmp_path / "training" / "phantom_0001_T1w.nii.gz").exists()
+
+
 def test_truth_survives_its_file(tmp_path) -> None:
     write_cohort(tmp_path, training=1, validation=0, testing=0, seed=0, **SMALL)
     truth, drawn = json.loads((tmp_path / "training" / "phantom_0001_truth.json").read_text()), draw_phantom(0, **SMALL).truth

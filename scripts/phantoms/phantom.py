@@ -202,8 +202,8 @@ def _write_case(output_dir: Path, anomalies: float, options: Mapping[str, Any], 
     stem, seed = case
     phantom = draw_phantom(seed, **{**draw_options(seed, anomalies), **options})
     names = {"image": f"{stem}_{phantom.contrast}.nii.gz", "label": f"{stem}_seg.nii.gz"}
-    for other in {*output_dir.glob(f"{stem}_*.nii.gz")} - {output_dir / name for name in names.values()}:
-        other.unlink()  # of an earlier cohort, in another contrast: it would pass for a scan of this patient
+    for contrast in set(CONTRASTS) - {phantom.contrast}:  # of an earlier cohort: it would pass for a scan of this patient
+        (output_dir / f"{stem}_{contrast}.nii.gz").unlink(missing_ok=True)
     write_phantom(phantom, output_dir / names["image"], output_dir / names["label"], output_dir / f"{stem}_truth.json")
     labelled = [s.verse for s in label_table()[1:]]  # all of it: a level that is not in the label is not in the scan
     return {**names, "source": "phantom", "labelled": labelled, "patient": Path(stem).name}
@@ -217,4 +217,4 @@ def write_phantom(phantom: Phantom, image_file: Path, label_file: Path, truth_fi
         nifti.set_qform(phantom.affine, code=1)
         write_whole(file, partial(nib.save, nifti))
     text = json.dumps(phantom.truth, indent=1, default=np.ndarray.tolist)
-    write_whole(truth_file, lambda partial: partial.write_text(text + "\n"))
+    write_whole(truth_file, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))

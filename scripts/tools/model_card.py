@@ -42,7 +42,7 @@ def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
     new = read_metrics(metrics_file, "metrics", {"by_source": ["source", "group", *COLUMNS], "worst_cases": WORST})
     results_file, card_file = docs_dir / "results.json", docs_dir / "README.md"
     results = _read_results(results_file)
-    version = json.loads(METADATA_FILE.read_text())["version"]
+    version = json.loads(METADATA_FILE.read_text(encoding="utf-8"))["version"]
     results[name] = {"version": version, **new}
     card = card_file.read_text(encoding="utf-8") if card_file.is_file() else ""
     if START not in card or END not in card:
