@@ -39,10 +39,9 @@ def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Seque
     back face of the volume cuts is not measured, nor is what is no solid piece.
 
     A body has `anterior_`, `middle_` and `posterior_height_mm`; `depth_mm` of its superior end-plate; `wedge_deg` between its
-    end-plates, positive if it is taller in front; `coronal_deg`, positive if it rises to the right; `height_loss`, 1 less the smallest of
-    the ratios anterior / posterior, middle / posterior, and posterior / that of its neighbours, with `height_loss_grade`, 0 to 3: a
-    number, no diagnosis, for which Genant asks more than heights. On the next body below, it has `slip_mm`, the distance from that one's
-    posterior rim to its own, positive to the front, and `slip_percent` of the end-plate below.
+    end-plates, positive if it is taller in front; `coronal_deg`, positive if it rises to the right; `height_loss` with
+    `height_loss_grade` (see `height_loss`), a number, no diagnosis, for which Genant asks more than heights. On the next body below, it
+    has `slip_mm`, the distance from that one's posterior rim to its own, positive to the front, and `slip_percent` of the end-plate below.
 
     A disc has three heights along the axis halfway between its end-plates, `angle_deg` between them, positive if it is taller in front,
     and `height_index`, the mean of the three divided by that of the middle heights of its two bodies.
@@ -71,7 +70,7 @@ def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Seque
             neighbours[below].append(above)
     for name, beside in neighbours.items():
         if name != SACRUM:
-            structures[name] |= _height_loss(structures[name], [structures[n]["posterior_height_mm"] for n in beside])
+            structures[name] |= height_loss(structures[name], [structures[n]["posterior_height_mm"] for n in beside])
     rounded = {name: {key: round(value, DIGITS) for key, value in row.items()} for name, row in structures.items()}
     return SpineMeasures(rounded, _of_spine(bodies), bodies)
 
@@ -133,11 +132,18 @@ def _slip(upper: EndPlate, lower: EndPlate) -> dict[str, float]:
     return {"slip_mm": slip_mm, "slip_percent": 100 * slip_mm / lower.depth_mm}
 
 
-def _height_loss(row: Mapping[str, float], neighbours_mm: list[float]) -> dict[str, float]:
+def height_loss(row: Mapping[str, float], neighbours_mm: list[float]) -> dict[str, float]:
+    """`height_loss`, 1 less the smallest of the ratios anterior / posterior, middle / posterior, and posterior / that of the neighbours,
+    not below 0 and rounded; and `height_loss_grade`, 0 to 3, of that number.
+
+    Args:
+        row: the three heights of a body, in mm.
+        neighbours_mm: posterior heights of the bodies beside it.
+    """
     posterior = row["posterior_height_mm"]
     ratios = [row["anterior_height_mm"] / posterior, row["middle_height_mm"] / posterior]
     ratios += [posterior / float(np.mean(neighbours_mm))] if neighbours_mm else []
-    loss = max(0.0, 1 - min(ratios))
+    loss = round(max(0.0, 1 - min(ratios)), DIGITS)  # what is graded is what stands beside the grade
     return {"height_loss": loss, "height_loss_grade": sum(loss >= grade for grade in GRADES)}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scripts.labels import encode, structure
-from scripts.measure.spine import SpineMeasures, measure_spine
+from scripts.measure.spine import SpineMeasures, height_loss, measure_spine
 from scripts.phantoms.phantom import Phantom, draw_phantom
 
 HEIGHTS = ("anterior_height_mm", "middle_height_mm", "posterior_height_mm")
@@ -64,6 +64,15 @@ def test_a_fracture_and_a_slip():
     assert {name: row["height_loss_grade"] for name, row in rows.items() if row.get("height_loss_grade")} == {"L1": 2}
     assert {name for name, row in rows.items() if abs(row.get("slip_mm", 0)) > 3} == {"L4"}
     assert rows["L4"]["slip_percent"] == pytest.approx(100 * 6.0 / rows["L5"]["depth_mm"], abs=2.5)
+
+
+@pytest.mark.parametrize(
+    ("anterior_mm", "loss", "grade"),
+    [(25.0, 0.0, 0), (20.2, 0.19, 0), (20.1, 0.2, 1), (18.9, 0.24, 1), (18.85, 0.25, 2), (18.7, 0.25, 2), (15.1, 0.4, 3)],
+)
+def test_the_grade_is_that_of_the_loss_that_is_written(anterior_mm, loss, grade):
+    heights = {"anterior_height_mm": anterior_mm, "middle_height_mm": 25.0, "posterior_height_mm": 25.0}
+    assert height_loss(heights, []) == {"height_loss": loss, "height_loss_grade": grade}
 
 
 @pytest.mark.parametrize("order", ["PIR", "LSA", "IPL"])
