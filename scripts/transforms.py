@@ -316,7 +316,7 @@ class SaveImageLabelsd(SaveImaged):
             if not self.overwrite:
                 check_replaceable(path, str(label.meta["filename_or_obj"]))
             path.with_name(f"{case_name(path)}.json").unlink(missing_ok=True)  # an older report: it tells of the mask that goes now
-            write_label_map(decode(label[0].numpy(), self.label_scheme), label.affine.numpy(), path)
+            write_label_map(decode(label[0].numpy(), self.label_scheme), label.affine.numpy(), path, MADE_BY)
             label.meta["saved_to"] = str(path)
             label.meta["label_scheme"] = self.label_scheme
         return dict(data)
@@ -335,11 +335,16 @@ def check_mask_names(entries: Sequence[Mapping[str, Any]], output_dir: str, data
             raise CallError(f"{shown(image)}: its mask would have the name of that of {shown(other)}. Rename one of them.")
 
 
-def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    """Write label values (XYZ, below 256) as 8-bit NIfTI, whole or not at all."""
+def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path, description: bytes = b"") -> None:
+    """Write label values (XYZ, below 256) as 8-bit NIfTI, whole or not at all.
+
+    Args:
+        values, affine, path: of the file; the affine is 4x4, voxel -> world mm.
+        description: of the header, 79 bytes at most; with `MADE_BY` another run may replace the file.
+    """
     image = nib.Nifti1Image(values.astype(np.uint8), affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)  # some readers look at the qform only
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = MADE_BY
+    image.header["descrip"] = description
     write_whole(path, lambda partial: nib.save(image, partial))

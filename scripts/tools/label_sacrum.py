@@ -5,6 +5,7 @@ Labels are read and written in VerSe numbers: SPIDER has none for S1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,32 +54,24 @@ def label_sacrum(
         The datalist.
 
     Raises:
-        CallError: if `output_dir` is `dataset_dir` or has a datalist already, for another `read_scheme`, if there is nothing to train on,
-            the label table has no S1, or as `check_weights`.
+        CallError: if `output_dir` is `dataset_dir`, or holds a datalist or a label already that may not be replaced, for another
+            `read_scheme`, if there is nothing to train on, the label table has no S1, or as `check_weights`.
         UserError: as `read_datalist` and `EncodeLabelsd`, and for two scans outside `dataset_dir` with one name.
     """
-    if "S1" not in {s.name for s in label_table()}:
-        raise CallError("label_sacrum: the label table of --labels has no S1")
     source, target = Path(datalist or Path(dataset_dir) / DATALIST), Path(output_dir)
-    if read_scheme != "verse":
-        raise CallError(f"label_sacrum reads and writes VerSe numbers only, not --read_scheme {read_scheme}")
-    if target.resolve() == Path(dataset_dir).resolve():
-        raise CallError(f"{target}: holds the labels themselves; set --sacrum_dir to another folder")
-    if (target / DATALIST).exists() and not is_true(overwrite, "overwrite"):
-        raise CallError(f"{target / DATALIST}: exists already; set --overwrite True to replace it and the labels beside it")
+    replace = is_true(overwrite, "overwrite")
+    _check(dataset_dir, target, read_scheme, replace)
     splits = read_datalist(source, dataset_dir, allow_outside=allow_outside)
     if not any(entry.get("label") for entry in splits.get("training", [])):
         raise CallError(f"{source}: no labelled scans under 'training'")
+    without = _without_s1(splits["training"], target, dataset_dir, replace)
     network = inference.get_parsed_content("network")
     network.load_state_dict(check_weights(str(weights), "ckpt_path", network))
     network.eval()
     check_writable(str(target), "sacrum_dir")
     preprocessing, device = inference.get_parsed_content("preprocessing"), inference.get_parsed_content("device")
-    encoding, s1 = EncodeLabelsd(), structure("S1")
-    layout, written = MaskLayout(str(target), str(dataset_dir)), set()
-    for entry in tqdm(splits["training"], desc="label_sacrum", unit="scan"):
-        if not entry.get("label") or s1.verse in entry.get("labelled", []):
-            continue
+    encoding, s1, added = EncodeLabelsd(), structure("S1"), 0
+    for entry, path in tqdm(without, desc="label_sacrum", unit="scan"):
         scan = encoding(preprocessing(dict(entry)))
         image, label = scan["image"], scan["label"]
         if scan["labelled"][s1.channel]:
@@ -88,17 +81,50 @@ def label_sacrum(
         )
         if sacrum is None:
             continue
-        path = layout.filename(entry["image"])
-        if path in written:
-            where = f"{shown(entry['image'])}: lies outside {shown(dataset_dir)}"
-            raise UserError(f"{where} and has the name of another scan; rename one of them")
         _write(entry["label"], sacrum, np.asarray(image.affine), s1.verse, path)
         labelled = [s.verse for s in label_table()[1:] if scan["labelled"][s.channel]]
         entry.update(label=str(path.absolute()), labelled=sorted([*labelled, s1.verse]))
-        written.add(path)
+        added += 1
     write_datalist(splits, target / DATALIST)
-    print(f"{shown(target / DATALIST)}: S1 added to {len(written)} of {len(splits['training'])} training scans")
+    print(f"{shown(target / DATALIST)}: S1 added to {added} of {len(splits['training'])} training scans")
     return target / DATALIST
+
+
+def _check(dataset_dir: str | Path, target: Path, read_scheme: str, replace: bool) -> None:
+    """
+    Raises:
+        CallError: for a call that cannot be carried out, or that would replace the labels or the datalist of somebody else.
+    """
+    if "S1" not in {s.name for s in label_table()}:
+        raise CallError("label_sacrum: the label table of --labels has no S1")
+    if read_scheme != "verse":
+        raise CallError(f"label_sacrum reads and writes VerSe numbers only, not --read_scheme {read_scheme}")
+    if target.resolve() == Path(dataset_dir).resolve():
+        raise CallError(f"{target}: holds the labels themselves; set --sacrum_dir to another folder")
+    if (target / DATALIST).exists() and not replace:
+        raise CallError(f"{target / DATALIST}: exists already; set --overwrite True to replace it and the labels beside it")
+
+
+def _without_s1(entries: Sequence[dict], target: Path, dataset_dir: str | Path, replace: bool) -> list[tuple[dict, Path]]:
+    """The labelled ones of the entries whose `labelled` lacks S1, and where their labels with S1 go.
+
+    Raises:
+        CallError: if something is there that may not be replaced.
+        UserError: for two scans with one such place.
+    """
+    layout, s1 = MaskLayout(str(target), str(dataset_dir)), structure("S1")
+    found: dict[Path, dict] = {}
+    for entry in entries:
+        if not entry.get("label") or s1.verse in entry.get("labelled", []):
+            continue
+        path = layout.filename(entry["image"])
+        if path in found:
+            where = f"{shown(entry['image'])}: lies outside {shown(dataset_dir)}"
+            raise UserError(f"{where} and has the name of another scan; rename one of them")
+        if path.exists() and not replace:
+            raise CallError(f"{shown(path)}: exists already; set --overwrite True to replace it, or --sacrum_dir to another folder")
+        found[path] = entry
+    return [(entry, path) for path, entry in found.items()]
 
 
 def _write(label: str, sacrum: np.ndarray, affine: np.ndarray, value: int, path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import BUNDLE, TOOLS, fails
 
-from scripts.common.errors import CallError
+from scripts.batch.own_masks import check_replaceable
+from scripts.common.errors import CallError, ScanError
 from scripts.common.shared import inference_config
 from scripts.phantoms.phantom import write_cohort
 from scripts.tools.label_sacrum import label_sacrum
@@ -67,6 +68,8 @@ def test_s1_is_added_where_it_lacks(without_s1, tmp_path, capfd):
 
     given, added = nib.load(without_s1 / old["training"][0]["label"]), nib.load(first["label"])
     assert np.allclose(added.affine, given.affine, atol=1e-4)
+    with pytest.raises(ScanError, match="not as this bundle has written it"):  # no mask: a segmentation may not replace it
+        check_replaceable(Path(first["label"]), first["image"])
     given, added, truth = (np.asarray(v.dataobj) for v in (given, added, nib.load(without_s1 / "truth.nii.gz")))
     assert (added[added != S1] == given[added != S1]).all()
     assert (given[added == S1] == 0).all()
@@ -91,6 +94,13 @@ def test_what_an_earlier_call_has_written_stays(without_s1, tmp_path):
     (tmp_path / "datalist.json").write_text("{}")
     with fails(f"{tmp_path}/datalist.json: exists already; set --overwrite True to replace it and the labels beside it"):
         label_sacrum(without_s1, tmp_path, "", inference_config(str(BUNDLE)), WEIGHTS)
+    (tmp_path / "datalist.json").unlink()
+    label = tmp_path / "training" / "phantom_0001_T2w_seg.nii.gz"
+    label.parent.mkdir()
+    label.write_text("mine")
+    with fails(f"{label}: exists already; set --overwrite True to replace it, or --sacrum_dir to another folder"):
+        label_sacrum(without_s1, tmp_path, "", inference_config(str(BUNDLE)), tmp_path / "before_the_weights_are_read.pt")
+    assert label.read_text() == "mine"
     link = tmp_path / "link"
     link.symlink_to(without_s1)
     with fails(f"{link}: holds the labels themselves; set --sacrum_dir to another folder"):
