@@ -23,8 +23,8 @@ from scripts.common.preflight import is_true
 from scripts.common.tables import aligned, read_rows, write_rows
 from scripts.data.find import case_name
 from scripts.data.scans import read_scan
-from scripts.labels import label_table, numbers, structure
 from scripts.measure.doubts import doubts
+from scripts.measure.rows import rounded, structure_rows, table_row
 from scripts.metrics import score_structures, summarise, worst_cases
 from scripts.transforms import MaskLayout
 
@@ -180,16 +180,11 @@ class CaseReports:
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
             source, pred = str(batch["image"].meta["filename_or_obj"]), output["pred"]
-            report = {"scan": case_name(source), "source": os.path.abspath(source), **_rounded(pred.meta["report"])}
+            report = {"scan": case_name(source), "source": os.path.abspath(source), **rounded(pred.meta["report"])}
             if "label_scheme" in pred.meta:
                 report["label_scheme"] = pred.meta["label_scheme"]
-            in_mask = numbers(pred.numpy(), report.get("label_scheme", "channel"))
-            volumes = np.bincount(pred.numpy().ravel(), minlength=len(label_table())) * float(np.prod(pred.pixdim.tolist()))
-            report["structures"] = [
-                {"name": row["name"], "value": int(in_mask[channel]) or None, **_rounded(row), "volume_mm3": round(volumes[channel], 1)}
-                for row in report["structures"]
-                if volumes[channel := structure(row["name"]).channel]  # a small one may have gone with the specks
-            ]
+            voxel_mm3, scheme = float(np.prod(pred.pixdim.tolist())), report.get("label_scheme", "channel")
+            report["structures"] = structure_rows(report["structures"], pred.numpy(), voxel_mm3, scheme)
             report["warnings"] = [*batch["image"].meta.get("notes", "").splitlines(), *doubts(report)]
             for warning in report["warnings"]:
                 print(shown(f"{source}: {warning}"))
@@ -205,8 +200,7 @@ class CaseReports:
     def add_rows(self, source: str, report: dict) -> None:
         mask = self.layout.filename(source).relative_to(self.output_dir).as_posix()
         of_scan = {"mask": mask, "sequence_probability": report["sequence_probability"]}
-        rows = [{**row, "cut_by_view": " ".join(row.get("cut_by_view", [])), **row.get("measures", {})} for row in report["structures"]]
-        self.structures[source] = [{**of_scan, **{k: v for k, v in row.items() if k != "measures"}} for row in rows or [{}]]
+        self.structures[source] = [{**of_scan, **row} for row in map(table_row, report["structures"])] or [of_scan]
         self.spines[source] = [{**of_scan, **report.get("spine", {})}]
 
     def read_skipped(self, engine: Engine) -> None:
@@ -229,8 +223,3 @@ class CaseReports:
             raise UserError(f"{table}: no table ({error}). Move it away and run the same command again.") from error
         kept = [row for row in earlier if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
         write_whole(table, partial(write_rows, kept + rows))
-
-
-def _rounded(row: dict) -> dict:
-    """With four digits of probabilities and entropies: further ones change with the number of threads."""
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}

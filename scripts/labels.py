@@ -20,6 +20,8 @@ from scripts.common.errors import CallError, UserError, did_you_mean, similar_pa
 METADATA_FILE = Path(__file__).resolve().parents[1] / "configs" / "metadata.json"
 SCHEMES = ("verse", "channel", "spider", "totalspineseg")
 SHARED = {("totalspineseg", "L6/S1"), ("spider", "L6")}  # numbers that others have too: files tell by what else they hold
+LISTED = 5  # unknown values in a message
+IS_IT_A_SCAN = " Is it a scan, not a mask?"  # what so many of them mean, mostly
 OWN_TABLE = "SPINE_MRI_LABELS"  # environment variable, because worker processes have to know too
 
 
@@ -150,10 +152,10 @@ def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> n
             f"{where}: fractional label values, e.g. {values[integers != values].flat[0]:g}. Resample labels by nearest neighbour."
         )
     if integers.size and (integers.min() < 0 or integers.max() > 255):
-        _channels_of(np.unique(integers), where, scheme)  # raises: no number of any scheme lies outside 0..255
+        _channels_of(np.unique(integers), where, scheme, IS_IT_A_SCAN)  # raises: no number of any scheme lies outside 0..255
     channels = np.zeros(256, np.uint8)
     present = np.flatnonzero(np.bincount(integers.ravel().astype(np.uint8), minlength=256))
-    channels[present] = _channels_of(present, where, scheme)
+    channels[present] = _channels_of(present, where, scheme, IS_IT_A_SCAN)
     return channels[integers]
 
 
@@ -166,7 +168,7 @@ def channels_from_verse(values: Iterable[int], where: str = "label") -> list[int
     return _channels_of(values, where, "verse")
 
 
-def _channels_of(values: Iterable[int], where: str, scheme: str) -> list[int]:
+def _channels_of(values: Iterable[int], where: str, scheme: str, if_many: str = "") -> list[int]:
     numbers = {getattr(s, scheme): s for s in reversed(label_table())}  # reversed: of two structures with one number the first stays
     numbers[0] = label_table()[0]  # whatever the scheme
     values = [int(v) for v in values]
@@ -176,7 +178,9 @@ def _channels_of(values: Iterable[int], where: str, scheme: str) -> list[int]:
     unknown = sorted({v for v in values if v not in numbers})
     if unknown:
         known = ", ".join(f"{number} = {s.name}" for number, s in sorted(numbers.items(), key=lambda n: n[0] or 0) if s.channel and number)
-        raise UserError(f"{where}: unknown label values {unknown}. The label scheme '{scheme}' has {known}.{_other_scheme(values, scheme)}")
+        more = f" and {len(unknown) - LISTED} more.{if_many}" if len(unknown) > LISTED else "."
+        of_scheme = f"The label scheme '{scheme}' has {known}.{_other_scheme(values, scheme)}"
+        raise UserError(f"{where}: unknown label values {unknown[:LISTED]}{more} {of_scheme}")
     return [numbers[v].channel for v in values]
 
 

@@ -65,6 +65,8 @@ def test_spider_counts_from_the_lowest_vertebra(names, expected):
         ([0, 20, 99], "verse", r"a.nii: unknown label values \[99\]. The label scheme 'verse' has 15 = T8"),
         ([-1, 20], "verse", r"a.nii: unknown label values \[-1\]"),
         ([20, 1000], "verse", r"a.nii: unknown label values \[1000\]"),
+        ([-2, 0, *range(150, 154)], "verse", r"a.nii: unknown label values \[-2, 150, 151, 152, 153\]. The label scheme"),
+        (range(1, 4000), "verse", r"values \[1, 2, 3, 4, 5\] and 3\d\d\d more. Is it a scan, not a mask\? The label scheme 'verse' has"),
         ([0, 77], "spider", r"a.nii: unknown label values \[77\]. The label scheme 'spider' has 1 = L5"),
         ([0], "verso", r"label scheme 'verso' does not exist; choose one of verse, channel, spider, totalspineseg. Did you mean verse\?"),
     ],

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from scripts.common.errors import CallError, UserError, shown
@@ -14,17 +18,20 @@ from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_image, find_masks
 from scripts.data.scans import read_scan
-from scripts.data.volumes import check_on_grid, read_volume
+from scripts.data.volumes import check_on_grid, read_volume, turned_to_ras
 from scripts.figures import save_figure
-from scripts.labels import encode
+from scripts.labels import SCHEMES, check_scheme, encode, label_table
+from scripts.levels.name_levels import cut_faces
 from scripts.measure.picture import measures_figure
-from scripts.measure.spine import SpineMeasures, measure_spine
+from scripts.measure.rows import structure_rows, table_row
+from scripts.measure.spine import measure_spine
 
 
 def measure(
-    dataset_dir: str | Path, output_dir: str | Path, prediction: str | Path = "", image: str | Path = "", label_scheme: str = "verse"
+    dataset_dir: str | Path, output_dir: str | Path, prediction: str | Path = "", image: str | Path = "", label_scheme: str = ""
 ) -> list[dict]:
-    """`measures.csv`, a row per mask and structure, and `spines.csv`, a row per mask (`measure_spine`); a picture where there is a scan.
+    """`measures.csv`, a row per mask and structure like those of `structures.csv`, and `measured_spines.csv`, a row per mask
+    (`measure_spine`); a picture where there is a scan. Tables that inference has written to the same folder stay.
 
     The scan of a mask is the one that its report names, or the one beside it with its name without `_seg`.
 
@@ -33,13 +40,13 @@ def measure(
         output_dir: for tables and pictures `<stem>_measures.png`, in the same folders as the masks.
         prediction: one mask instead of a folder.
         image: its scan.
-        label_scheme: of the numbers in the masks.
+        label_scheme: of the numbers in the masks; empty: what the report beside a mask says, else `verse`.
 
     Returns:
-        the rows of `measures.csv`.
+        the rows of `measures.csv`: `mask`, `name`, `value`, `cut_by_view`, `volume_mm3` and what could be measured.
 
     Raises:
-        CallError: if there is no mask, or a file is not there.
+        CallError: if there is no mask, a file is not there, or for an unknown scheme.
         UserError: after the others, for masks that cannot be read or do not fit their scan.
     """
     if image and not prediction:
@@ -47,20 +54,22 @@ def measure(
     check_files(prediction=prediction, image=image)
     root = Path(prediction).parent if prediction else Path(dataset_dir)
     masks = [Path(prediction)] if prediction else find_masks(dataset_dir)
+    if label_scheme:
+        check_scheme(label_scheme)
     check_writable(str(output_dir), "output_dir")
     structures, spines, failed = [], [], []
     for mask in tqdm(masks, desc="measure", unit="mask"):
         name = mask.relative_to(root)
+        of_mask = {"mask": name.as_posix()}
         try:
-            measures = _measure_one(mask, Path(image) if image else scan_of(mask), Path(output_dir) / name.parent, label_scheme)
-        except CallError:
-            raise
+            scheme, scan = label_scheme or scheme_of(mask), Path(image) if image else scan_of(mask)
+            rows, spine = _measure_one(mask, scan, Path(output_dir) / name.parent, scheme)
         except UserError as error:
             failed.append(str(error))
             continue
-        structures += [{"mask": name.as_posix(), "name": structure, **row} for structure, row in measures.structures.items()]
-        spines.append({"mask": name.as_posix(), **measures.spine})
-    for table, rows in (("measures.csv", structures), ("spines.csv", spines)):
+        structures += [{**of_mask, **table_row(row)} for row in rows]
+        spines.append({**of_mask, **spine})
+    for table, rows in (("measures.csv", structures), ("measured_spines.csv", spines)):
         if rows:
             print(shown(write_whole(Path(output_dir) / table, partial(write_rows, rows))))
     if failed:
@@ -68,8 +77,8 @@ def measure(
     return structures
 
 
-def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str) -> SpineMeasures:
-    """Measures of a mask, and their picture in `folder`."""
+def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str) -> tuple[list[dict], dict[str, float | str]]:
+    """A row per structure of a mask and the measures of the spine; their picture goes to `folder`."""
     volume = read_volume(mask)
     label = encode(volume.data, str(mask), label_scheme)
     measures = measure_spine(label, volume.affine)
@@ -78,14 +87,36 @@ def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str)
         check_on_grid(mask, volume, scan, image)
         name = case_name(mask).removesuffix(LABEL_POSTFIX)
         save_figure(measures_figure(image.data, label, volume.affine, measures, shown(name)), folder / f"{name}_measures.png")
-    return measures
+    turned, _ = turned_to_ras(label, volume.affine)
+    cut = cut_faces(turned.shape, (0, 0, 0), turned)
+    found = [
+        {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
+    ]
+    return structure_rows(found, label, float(np.prod(voxel_sizes(volume.affine))), label_scheme), measures.spine
+
+
+def scheme_of(mask: Path) -> str:
+    """The label scheme that the report beside a mask names; `verse` if there is none.
+
+    Raises:
+        UserError: if it names one that does not exist.
+    """
+    scheme = _report_of(mask).get("label_scheme", "verse")
+    if scheme not in SCHEMES:
+        raise UserError(f"{mask}: its report has the label scheme {scheme!r}. Set --label_scheme to one of {', '.join(SCHEMES)}.")
+    return scheme
 
 
 def scan_of(mask: Path) -> Path | None:
     """The scan that the report beside a mask names, or the one beside it; None if there is neither."""
-    report = mask.with_name(f"{case_name(mask)}.json")
+    source = _report_of(mask).get("source")
+    return Path(source) if isinstance(source, str) and os.path.exists(source) else find_image(mask)
+
+
+def _report_of(mask: Path) -> dict[str, Any]:
+    """What the report beside a mask says; nothing if there is none, or none of ours."""
     try:
-        source = Path(json.loads(report.read_text(encoding="utf-8"))["source"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return find_image(mask)  # no report, or not one of ours
-    return source if source.exists() else find_image(mask)
+        report = json.loads(mask.with_name(f"{case_name(mask)}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}

@@ -77,7 +77,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     expected = {
         "phantoms": "phantoms/datalist.json", "prepare": "datalist.json", "explore": "out/explore.png",
         "label_sacrum": "sacrum/datalist.json",
-        "visualize": f"out/{scan.name.removesuffix('.nii.gz')}.png", "measure": "out/spines.csv", "record": "docs/results.json",
+        "visualize": f"out/{scan.name.removesuffix('.nii.gz')}.png", "measure": "out/measured_spines.csv", "record": "docs/results.json",
         "benchmark": "speed.md", "package": "release/spine_mri_segmentation/LICENSE", "evaluate": "out/metrics.csv",
         "train.yaml": "out/last.pt", "inference": "out/testing",
     }  # fmt: skip

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from conftest import BUNDLE, TOOLS, fails
 
-from scripts.common.errors import CallError
+from scripts.common.errors import CallError, UserError
 from scripts.common.tables import read_rows
 from scripts.data.find import find_image, find_masks
-from scripts.data.volumes import read_volume
-from scripts.labels import decode, encode
+from scripts.data.volumes import read_volume, turned_to_ras
+from scripts.labels import decode, encode, label_table, structure
 from scripts.measure.spine import measure_spine
 from scripts.phantoms.phantom import draw_phantom, write_phantom
 from scripts.tools.measure import measure, scan_of
@@ -40,18 +40,28 @@ def test_a_folder(cohort, tmp_path, capsys):
     before = {p: p.read_bytes() for p in cohort.rglob("*") if p.is_file()}
     monai.bundle.run("measure", config_file=TOOLS, bundle_root=str(BUNDLE), dataset_dir=str(cohort), output_dir=str(tmp_path))
     assert {p: p.read_bytes() for p in cohort.rglob("*") if p.is_file()} == before
-    assert files(tmp_path) == {"measures.csv", "spines.csv", "a_T2w_measures.png", "b/c_T2w_measures.png"}
-    assert capsys.readouterr().out.splitlines()[-2:] == [f"{tmp_path}/measures.csv", f"{tmp_path}/spines.csv"]
-    rows, spines = read_rows(tmp_path / "measures.csv"), read_rows(tmp_path / "spines.csv")
+    assert files(tmp_path) == {"measures.csv", "measured_spines.csv", "a_T2w_measures.png", "b/c_T2w_measures.png"}
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"{tmp_path}/measures.csv", f"{tmp_path}/measured_spines.csv"]
+    rows, spines = read_rows(tmp_path / "measures.csv"), read_rows(tmp_path / "measured_spines.csv")
     assert [row["mask"] for row in spines] == ["a_T2w_seg.nii.gz", "b/c_T2w_seg.nii.gz"]
     for spine in spines:
         mask = read_volume(cohort / spine["mask"])
         expected = measure_spine(encode(mask.data), mask.affine)
         found = {row["name"]: row for row in rows if row["mask"] == spine["mask"]}
-        assert set(found) == set(expected.structures)
+        label = encode(mask.data)
+        voxels = {s.name: int((label == s.channel).sum()) for s in label_table()[1:] if (label == s.channel).any()}
+        assert set(found) == set(voxels) > set(expected.structures)  # those without measures, too
+        for name, row in found.items():
+            assert int(row["value"]) == structure(name).verse
+            assert float(row["volume_mm3"]) == round(voxels[name] * abs(np.linalg.det(mask.affine)), 1)
+        turned, _ = turned_to_ras(label, mask.affine)
+        assert {name for name, row in found.items() if "superior" in row["cut_by_view"].split()} == {
+            label_table()[c].name for c in np.unique(turned[:, :, -1]) if c
+        }
         assert {k: v for k, v in spine.items() if v and k != "mask"} == {k: str(v) for k, v in expected.spine.items()}
         for name, row in expected.structures.items():
-            assert {k: v for k, v in found[name].items() if v and k not in ("mask", "name")} == {k: str(v) for k, v in row.items()}
+            of_mask = ("mask", "name", "value", "volume_mm3", "cut_by_view")
+            assert {k: v for k, v in found[name].items() if v and k not in of_mask} == {k: str(v) for k, v in row.items()}
 
 
 def test_one_mask_in_another_scheme(cohort, tmp_path):
@@ -59,10 +69,48 @@ def test_one_mask_in_another_scheme(cohort, tmp_path):
     channels = encode(np.asarray(label.dataobj))
     nib.save(nib.Nifti1Image(decode(channels, "totalspineseg"), label.affine), tmp_path / "mask.nii.gz")
     rows = measure(tmp_path, tmp_path / "out", prediction=tmp_path / "mask.nii.gz", label_scheme="totalspineseg")
-    assert {row["name"] for row in rows} == set(measure_spine(channels, label.affine).structures)
-    assert files(tmp_path / "out") == {"measures.csv", "spines.csv"}  # no scan, no picture
+    expected = measure_spine(channels, label.affine).structures
+    assert {
+        row["name"]: {k: v for k, v in row.items() if k in expected[row["name"]]} for row in rows if row["name"] in expected
+    } == expected
+    assert {row["name"]: row["value"] for row in rows} == {
+        label_table()[c].name: label_table()[c].totalspineseg for c in np.unique(channels)[1:]
+    }
+    assert files(tmp_path / "out") == {"measures.csv", "measured_spines.csv"}  # no scan, no picture
     measure(tmp_path, tmp_path / "out", prediction=tmp_path / "mask.nii.gz", image=cohort / "a_T2w.nii.gz", label_scheme="totalspineseg")
     assert (tmp_path / "out" / "mask_measures.png").exists()
+
+
+def test_the_scheme_that_the_report_names(cohort, tmp_path):
+    label = nib.load(cohort / "a_T2w_seg.nii.gz")
+    channels = encode(np.asarray(label.dataobj))
+    for scheme in ("channel", "nonsense"):
+        (tmp_path / scheme).mkdir()
+        nib.save(nib.Nifti1Image(channels, label.affine), tmp_path / scheme / "a_seg.nii.gz")
+        (tmp_path / scheme / "a_seg.json").write_text(json.dumps({"label_scheme": scheme}))
+    rows = measure(tmp_path / "channel", tmp_path / "out")
+    assert {row["name"]: row["value"] for row in rows} == {label_table()[c].name: c for c in np.unique(channels)[1:].tolist()}
+    with pytest.raises(UserError, match="unknown label values"):  # the option comes first
+        measure(tmp_path / "channel", tmp_path / "out", label_scheme="verse")
+    mask = tmp_path / "nonsense" / "a_seg.nii.gz"
+    with fails(f"{mask}: its report has the label scheme 'nonsense'. Set --label_scheme to one of verse, channel, spider, totalspineseg."):
+        measure(mask.parent, tmp_path / "out")
+
+
+def test_the_tables_of_inference_stay(cohort, tmp_path):
+    for name in ("structures.csv", "spines.csv"):
+        (tmp_path / name).write_text("mask\na_seg.nii.gz\n")
+    measure(cohort, tmp_path)
+    assert [(tmp_path / name).read_text() for name in ("structures.csv", "spines.csv")] == ["mask\na_seg.nii.gz\n"] * 2
+
+
+def test_a_scan_in_place_of_a_mask(cohort, tmp_path):
+    image = nib.load(cohort / "a_T2w.nii.gz")
+    nib.save(image, tmp_path / "a_seg.nii.gz")
+    with pytest.raises(
+        UserError, match=r"a_seg.nii.gz: unknown label values \[1, 2, 3, 4, 5\] and \d+ more. Is it a scan, not a mask\? The"
+    ):
+        measure(tmp_path, tmp_path / "out")
 
 
 def test_a_broken_mask_costs_no_other(cohort, tmp_path):
@@ -87,7 +135,7 @@ def test_an_empty_mask_has_a_row_among_the_spines(cohort, tmp_path):
     nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), tmp_path / "a_seg.nii.gz")
     shutil.copy(cohort / "a_T2w.nii.gz", tmp_path / "a.nii.gz")
     assert measure(tmp_path, tmp_path / "out") == []
-    assert files(tmp_path / "out") == {"spines.csv", "a_measures.png"}
+    assert files(tmp_path / "out") == {"measured_spines.csv", "a_measures.png"}
 
 
 def test_wrong_calls(cohort, tmp_path):

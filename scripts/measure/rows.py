@@ -1,0 +1,39 @@
+"""Rows on the structures of a mask, for its report and for tables of many masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from scripts.labels import label_table, numbers, structure
+
+
+def structure_rows(found: Iterable[Mapping[str, Any]], label: np.ndarray, voxel_mm3: float, label_scheme: str) -> list[dict[str, Any]]:
+    """What was found of each structure, with its `value` in the file of the mask (None if the scheme has none) and its `volume_mm3`.
+
+    Args:
+        found: rows with a `name` each; one that the mask does not hold, as a small one that went with the specks, has no row.
+        label: channel indices, any shape.
+        voxel_mm3: volume of a voxel.
+        label_scheme: of the file.
+    """
+    in_mask = numbers(label, label_scheme)
+    volumes = np.bincount(label.ravel(), minlength=len(label_table())) * voxel_mm3
+    return [
+        {"name": row["name"], "value": int(in_mask[channel]) or None, **rounded(row), "volume_mm3": round(float(volumes[channel]), 1)}
+        for row in found
+        if volumes[channel := structure(row["name"]).channel]
+    ]
+
+
+def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """With four digits of probabilities and entropies: further ones change with the number of threads."""
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+
+
+def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a report as cells of a table: every measure in a column of its own, the faces that cut the structure as words."""
+    cells = {key: value for key, value in row.items() if key != "measures"}
+    return {**cells, "cut_by_view": " ".join(row.get("cut_by_view", [])), **row.get("measures", {})}
