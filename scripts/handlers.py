@@ -25,7 +25,7 @@ from scripts.data.find import case_name
 from scripts.data.scans import read_scan
 from scripts.measure.doubts import doubts
 from scripts.measure.rows import rounded, structure_rows, table_row
-from scripts.metrics import score_structures, summarise, worst_cases
+from scripts.metrics import scans_digest, score_structures, summarise, worst_cases
 from scripts.transforms import MaskLayout
 
 FORMATS = {
@@ -34,7 +34,7 @@ FORMATS = {
 
 
 class StructureReport:
-    """`metrics.csv` (a row per scan and structure), `metrics.json` (summaries, worst scans) and printed tables.
+    """`metrics.csv` (a row per scan and structure), `metrics.json` (summaries, worst scans, `scans_digest`) and printed tables.
 
     Attach it to an evaluator whose output holds `pred` and `label` as label maps (1XYZ, channel indices) on the label's own grid.
 
@@ -67,7 +67,7 @@ class StructureReport:
         columns = [{k: v for k, v in row.items() if k != "image"} for row in rows]
         write_whole(self.output_dir / "metrics.csv", partial(write_rows, columns))
         tables = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
-        summary = {**tables, "worst_cases": worst_cases(rows)}
+        summary = {**tables, "worst_cases": worst_cases(rows), "scans_sha256": scans_digest(row["image"] for row in rows)}
         write_whole(self.output_dir / "metrics.json", lambda path: path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8"))
         print(*("\n" + format_table(table) for table in tables.values()), f"\n{self.output_dir / 'metrics.csv'}", sep="\n")
 

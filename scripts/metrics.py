@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -91,6 +92,14 @@ def surface_distances_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[floa
     b_to_a = ndimage.distance_transform_edt(~edge_a, sampling=spacing_mm)[edge_b]
     mean = (a_to_b.sum() + b_to_a.sum()) / (len(a_to_b) + len(b_to_a))
     return float(mean), float(max(np.percentile(a_to_b, 95), np.percentile(b_to_a, 95)))
+
+
+def scans_digest(images: Iterable[str]) -> str:
+    """sha256 of the names of scans, in any order, from the folder on that holds them all: it may lie elsewhere another time."""
+    paths = {Path(image) for image in images}
+    shared = max((len(folder.parts) for folder in set.intersection(*({*path.parents} for path in paths))), default=0)
+    names = sorted("/".join(path.parts[shared:]) for path in paths)
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 def summarise(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:

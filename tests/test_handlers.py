@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def test_report(tmp_path, capsys):
         "sub-02,,L1/L2,disc,0.0,0.0,inf,inf,0.0\r\n"
     )
     summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert list(summary) == ["by_structure", "by_source", "worst_cases"]
+    assert list(summary) == ["by_structure", "by_source", "worst_cases", "scans_sha256"]
+    assert summary["scans_sha256"] == hashlib.sha256(b"a/sub-01.v2_T2w.nii.gz\nb/sub-02.mha").hexdigest()
     assert [(c["case"], c["level_dice"], c["worst_structure"]) for c in summary["worst_cases"]] == [
         ("sub-02", 0.0, "L1"),
         ("sub-01.v2_T2w", 1.0, "L1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.labels import channels_from_verse, label_table, structure
-from scripts.metrics import StructureDice, score_structures, summarise, surface_distances_mm, worst_cases
+from scripts.metrics import StructureDice, scans_digest, score_structures, summarise, surface_distances_mm, worst_cases
 
 SCORER = Path(__file__).resolve().parents[2] / "shared" / "tools" / "score.py"
 L1, L2, L3, DISC, DISC_2 = (structure(name).channel for name in ("L1", "L2", "L3", "L1/L2", "L2/L3"))
@@ -316,3 +317,14 @@ def test_worst_cases():
         "worst_level_dice": 0.0,
     }  # fmt: skip
     assert worst_cases(rows)[2]["worst_structure"] == "L2"
+
+
+# scans_digest
+
+
+def test_the_digest_of_scans_does_not_depend_on_their_order_or_place():
+    digest = scans_digest(["/d/p1/T2.nii.gz", "/d/p2/T2.nii.gz"])
+    assert digest == hashlib.sha256(b"p1/T2.nii.gz\np2/T2.nii.gz").hexdigest()
+    assert digest == scans_digest(["/e/f/p2/T2.nii.gz", "/e/f/p1/T2.nii.gz", "/e/f/p2/T2.nii.gz"])
+    assert digest != scans_digest(["/d/p1/T2.nii.gz", "/d/p3/T2.nii.gz"])
+    assert scans_digest(["/d/a.nii"]) == scans_digest(["a.nii"]) == hashlib.sha256(b"a.nii").hexdigest()

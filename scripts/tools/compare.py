@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from scripts.common.errors import CallError, UserError
 from scripts.common.tables import aligned
@@ -20,9 +21,13 @@ def compare(before: str | Path, after: str | Path) -> list[list[str]]:
 
     Raises:
         CallError: if a file is missing or no evaluation.
-        UserError: if the two do not score the same structures.
+        UserError: if the two are of different scans, or do not score the same structures.
     """
-    tables = [_read(path, option) for path, option in ((before, "before"), (after, "after"))]
+    evaluations = [_read(path, option) for path, option in ((before, "before"), (after, "after"))]
+    scans = {evaluation["scans_sha256"] for evaluation in evaluations if "scans_sha256" in evaluation}  # older ones do not say
+    if len(scans) > 1:
+        raise UserError(f"{before} and {after} are evaluations of different scans: evaluate both models on one split")
+    tables = [{(row["source"], row["group"]): row for row in evaluation["by_source"]} for evaluation in evaluations]
     if {k: row["n"] for k, row in tables[0].items()} != {k: row["n"] for k, row in tables[1].items()}:
         raise UserError(f"{before} and {after} do not score the same structures")
     rows = [["source", "group", "n", *METRICS]]
@@ -33,11 +38,10 @@ def compare(before: str | Path, after: str | Path) -> list[list[str]]:
     return rows
 
 
-def _read(path: str | Path, option: str) -> dict[tuple[str, str], dict]:
+def _read(path: str | Path, option: str) -> dict[str, Any]:
     if not path:
         raise CallError(f"compare needs --before and --after, the metrics.json of two evaluations; --{option} is missing")
-    content = read_metrics(path, option, {"by_source": ["source", "group", "n", *METRICS]})
-    return {(row["source"], row["group"]): row for row in content["by_source"]}
+    return read_metrics(path, option, {"by_source": ["source", "group", "n", *METRICS]})
 
 
 def _number(value: float | None, metric: str) -> str:

@@ -45,6 +45,17 @@ def test_different_scans_and_missing_files(tmp_path):
         compare(a, tmp_path / "c.json")
 
 
+def test_evaluations_of_other_scans(tmp_path, capsys):
+    paths = [evaluation(tmp_path / f"{name}.json", 0.5, 1.0) for name in "abc"]
+    for path, digest in zip(paths, ("1", "2")):  # the third is of an earlier version, which did not say
+        path.write_text(json.dumps({**json.loads(path.read_text()), "scans_sha256": digest}))
+    a, b, old = paths
+    with fails(f"{a} and {b} are evaluations of different scans: evaluate both models on one split"):
+        compare(a, b)
+    for before, after in ((a, a), (a, old), (old, b)):
+        assert compare(before, after)[1][:3] == ["a", "body", "5"]
+
+
 def test_what_is_no_evaluation(tmp_path):
     good, bad = evaluation(tmp_path / "a.json", 0.5, 1.0), tmp_path / "m.json"
     for content, fault in (
