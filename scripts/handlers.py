@@ -119,6 +119,7 @@ class CaseFigures:
         self.summary_writer = summary_writer
         self.max_cases = max_cases if is_true(enabled, "figures") else 0
         self.drawn = 0
+        self.scan_of: dict[str, str] = {}  # by the name under which a tracker keeps its figures, the same in every epoch
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.restart)
@@ -144,9 +145,16 @@ class CaseFigures:
             if self.output_dir:
                 mask = self.layout.filename(source)
                 save_figure(figure, mask.with_name(case_name(mask) + ".png"))
-            track_figure(engine, figure, title)
+            name = self.name_of(str(source))
+            track_figure(engine, figure, name)
             if self.summary_writer is not None:
-                self.summary_writer.add_image(title, figure_to_array(figure), engine.state.epoch, dataformats="HWC")
+                self.summary_writer.add_image(name, figure_to_array(figure), engine.state.epoch, dataformats="HWC")
+
+    def name_of(self, source: str) -> str:
+        """The stem of a scan, behind as many of its folders as tell it from the other scans that were drawn."""
+        parts = [*Path(source).parent.parts, case_name(source)]
+        names = ["/".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
+        return next(shown(name) for name in [*names, source] if self.scan_of.setdefault(name, source) == source)
 
 
 class CaseReports:

@@ -252,6 +252,19 @@ def test_max_cases_counts_per_run(scans, monkeypatch):
     assert len(writer.calls) == 3
 
 
+def test_figures_of_scans_with_one_stem_have_names_of_their_own(scans, monkeypatch):
+    monkeypatch.setattr(figures, "case_figure", lambda *a, **k: None)
+    monkeypatch.setattr(figures, "figure_to_array", lambda figure: None)
+    writer = Writer()
+    run(CaseFigures(summary_writer=writer), [step(path, PERFECT) for path in scans], epochs=2)
+    names = ["sub-01.v2_T2w", "site 2/sub-01.v2_T2w"]
+    assert [(tag, epoch) for tag, _, epoch, _ in writer.calls] == [(name, epoch) for epoch in (1, 2) for name in names]
+    handler = CaseFigures()
+    assert [handler.name_of(f"/d/{name}") for name in ("a/s/t.nii", "b/s/t.nii", "c/s/t.nii", "c/s/t.mha", "a/s/t.nii")] == [
+        "t", "s/t", "c/s/t", "d/c/s/t", "t",
+    ]  # fmt: skip
+
+
 # CaseReports
 
 
