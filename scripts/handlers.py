@@ -20,7 +20,7 @@ from scripts.common.distributed import gathered
 from scripts.common.errors import UserError, shown
 from scripts.common.files import alone_in, write_whole
 from scripts.common.preflight import is_true
-from scripts.common.tables import aligned, read_rows, write_rows
+from scripts.common.tables import aligned, check_column, read_rows, write_rows
 from scripts.data.find import case_name
 from scripts.data.scans import read_scan
 from scripts.measure.doubts import doubts
@@ -31,6 +31,7 @@ from scripts.transforms import MaskLayout
 FORMATS = {
     "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f", "asd_mm": ".2f", "hd95_mm": ".2f", "identified": ".3f", "all_levels": ".3f",
 }  # fmt: skip
+TABLES = ("structures.csv", "spines.csv")  # of all masks in a folder
 
 
 class StructureReport:
@@ -182,8 +183,14 @@ class CaseReports:
         engine.add_event_handler(Events.COMPLETED, self.write_tables)
 
     def restart(self) -> None:
+        """
+        Raises:
+            UserError: for a table of an earlier run that cannot be added to.
+        """
         self.structures.clear()
         self.spines.clear()
+        for name in TABLES:
+            check_column(self.output_dir / name, "mask")
 
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
@@ -217,16 +224,16 @@ class CaseReports:
                 self.add_rows(source, json.loads(report))
 
     def write_tables(self, engine: Engine) -> None:
-        tables = {"structures.csv": gathered(self.structures), "spines.csv": gathered(self.spines)}
-        if idist.get_rank() == 0 and tables["spines.csv"]:
+        structures, spines = gathered(self.structures), gathered(self.spines)
+        if idist.get_rank() == 0 and spines:
             with alone_in(self.output_dir):
-                for name, rows in tables.items():
+                for name, rows in zip(TABLES, (structures, spines)):
                     self.write_table(self.output_dir / name, rows)
 
     def write_table(self, table: Path, rows: list[dict]) -> None:
         new = {row["mask"] for row in rows}
         try:
-            earlier = read_rows(table)
+            earlier = read_rows(table, "mask")
         except csv.Error as error:
             raise UserError(f"{table}: no table ({error}). Move it away and run the same command again.") from error
         kept = [row for row in earlier if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]

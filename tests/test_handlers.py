@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import fails
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
@@ -312,3 +313,12 @@ def test_tables_of_all_scans(tmp_path):
     assert report["structures"][0]["measures"] == found[0]["measures"]
     assert report["spine"] == spine
     assert report["label_scheme"] == "verse"
+
+
+@pytest.mark.parametrize("name", ["structures.csv", "spines.csv"])
+def test_tables_that_a_spreadsheet_has_saved_with_semicolons(tmp_path, name):
+    (tmp_path / name).write_text("mask;name\na_seg.nii.gz;L1\n")
+    with fails(f"{tmp_path}/{name}: no column 'mask'. Save it with commas, or move it away."):
+        run(CaseReports(str(tmp_path), "/data"), [reported("/data/y.nii.gz", [])])
+    assert [p.name for p in tmp_path.iterdir()] == [name]  # found before any work was done
+    assert (tmp_path / name).read_text() == "mask;name\na_seg.nii.gz;L1\n"

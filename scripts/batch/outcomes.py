@@ -12,9 +12,9 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from scripts.common.distributed import gathered
-from scripts.common.errors import shown
+from scripts.common.errors import UserError, shown
 from scripts.common.files import alone_in, write_whole
-from scripts.common.tables import read_rows, write_rows
+from scripts.common.tables import check_column, read_rows, write_rows
 
 COLUMNS = ("file", "reason", "fix")
 
@@ -35,8 +35,16 @@ class Outcomes:
         self.closing_line = ""  # of the first process
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
+        engine.add_event_handler(Events.STARTED, self.restart)
         engine.add_event_handler(Events.COMPLETED, self.close)
+
+    def restart(self) -> None:
+        """
+        Raises:
+            UserError: for a table of an earlier run that cannot be added to.
+        """
+        self.rows.clear()
+        check_column(self.table, "file")
 
     def segmented(self, scan: str) -> None:
         self.rows[scan] = [{"file": scan, "outcome": "segmented"}]
@@ -76,14 +84,16 @@ class Outcomes:
             looked_at = {row["file"] for row in rows}
             failures = [{k: row[k] for k in COLUMNS} for row in rows if row["outcome"] == "failed"]
             with alone_in(self.table.parent):
-                failures = [row for row in self._earlier() if row["file"] not in looked_at and os.path.lexists(row["file"])] + failures
+                earlier = [row for row in self._earlier() if row["file"] not in looked_at and os.path.lexists(row["file"] or "")]
+                failures = earlier + failures
                 if failures:
                     write_whole(self.table, partial(write_rows, failures))
                 else:
                     self.table.unlink(missing_ok=True)
-        except (OSError, csv.Error) as error:
+        except (OSError, csv.Error, UserError) as error:
             return f"{self.table} cannot be written ({getattr(error, 'strerror', None) or error}), the lines above say why"
         return ""
 
     def _earlier(self) -> list[dict]:
-        return [row for row in read_rows(self.table) if set(row) == set(COLUMNS)]
+        rows = read_rows(self.table, "file")
+        return [{k: v for k, v in row.items() if k is not None} for row in rows]  # None: cells beyond the last column

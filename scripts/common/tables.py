@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from scripts.common.errors import UserError
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
@@ -24,16 +27,34 @@ def write_rows(rows: list[dict], path: Path) -> None:
         writer.writerows(rows)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """A table that `write_rows` has written, or a spreadsheet since; no rows if there is no file.
+def read_rows(path: Path, column: str = "") -> list[dict[str, str]]:
+    """A table that `write_rows` has written, or a spreadsheet since; no rows if there is no file, or nothing in it.
+
+    Args:
+        path: of the table.
+        column: that it must have; any table will do if empty.
 
     Raises:
         csv.Error: if it is no table.
+        UserError: if it lacks the column, as one does whose cells are separated by semicolons.
     """
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as handle:
-        return list(csv.DictReader(handle))
+        table = csv.DictReader(handle)
+        if column and table.fieldnames and column not in table.fieldnames:
+            raise UserError(f"{path}: no column '{column}'. Save it with commas, or move it away.")
+        return list(table)
+
+
+def check_column(path: Path, column: str) -> None:
+    """Before hours are spent on new rows of a table. Whether it can be read at all is left to `read_rows`.
+
+    Raises:
+        UserError: as `read_rows`.
+    """
+    with suppress(csv.Error, OSError):
+        read_rows(path, column)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:

@@ -1,0 +1,58 @@
+"""Tables that a person has saved again."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from conftest import fails
+from ignite.engine import Engine, Events
+
+from scripts.batch.outcomes import Outcomes
+from scripts.common.tables import check_column, read_rows
+
+
+def test_a_table_without_the_column(tmp_path):
+    table = tmp_path / "a.csv"
+    assert read_rows(table, "mask") == []
+    table.touch()
+    assert read_rows(table, "mask") == []
+    table.write_text("name,mask\nL1,a\n")
+    assert read_rows(table, "mask") == [{"name": "L1", "mask": "a"}]
+    table.write_text("mask;name\na;L1\n")
+    for read in (read_rows, check_column):
+        with fails(f"{table}: no column 'mask'. Save it with commas, or move it away."):
+            read(table, "mask")
+    table.write_text("mask\n" + "x" * 200_000)  # more than the csv module takes for a field
+    check_column(table, "mask")
+    with pytest.raises(csv.Error):
+        read_rows(table, "mask")
+
+
+def test_failures_with_semicolons_stay(tmp_path):
+    table, content = tmp_path / "failures.csv", "file;reason;fix\na.nii;x;y\n"
+    table.write_text(content)
+    steps = []
+    engine = Engine(lambda engine, batch: steps.append(batch))
+    outcomes = Outcomes(str(tmp_path))
+    outcomes.attach(engine)
+    with fails(f"{table}: no column 'file'. Save it with commas, or move it away."):
+        engine.run([0])
+    assert steps == []
+    outcomes.failed("b.nii", "bad", "Mend it.")  # saved so while a run goes on: it costs the table of this run, nothing else
+    outcomes.close(None)
+    assert outcomes.closing_line.endswith("Save it with commas, or move it away.), the lines above say why")
+    assert table.read_text() == content
+
+
+def test_failures_with_a_column_of_ones_own_stay(tmp_path):
+    scan = tmp_path / "a.nii"
+    scan.touch()
+    table = tmp_path / "failures.csv"
+    table.write_text(f"file,reason,fix,note\n{scan},x,y,ask Anna\n")
+    engine = Engine(lambda engine, batch: None)
+    outcomes = Outcomes(str(tmp_path))
+    outcomes.attach(engine)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: outcomes.failed("b.nii", "bad", "Mend it."))
+    engine.run([0])
+    assert table.read_text().splitlines() == ["file,reason,fix,note", f"{scan},x,y,ask Anna", "b.nii,bad,Mend it.,"]
