@@ -21,7 +21,7 @@ from scripts.data.scans import read_scan
 from scripts.data.volumes import check_on_grid, read_volume, turned_to_ras
 from scripts.figures import save_figure
 from scripts.labels import SCHEMES, check_scheme, encode, label_table
-from scripts.levels.name_levels import cut_faces
+from scripts.levels.cut import cut_faces
 from scripts.measure.picture import measures_figure
 from scripts.measure.rows import structure_rows, table_row
 from scripts.measure.spine import measure_spine
