@@ -220,8 +220,15 @@ class CaseReports:
 
     def read_skipped(self, engine: Engine) -> None:
         if "skipped" in engine.state.batch:
-            for source, report in zip(engine.state.batch["source"], engine.state.batch["report"]):
-                self.add_rows(source, json.loads(report))
+            for source, text in zip(engine.state.batch["source"], engine.state.batch["report"]):
+                report, mask = json.loads(text), self.layout.filename(source)
+                if report.get("mask_sha256") != digest(mask):
+                    print(
+                        shown(
+                            f"{mask}: changed since it was segmented; the tables tell of it as it was, the command measure of it as it is"
+                        )
+                    )
+                self.add_rows(source, report)
 
     def write_tables(self, engine: Engine) -> None:
         structures, spines = gathered(self.structures), gathered(self.spines)
