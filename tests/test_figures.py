@@ -11,8 +11,6 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from scripts import figures
 from scripts.common.errors import UserError
-from scripts.common.files import write_whole
-from scripts.data.volumes import grid_mismatch, read_volume
 from scripts.labels import decode, label_table, structure
 
 L1, L2, DISC = (structure(name).channel for name in ("L1", "L2", "L1/L2"))
@@ -240,62 +238,6 @@ def test_visualize_refuses_another_grid(files):
         figures.visualize(files / "c1_T2w.nii.gz", files / "moved.nii.gz", files)
     with pytest.raises(UserError, match=r"short.nii.gz: not on the grid .*\(shape \(40, 50, 9\) and \(39, 50, 9\)\)"):
         figures.visualize(files / "c1_T2w.nii.gz", files / "short.nii.gz", files)
-
-
-def test_grid_tolerance():
-    close, far = np.eye(4), np.eye(4)
-    close[0, 3], far[1, 1] = 0.0009, 1.0011
-    assert grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), close) == ""
-    assert "0.0011 mm" in grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), far)
-    turned = np.eye(4)
-    turned[0, 1] = turned[1, 0] = 9e-4  # small, but the corner of 401 voxels lies 0.36 mm off
-    assert grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), turned) == ""
-    assert grid_mismatch((2, 401, 2), np.eye(4), (2, 401, 2), turned) == "affines that differ by up to 0.36 mm"
-
-
-@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
-def test_read_volume_of_other_formats(tmp_path, suffix):
-    import itk
-
-    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # ITK orders z, y, x
-    image = itk.image_from_array(array)
-    image.SetSpacing([1.0, 2.0, 4.0])
-    image.SetOrigin([5.0, 6.0, 7.0])
-    itk.imwrite(image, str(tmp_path / f"a{suffix}"))
-    volume = read_volume(tmp_path / f"a{suffix}")
-    np.testing.assert_array_equal(volume.data, array.T)
-    np.testing.assert_allclose(volume.affine, [[-1, 0, 0, -5], [0, -2, 0, -6], [0, 0, 4, 7], [0, 0, 0, 1]])
-    assert volume.dtype == "int16"
-
-
-def test_read_volume_errors(tmp_path):
-    (tmp_path / "empty.nii.gz").touch()
-    (tmp_path / "text.nii.gz").write_text("hello")
-    (tmp_path / "text.nrrd").write_text("hello")
-    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), tmp_path / "four.nii.gz")
-    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 1), np.int16), np.eye(4)), tmp_path / "one.nii.gz")
-    for name, message in (
-        ("absent.nii", "absent.nii: no such file"),
-        ("empty.nii.gz", r"empty.nii.gz: the file is empty \(0 bytes\). Export or download it again."),
-        ("text.nii.gz", r"text.nii.gz: cannot be read \(.+\). Export or download it again."),
-        ("text.nrrd", r"text.nrrd: cannot be read \(.+\). Export or download it again."),
-        ("four.nii.gz", r"four.nii.gz: has the shape \(4, 4, 4, 2\). Export one 3-D volume."),
-    ):
-        with pytest.raises(UserError, match=message):
-            read_volume(tmp_path / name)
-    assert read_volume(tmp_path / "one.nii.gz").data.shape == (4, 4, 4)
-
-
-def test_write_whole_leaves_nothing_behind(tmp_path):
-    def fail(path):
-        path.write_text("half")
-        raise OSError("disk full")
-
-    (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(tmp_path / "a.txt", fail)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "old"
 
 
 def test_a_name_is_no_formula(tmp_path):

@@ -39,6 +39,18 @@ def test_write_whole_leaves_the_old_file_and_no_half_one(tmp_path, error):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
+def test_write_whole_leaves_nothing_behind(tmp_path):
+    def fail(path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(tmp_path / "a.txt", fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
 def test_only_one_process_at_a_time_is_alone_in_a_folder(tmp_path):
     table = tmp_path / "table"
     table.write_text("0")

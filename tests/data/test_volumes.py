@@ -1,0 +1,54 @@
+"""Volumes of every format, what a reader says of damaged ones, and grids that are one grid."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts.common.errors import UserError
+from scripts.data.volumes import grid_mismatch, read_volume
+
+
+def test_grid_tolerance():
+    close, far = np.eye(4), np.eye(4)
+    close[0, 3], far[1, 1] = 0.0009, 1.0011
+    assert grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), close) == ""
+    assert "0.0011 mm" in grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), far)
+    turned = np.eye(4)
+    turned[0, 1] = turned[1, 0] = 9e-4  # small, but the corner of 401 voxels lies 0.36 mm off
+    assert grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), turned) == ""
+    assert grid_mismatch((2, 401, 2), np.eye(4), (2, 401, 2), turned) == "affines that differ by up to 0.36 mm"
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+def test_read_volume_of_other_formats(tmp_path, suffix):
+    import itk
+
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # ITK orders z, y, x
+    image = itk.image_from_array(array)
+    image.SetSpacing([1.0, 2.0, 4.0])
+    image.SetOrigin([5.0, 6.0, 7.0])
+    itk.imwrite(image, str(tmp_path / f"a{suffix}"))
+    volume = read_volume(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(volume.data, array.T)
+    np.testing.assert_allclose(volume.affine, [[-1, 0, 0, -5], [0, -2, 0, -6], [0, 0, 4, 7], [0, 0, 0, 1]])
+    assert volume.dtype == "int16"
+
+
+def test_read_volume_errors(tmp_path):
+    (tmp_path / "empty.nii.gz").touch()
+    (tmp_path / "text.nii.gz").write_text("hello")
+    (tmp_path / "text.nrrd").write_text("hello")
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), tmp_path / "four.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 1), np.int16), np.eye(4)), tmp_path / "one.nii.gz")
+    for name, message in (
+        ("absent.nii", "absent.nii: no such file"),
+        ("empty.nii.gz", r"empty.nii.gz: the file is empty \(0 bytes\). Export or download it again."),
+        ("text.nii.gz", r"text.nii.gz: cannot be read \(.+\). Export or download it again."),
+        ("text.nrrd", r"text.nrrd: cannot be read \(.+\). Export or download it again."),
+        ("four.nii.gz", r"four.nii.gz: has the shape \(4, 4, 4, 2\). Export one 3-D volume."),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_volume(tmp_path / name)
+    assert read_volume(tmp_path / "one.nii.gz").data.shape == (4, 4, 4)
