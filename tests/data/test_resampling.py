@@ -30,6 +30,15 @@ def test_an_axis_may_leave_its_line_by_a_thousandth_of_a_voxel(aside, straight):
     assert (straight_axes(matrix, BOX) is not None) is straight  # 12 voxels from the first
 
 
+def test_a_long_axis_leaves_its_line_further_out():
+    matrix = np.eye(4)
+    matrix[0, 1] = 1e-4
+    few, many = (slice(0, 8), slice(0, 8), slice(0, 8)), (slice(0, 8), slice(0, 400), slice(0, 8))
+    assert straight_axes(matrix, few) == [0, 1, 2]
+    assert straight_axes(matrix, many) is None  # 0.04 voxels off at its end
+    assert straight_axes(matrix, (slice(0, 8), slice(-400, -392), slice(0, 8))) is None
+
+
 def test_two_axes_along_one_are_oblique():
     c = np.sqrt(0.5)
     matrix = np.eye(4)
