@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 from scripts.common.errors import EXPORT_AGAIN, ScanError
@@ -54,9 +55,9 @@ def _read_header(content: bytes) -> tuple[dict[str, str], int]:
     start = 0
     while start < len(content) and "ElementDataFile" not in fields:
         end = content.find(b"\n", start) + 1 or len(content)
-        key, _, value = content[start:end].decode(errors="replace").replace(":", "=", 1).partition("=")
+        key, *value = re.split("[=:]", content[start:end].decode(errors="replace"), maxsplit=1)  # a value may hold either: C:/a.raw
         start = end
-        fields[key.strip()] = value.strip()
+        fields[key.strip()] = "".join(value).strip()
     return fields, start
 
 

@@ -80,10 +80,18 @@ def test_whole_files(tmp_path, suffix, compressed):
     np.testing.assert_array_equal(read_volume(tmp_path / f"whole{suffix}").data, VOXELS.T)
 
 
-def test_voxels_in_a_file_of_their_own(tmp_path):
+@pytest.mark.parametrize("name", ["a.raw", "a:b.raw", "a=b.raw"])
+def test_voxels_in_a_file_of_their_own(tmp_path, name):
     whole = content(tmp_path, ".mha")
-    (tmp_path / "a.raw").write_bytes(whole[-VOXELS.nbytes :])
-    (tmp_path / "a.mha").write_bytes(whole[: -VOXELS.nbytes].replace(b"LOCAL", b"a.raw"))
+    (tmp_path / name).write_bytes(whole[-VOXELS.nbytes :])
+    (tmp_path / "a.mha").write_bytes(whole[: -VOXELS.nbytes].replace(b"LOCAL", name.encode()))
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.mha").data, VOXELS.T)
+
+
+def test_a_header_with_colons(tmp_path):
+    whole = content(tmp_path, ".mha")
+    header = whole[: -VOXELS.nbytes].replace(b" = ", b": ")
+    (tmp_path / "a.mha").write_bytes(header + whole[-VOXELS.nbytes :])
     np.testing.assert_array_equal(read_volume(tmp_path / "a.mha").data, VOXELS.T)
 
 
