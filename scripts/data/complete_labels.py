@@ -21,6 +21,7 @@ POSSIBLE_COS = -0.1  # ... and one that sees them in about the same direction do
 RIM_MM = 1.5  # thickness of the end-plate between a body and its disc
 BEYOND_RADIUS_MM = 55.0
 BEYOND_RIM_MM = 2.0  # the next level begins no nearer than that to the last labelled one
+FEW_VOXELS = 64  # so few have no axes that could be told
 
 
 def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -117,10 +118,13 @@ def _mark_beyond(result: np.ndarray, label: np.ndarray, last: int, second: int, 
     scale = np.array(spacing_mm)
     points = np.argwhere(label == last) * scale
     centre, before = points.mean(0), np.argwhere(label == second).mean(0) * scale
-    step = (centre - before) / np.linalg.norm(centre - before) if last != second else np.array([0.0, 0.0, upwards])
-    principal = np.linalg.svd((points - centre)[:: max(1, len(points) // 2000)], full_matrices=False)[2]
-    normal = principal[np.abs(principal @ step).argmax()]
-    normal = normal * np.sign(normal @ step)
+    apart_mm = np.linalg.norm(centre - before)  # with one centre, neither lies above the other
+    step = (centre - before) / apart_mm if last != second and apart_mm > 0 else np.array([0.0, 0.0, upwards])
+    normal = step
+    if len(points) >= FEW_VOXELS:
+        principal = np.linalg.svd((points - centre)[:: max(1, len(points) // 2000)], full_matrices=False)[2]
+        normal = principal[np.abs(principal @ step).argmax()]
+        normal = normal * np.sign(normal @ step)
     end = np.percentile((points - centre) @ normal, 97)
     grid = np.indices(label.shape, dtype=np.float32).reshape(3, -1).T * scale.astype(np.float32) - centre.astype(np.float32)
     along = grid @ normal.astype(np.float32)

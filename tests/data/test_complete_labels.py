@@ -199,6 +199,34 @@ def test_beyond_follows_a_tilted_end_plate():
     assert (result[up > -9] != BEYOND).all()
 
 
+SPECKS = [(1, 1, 1), (2, 1, 1), (1, 3, 1), (2, 2, 1)]  # voxels
+
+
+@pytest.mark.parametrize("size", SPECKS)
+@pytest.mark.parametrize(("also_labelled", "above", "below"), [("L2", False, True), ("L4", True, False)])
+def test_beyond_a_speck(size, also_labelled, above, below):
+    label = np.zeros((40, 60, 60), np.uint8)
+    label[tuple(slice(20, 20 + n) for n in size)] = channel("L3")
+    result, _ = complete_labels(label, labelled("L3", also_labelled), (1.0, 1.0, 1.0))
+    x, y = np.indices(label.shape[:2]) - np.array([20 + (n - 1) / 2 for n in size[:2]]).reshape(2, 1, 1)
+    near = np.hypot(x, y) < 55
+    expected = np.zeros(label.shape, bool)
+    expected[..., 22:] = near[..., None] & above
+    expected[..., :19] = near[..., None] & below
+    np.testing.assert_array_equal(result == BEYOND, expected)
+    assert not (result[..., 21:] == NO_BODY).any() or above
+    assert not (result[..., :20] == NO_BODY).any() or below
+
+
+def test_beyond_two_structures_of_one_centre():
+    label = np.zeros((9, 9, 9), np.uint8)
+    label[3:6, 3:6, 3:6] = channel("L3")
+    label[4, 4, 4] = channel("L4")
+    result, _ = complete_labels(label, labelled("L3", "L4", "L2"), (1.0, 1.0, 1.0))
+    assert (result[..., :3] == BEYOND).all()  # below L4
+    assert not result[..., 6:].any()  # L2 is labelled, and is not there
+
+
 # phantoms
 
 

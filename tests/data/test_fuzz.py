@@ -202,6 +202,20 @@ def test_completed_labels_keep_the_labels(label, more, spacing):
     assert (known >= labelled).all()
     added = set(np.unique(result[label == 0]).tolist())
     assert added <= {0, UNKNOWN, BEYOND, NO_BODY, NO_DISC, *np.flatnonzero(known & ~labelled).tolist()}
+    if len(present := np.unique(label[label > 0])) == 1:
+        check_ends(result, label, int(present[0]), labelled, spacing)
+
+
+def check_ends(result: np.ndarray, label: np.ndarray, only: int, labelled: np.ndarray, spacing: tuple[float, ...]) -> None:
+    """Above the only structure nothing is marked if the next one above is labelled, or there is none; the same below."""
+    table = label_table()
+    group = [s.channel for s in table if s.group == table[only].group]
+    from_centre = (np.indices(label.shape).T * spacing - (np.argwhere(label == only) * spacing).mean(0)).T  # mm
+    far = np.linalg.norm(from_centre, axis=0)
+    for upwards in (1, -1):
+        follows = group.index(only) - upwards
+        if not 0 <= follows < len(group) or labelled[group[follows]]:  # an end-plate may be tilted: to the sides it may reach beyond
+            assert not result[(far > 9) & (upwards * from_centre[2] > 0.9 * far)].any()
 
 
 @some
