@@ -21,13 +21,12 @@ from scripts.common.preflight import check_bundle_root, is_true
 
 # what MONAI and its clients read or set, though no item of a config refers to it
 CLIENT_KEYS = {"imports", "train", "validate", "_meta_", *DEFAULT_MLFLOW_SETTINGS["configs"]}
-# options that are paths or names; those of the second line cannot be empty
-TEXTS = {
-    "bundle_root", "dataset_dir", "output_dir", "ckpt_path", "release_dir", "results",
+# options that are paths or names and cannot be None, and all that are paths or names
+NEEDED = {"bundle_root", "dataset_dir", "output_dir", "ckpt_path", "sacrum_dir", "release_dir", "results", "nnunet_python"}
+TEXTS = NEEDED | {
     "datalist", "image", "split", "labels", "pretrained", "resume", "prediction", "reference", "before", "after", "metrics", "name",
-    "patient_pattern", "nnunet_python",
+    "patient_pattern", "label_scheme", "read_scheme", "train_only",
 }  # fmt: skip
-NEEDED = {"bundle_root", "dataset_dir", "output_dir", "ckpt_path", "release_dir", "results"}
 LISTS = {"also_train_on", "scans", "parts"}  # options that are lists of such
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import BUNDLE, EVALUATE, INFERENCE, TOOLS, TRAIN, fails
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.common import command
 from scripts.common.command import check_command, typed_value
@@ -62,6 +62,19 @@ def test_paths_are_what_was_typed_whatever_fire_makes_of_them(monkeypatch, text,
     parser = initialized(INFERENCE, dataset_dir=value).parser
     assert parser.get_parsed_content("dataset_dir") == text
     assert parser.get_parsed_content("dataset::data::dataset_dir") == text
+
+
+@pytest.mark.parametrize("file", sorted((BUNDLE / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_option_that_is_a_path_or_a_name_is_read_as_a_text(file):
+    defaults = {key: value for key, value in ConfigParser.load_config_file(file).items() if isinstance(value, str) and "::" not in key}
+    texts = {key for key, value in defaults.items() if not value.startswith(("$", "@")) or "'/" in value}  # others are no paths
+    assert texts - command.TEXTS == set()
+    assert {key for key in defaults if key.endswith(("_dir", "_path"))} - command.NEEDED == set()
+
+
+def test_a_folder_of_digits_for_the_labels_with_a_sacrum(monkeypatch):
+    typed(monkeypatch, "--sacrum_dir", "20240501")
+    assert initialized(TOOLS, run_id="label_sacrum", sacrum_dir=20240501).parser.get_parsed_content("sacrum_dir") == "20240501"
 
 
 def test_numbers_of_a_program_become_texts_and_the_rest_stays():
