@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
@@ -82,12 +83,24 @@ def check_overrides(config: dict[str, Any], run_ids: set[str], config_dir: Path)
     """
     names = _referred(config)
     unread = config.keys() - names - CLIENT_KEYS - run_ids
-    for file in sorted(config_dir.glob("*.[jy]*")):
-        if unread:  # as written, it is another command, or serves a key that is overridden
-            written = ConfigParser.load_config_file(file)
+    if unread:  # as written, it is another command, or serves a key that is overridden
+        for written in _written(config_dir):
             unread = {key for key in unread if key not in written or _plain(written[key]) != _plain(config[key])}
     for key in sorted(unread):
         raise CallError(f"--{key}: nothing in this config reads it.{did_you_mean(key, names & config.keys(), prefix='--')}")
+
+
+def _written(config_dir: Path) -> Iterator[dict[str, Any]]:
+    """What the config files of a folder hold."""
+    for file in sorted(config_dir.glob("*")):
+        if file.suffix not in (".json", ".yaml", ".yml") or file.name.startswith("."):
+            continue
+        try:
+            written = ConfigParser.load_config_file(file)
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # half-written, say: it could do no more than excuse a key, and MONAI says what is wrong with the one that runs
+        if isinstance(written, dict):
+            yield written
 
 
 def check_command(config: dict[str, Any], run_id: str) -> None:

@@ -13,7 +13,7 @@ from conftest import BUNDLE, EVALUATE, INFERENCE, TOOLS, TRAIN, fails
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.common import command
-from scripts.common.command import check_command, typed_value
+from scripts.common.command import check_command, check_overrides, typed_value
 
 
 def run_command(*arguments: str, cwd: Path = BUNDLE) -> subprocess.CompletedProcess:
@@ -120,6 +120,31 @@ def test_paths_that_are_none(files, options, message):
 def test_double_colons_that_were_typed_stay(monkeypatch):
     typed(monkeypatch, "--dataset_dir", "a::b")
     assert initialized(INFERENCE, dataset_dir="a::b").parser.get_parsed_content("dataset_dir") == "a::b"
+
+
+def test_other_files_beside_the_configs_do_not_stop_a_command(tmp_path):
+    (tmp_path / "a.yaml").write_text("served: 1\n")
+    (tmp_path / "b.yml").write_text("also: 2\n")
+    (tmp_path / "c.json").write_text('{"more": 3}')
+    overrides = {"served": 1, "also": 2, "more": 3}
+    check_overrides(overrides, set(), tmp_path)
+    (tmp_path / ".a.yaml.swp").write_bytes(b"b0VIM\xff\x00")
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "a.yaml~").write_text("typo: 1\n")
+    (tmp_path / ".hidden.yaml").write_text("typo: 1\n")
+    (tmp_path / "mine.yaml").write_text("half: [1, \n")
+    (tmp_path / "mine.json").write_text('{"half": ')
+    (tmp_path / "twice.yaml").write_text("a: 1\na: 2\n")
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xe4\xff\n")
+    (tmp_path / "text.yaml").write_text("typo\n")
+    (tmp_path / "empty.yaml").touch()
+    (tmp_path / "folder.yaml").mkdir()
+    check_overrides(overrides, set(), tmp_path)
+    for value in (1, 2):
+        with fails("--typo: nothing in this config reads it."):
+            check_overrides({"typo": value}, set(), tmp_path)
+    with fails("--served: nothing in this config reads it."):
+        check_overrides({"served": 2}, set(), tmp_path)
 
 
 def test_nearest_command():
