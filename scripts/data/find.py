@@ -6,13 +6,13 @@ import glob
 import os
 import re
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 from scripts.common.errors import CallError, UserError, similar_path
 from scripts.data.dicom import is_dicom_file
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
+NO_DICOM = (*SUFFIXES, ".json", ".csv", ".tsv", ".txt", ".png", ".jpg", ".pdf")  # by their names: not one of them has to be opened
 LABEL_POSTFIX = "_seg"
 LABEL_FOLDERS = {"images": ("labels", "masks"), "imagesTr": ("labelsTr",)}  # SPIDER and nnU-Net keep labels in a folder of their own
 
@@ -34,12 +34,8 @@ def has_twin(path: Path) -> bool:
 
 def is_dicom_folder(folder: str | Path) -> bool:
     """True if a file directly in `folder` is a DICOM file (`DICM` after the 128-byte preamble)."""
-    other = (*SUFFIXES, ".json", ".png")
-    try:
-        files = (path for path in sorted(Path(folder).iterdir()) if path.is_file() and not path.name.lower().endswith(other))
-        return any(
-            is_dicom_file(path) for path in islice(files, 20)
-        )  # exports do not mix, but a note or an index may lie beside the slices
+    try:  # notes and an index may lie beside the slices
+        return any(is_dicom_file(path) for path in sorted(Path(folder).iterdir()) if not path.name.lower().endswith(NO_DICOM))
     except PermissionError:
         return True  # whether it is one cannot be seen: the scan fails, and is not passed over
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import fails, touch
 
+from scripts.data import find
 from scripts.data.datalist import inference_entries
 from scripts.data.find import case_name, find_images, find_label, has_twin, is_dicom_folder
 from scripts.data.volumes import read_volume
@@ -66,6 +67,20 @@ def test_a_hidden_file_does_not_hide_a_dicom_series(tmp_path):
 def test_folders_do_not_hide_a_dicom_series(tmp_path):
     touch(tmp_path, "series/IM0001", *(f"series/A{i:02d}/note.txt" for i in range(20)))
     assert is_dicom_folder(tmp_path / "series")
+
+
+def test_many_other_files_do_not_hide_a_dicom_series(tmp_path):
+    touch(tmp_path, "series/slice.dcm", *(f"series/A{i:02d}.htm" for i in range(30)))
+    assert is_dicom_folder(tmp_path / "series")
+    assert found(tmp_path) == ["series"]
+
+
+def test_files_that_are_no_slices_by_their_names_are_not_opened(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(find, "is_dicom_file", lambda path: opened.append(path.name))
+    touch(tmp_path, "a.nii.gz", "a_seg.json", "a_seg.PNG", "structures.csv", "notes.txt", "x.bin")
+    assert not is_dicom_folder(tmp_path)
+    assert opened == ["x.bin"]
 
 
 def test_find_images_errors(tmp_path):
