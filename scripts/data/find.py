@@ -28,8 +28,9 @@ def has_twin(path: Path) -> bool:
     stem = path.parent / case_name(path)
     if stem == path:
         return False  # a folder keeps its name
-    files = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
-    return any(f != path and os.path.lexists(f) for f in files) or (stem.is_dir() and is_dicom_folder(stem))
+    # where a disk does not tell them apart, a.NII is only another name of a.nii
+    files = (f for f in _spellings(stem) if f != path and (f.suffix.islower() or f.name.lower() != path.name.lower()))
+    return any(os.path.lexists(f) for f in files) or (stem.is_dir() and is_dicom_folder(stem))
 
 
 def is_dicom_folder(folder: str | Path) -> bool:
@@ -134,7 +135,14 @@ def find_image(label: Path) -> Path | None:
 
 def _file(stem: Path) -> Path | None:
     """The image file of that stem, if there is one."""
-    return next((path for suffix in SUFFIXES if (path := stem.with_name(stem.name + suffix)).is_file()), None)
+    return next((path for path in _spellings(stem) if path.is_file()), None)
+
+
+def _spellings(stem: Path) -> Iterator[Path]:
+    """What an image file of that stem may be called: to list its folder instead would take long where thousands lie in one."""
+    for suffix in SUFFIXES:
+        yield stem.with_name(stem.name + suffix)
+        yield stem.with_name(stem.name + suffix.upper())
 
 
 def is_in_label_folder(path: Path) -> bool:

@@ -106,6 +106,9 @@ def test_find_images_errors(tmp_path):
         ("images/1_t2.mha", "labels/1_t2.nii.gz"),
         ("imagesTr/1_t2.nii", "labelsTr/1_t2.nii"),
         ("sub-01/series.3", "sub-01/series.3_seg.nii.gz"),
+        ("b.nii.gz", "b_seg.NII"),
+        ("B_T2W.NII.GZ", "B_seg.NII.GZ"),
+        ("images/c.nii.gz", "labels/c.MHA"),
         ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"),  # nnU-Net numbers the channels of an image
     ],
 )
@@ -155,6 +158,17 @@ def test_scans_of_one_stem_in_a_folder_are_twins(tmp_path):
     (tmp_path / "s" / "IM1").write_bytes(b"\0" * 128 + b"DICM")
     names = ("a.nii", "a.nii.gz", "b.mha", "c.nii", "x/a.mha", "s.nii", "s", "t.nii")
     assert [name for name in names if has_twin(tmp_path / name)] == ["a.nii", "a.nii.gz", "s.nii"]
+
+
+def test_twins_whose_suffixes_are_in_capitals(tmp_path):
+    touch(tmp_path, "a.NII", "a.MHA", "b.nii", "b.NRRD", "c.NII.GZ", "d.nii")
+    names = ("a.NII", "a.MHA", "b.nii", "b.NRRD", "c.NII.GZ", "d.nii")
+    assert [name for name in names if has_twin(tmp_path / name)] == ["a.NII", "a.MHA", "b.nii", "b.NRRD"]
+
+
+def test_the_scan_of_a_label_in_capitals(tmp_path):
+    touch(tmp_path, "b.nii.gz", "b_seg.NII", "c_T2w.NII", "c_seg.nii.gz")
+    assert [find.find_image(label) for label in find.find_masks(tmp_path)] == [tmp_path / "b.nii.gz", tmp_path / "c_T2w.NII"]
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
