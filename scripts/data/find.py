@@ -109,19 +109,20 @@ def _folders(root: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[s
 def find_label(image: str | Path) -> Path | None:
     """The label file of `image`, by name.
 
-    For `<case>_<contrast>`: `<case>_<contrast>_seg` beside it, or `<case>_seg`, unless `<case>` is a scan itself; or the same name in a
-    sibling folder `labels` or `masks` of `images` (`labelsTr` of `imagesTr`, where nnU-Net's `_0000` is left out).
+    For `<case>_<contrast>`: `<case>_<contrast>_seg` beside it, or `<case>_seg`, unless `<case>` is a scan itself; or the same name, or one
+    of these two, in a sibling folder `labels` or `masks` of `images` (`labelsTr` of `imagesTr`, where nnU-Net's `_0000` is left out).
     """
     image = Path(image)
     stem = case_name(image)
-    candidates = [image.parent / f"{stem}{LABEL_POSTFIX}"]
-    case = image.parent / stem.rsplit("_", 1)[0]
-    if "_" in stem and not _file(case):
-        candidates.append(case.with_name(f"{case.name}{LABEL_POSTFIX}"))
-    folders = [image.parent.parent / folder for folder in LABEL_FOLDERS.get(image.parent.name, ())]
-    candidates += [folder / stem for folder in folders]
+    case = stem.rsplit("_", 1)[0]
+    beside = [f"{stem}{LABEL_POSTFIX}"]
+    if case not in ("", stem) and not _file(image.with_name(case)):
+        beside.append(f"{case}{LABEL_POSTFIX}")
+    apart = [stem, *beside]
     if image.parent.name == "imagesTr":
-        candidates += [folder / re.sub(r"_\d{4}$", "", stem) for folder in folders]
+        apart.append(re.sub(r"_\d{4}$", "", stem))
+    folders = [image.parent.parent / folder for folder in LABEL_FOLDERS.get(image.parent.name, ())]
+    candidates = [*(image.parent / name for name in beside), *(folder / name for name in apart for folder in folders)]
     return next((file for candidate in candidates if (file := _file(candidate))), None)
 
 

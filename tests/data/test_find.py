@@ -110,6 +110,8 @@ def test_find_images_errors(tmp_path):
         ("B_T2W.NII.GZ", "B_seg.NII.GZ"),
         ("images/c.nii.gz", "labels/c.MHA"),
         ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"),  # nnU-Net numbers the channels of an image
+        ("images/zheng02_T2w.nii.gz", "labels/zheng02_seg.nii.gz"),
+        ("images/zheng02_T2w.nii.gz", "masks/zheng02_T2w_seg.nii.gz"),
     ],
 )
 def test_find_label(tmp_path, image, label):
@@ -128,6 +130,9 @@ def test_find_label(tmp_path, image, label):
         ("a.nii.gz", "x/a_seg.nii.gz"),
         ("images/a_0000.nii.gz", "masks/a_00.nii.gz"),
         ("images/a_2024.nii.gz", "masks/a.nii.gz"),  # a number of its own, not a channel of nnU-Net
+        ("images/a_T2w.nii.gz", "masks/a_T1w_seg.nii.gz"),
+        ("images/_T2w.nii.gz", "images/_seg.nii.gz"),
+        ("images/a_ses-1_T2w.nii.gz", "masks/a_seg.nii.gz"),
     ],
 )
 def test_find_label_takes_no_other(tmp_path, image, label):
@@ -141,7 +146,10 @@ def test_find_label_prefers_the_nearest_name(tmp_path):
     (tmp_path / "images/a_T2w_seg.nii.gz").unlink()
     assert find_label(tmp_path / "images/a_T2w.nii.gz") == tmp_path / "images/a_seg.nii.gz"
     (tmp_path / "images/a_seg.nii.gz").unlink()
-    assert find_label(tmp_path / "images/a_T2w.nii.gz") == tmp_path / "labels/a_T2w.nii.gz"
+    touch(tmp_path, "labels/a_T2w_seg.nii.gz", "labels/a_seg.nii.gz")
+    for name in ("a_T2w", "a_T2w_seg", "a_seg"):
+        assert find_label(tmp_path / "images/a_T2w.nii.gz") == tmp_path / f"labels/{name}.nii.gz"
+        (tmp_path / f"labels/{name}.nii.gz").unlink()
 
 
 def test_the_label_of_another_scan_is_not_taken(tmp_path):
@@ -150,6 +158,10 @@ def test_the_label_of_another_scan_is_not_taken(tmp_path):
     assert find_label(tmp_path / "1_t2.mha") == tmp_path / "1_t2_seg.mha"
     assert find_label(tmp_path / "1_t2_SPACE.mha") is None
     assert find_label(tmp_path / "2_t2_SPACE.mha") == tmp_path / "2_t2_seg.mha"
+    touch(tmp_path, "images/1_t2.mha", "images/1_t2_SPACE.mha", "labels/1_t2_seg.mha")
+    assert find_label(tmp_path / "images/1_t2.mha") == tmp_path / "labels/1_t2_seg.mha"
+    assert find_label(tmp_path / "images/1_t2_SPACE.mha") is None
+    assert find.find_image(tmp_path / "labels/1_t2_seg.mha") == tmp_path / "images/1_t2.mha"
 
 
 def test_scans_of_one_stem_in_a_folder_are_twins(tmp_path):
