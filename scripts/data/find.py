@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scripts.common.errors import CallError, UserError, similar_path
+from scripts.common.errors import CallError, UserError, shown, similar_path
 from scripts.data.dicom import is_dicom_file
 
-SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
+logger = logging.getLogger(__name__)
+SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+# of formats that are not looked for in folders; of two files, the header
+OTHER_SCANS = (".mgz", ".mgh", ".hdr", ".par", ".head", ".mnc", ".gipl", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip")
 NO_DICOM = (*SUFFIXES, ".json", ".csv", ".tsv", ".txt", ".png", ".jpg", ".pdf")  # by their names: not one of them has to be opened
 LABEL_POSTFIX = "_seg"
 LABEL_FOLDERS = {"images": ("labels", "masks"), "imagesTr": ("labelsTr",)}  # SPIDER and nnU-Net keep labels in a folder of their own
@@ -45,6 +49,8 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     """Every scan in `dataset_dir` and below, sorted: image files whose stem does not end in `_seg`, DICOM series folders, and folders
     that cannot be looked into, which are for the reader to complain about. Links to folders are followed, each folder is searched once.
 
+    Files of formats that are not read are named in a warning.
+
     Raises:
         CallError: if the folder does not exist or holds no scan.
     """
@@ -52,6 +58,7 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     if not root.is_dir():
         raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.{similar_path(root)}")
     found: list[Path] = []
+    others: list[Path] = []
     masked = False
     closed: list[OSError] = []
     for folder, files in _folders(root, closed.append):
@@ -59,12 +66,22 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
         scans = [path for path in images if not case_name(path).endswith(LABEL_POSTFIX)]
         masked |= len(scans) < len(images)
         found += scans
+        others += [path for path in map(Path(folder).joinpath, files) if _is_other_scan(path)]
         if len(files) > len(images) and is_dicom_folder(folder):
             found.append(Path(folder))
     found += [Path(error.filename) for error in closed]
+    passed_over = ""
+    if others:
+        first = min(others).relative_to(root)
+        passed_over = f"{len(others)} scans of other formats are passed over ({first}, ...): convert them to NIfTI (.nii.gz)."
+        if len(others) == 1:
+            passed_over = f"1 scan of another format is passed over ({first}): convert it to NIfTI (.nii.gz)."
     if not found:
-        masks = " Files whose names end in _seg are masks, no scans." if masked else ""
-        raise CallError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.{masks}")
+        more = " Files whose names end in _seg are masks, no scans." if masked else ""
+        more += f" {passed_over}" if passed_over else ""
+        raise CallError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.{more}")
+    if passed_over:
+        logger.warning(shown(f"{root}: {passed_over}"))
     return sorted(found)
 
 
@@ -82,6 +99,13 @@ def find_masks(dataset_dir: str | Path) -> list[Path]:
     if not found:
         raise CallError(f"{root}: no masks found. Expected {', '.join(LABEL_POSTFIX + suffix for suffix in SUFFIXES)} files.")
     return sorted(found)
+
+
+def _is_other_scan(path: Path) -> bool:
+    """True if the name is that of a scan in a format that is not read, and not of a label."""
+    if not path.name.lower().endswith(OTHER_SCANS) or path.name.startswith("."):
+        return False
+    return f"{LABEL_POSTFIX}." not in path.name and not is_in_label_folder(path)
 
 
 def _refuse(error: OSError) -> None:

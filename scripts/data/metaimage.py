@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from pathlib import Path
 
@@ -16,7 +15,7 @@ HEADER_BYTES = 1 << 16  # more than any has
 
 
 def check_metaimage(path: Path) -> None:
-    """Look at the header of a `.mha` file. No value of it is in a message: one may be a patient's name.
+    """Look at the header of a `.mha` or `.mhd` file. No value of it is in a message: one may be a patient's name.
 
     Raises:
         ScanError: if a part of it is missing or cannot be, or the file is too short for it.
@@ -34,13 +33,16 @@ def check_metaimage(path: Path) -> None:
     size = BYTES.get(fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY"))
     if size is None:
         raise _damaged(path, "the ElementType in its header is none of an image")
+    voxels = path
     if (file := fields["ElementDataFile"]).upper() != "LOCAL":
-        if not (file.startswith("LIST") or "%" in file or os.path.exists(path.parent / file)):
+        if file.startswith("LIST") or "%" in file:
+            return  # a file per slice
+        voxels, start = path.parent / file, 0
+        if not voxels.exists():
             raise _damaged(path, "the file of voxels that its header names is not there")
-        return
     if "HeaderSize" in fields:
         return  # the voxels begin elsewhere
-    needed, there = math.prod(shape) * channels * size, path.stat().st_size - start
+    needed, there = math.prod(shape) * channels * size, voxels.stat().st_size - start
     if fields.get("CompressedData", "").lower().startswith(("t", "1")):
         needed = int(fields["CompressedDataSize"]) if fields.get("CompressedDataSize", "").isdecimal() else 0
     elif not fields.get("BinaryData", "").lower().startswith(("t", "1")):

@@ -135,7 +135,7 @@ def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
     try:
         if path.is_dir():
             check_series(path)
-        elif path.name.lower().endswith(".mha"):
+        elif path.name.lower().endswith((".mha", ".mhd")):
             check_metaimage(path)
         warnings.filterwarnings("error", message=".*more than one DICOM series")
         image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)

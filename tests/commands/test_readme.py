@@ -119,7 +119,8 @@ def test_wrong_call_is_one_line_and_exit_code_2(tmp_path):
     done = subprocess.run([*command, "--output_dir", str(tmp_path / "out")], cwd=BUNDLE, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith(f"{tmp_path}: no scans found. Expected .nii.gz, .nii, .mha, .nrrd files")
+    expected = f"{tmp_path}: no scans found. Expected .nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr files"
+    assert done.stderr.strip().splitlines()[-1].startswith(expected)
 
 
 def test_label_numbers():

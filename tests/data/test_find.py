@@ -24,6 +24,8 @@ def found(root: Path) -> list[str]:
         ("b.nii", "b"),
         ("b.mha", "b"),
         ("b.nrrd", "b"),
+        ("b.mhd", "b"),
+        ("b.nhdr", "b"),
         ("a/b.v2_T2w.nii.gz", "b.v2_T2w"),
         ("a/b.nii.nii.gz", "b.nii"),
         ("a/series.12", "series.12"),
@@ -87,12 +89,42 @@ def test_find_images_errors(tmp_path):
     with fails(f"{tmp_path / 'no'}: no such folder. Set --dataset_dir to the folder that holds the scans."):
         find_images(tmp_path / "no")
     touch(tmp_path, "a_seg.nii.gz", ".b.nii")
-    expected = f"{tmp_path}: no scans found. Expected .nii.gz, .nii, .mha, .nrrd files or folders with a DICOM series."
+    expected = f"{tmp_path}: no scans found. Expected .nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr files or folders with a DICOM series."
     with fails(f"{expected} Files whose names end in _seg are masks, no scans."):
         find_images(tmp_path)
     (tmp_path / "a_seg.nii.gz").unlink()
     with fails(expected):
         find_images(tmp_path)
+    touch(tmp_path, "x/b.mgz", "a.nii.bz2")
+    with fails(f"{expected} 2 scans of other formats are passed over (a.nii.bz2, ...): convert them to NIfTI (.nii.gz)."):
+        find_images(tmp_path)
+
+
+def test_headers_with_voxels_in_another_file_are_found_once(tmp_path):
+    touch(tmp_path, "a.mhd", "a.raw", "b.nhdr", "b.raw.gz", "c.mhd", "c.zraw", "c_seg.mhd", "c_seg.raw")
+    assert found(tmp_path) == ["a.mhd", "b.nhdr", "c.mhd"]
+    assert find_label(tmp_path / "c.mhd") == tmp_path / "c_seg.mhd"
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (["b.mgz"], "1 scan of another format is passed over (b.mgz): convert it to NIfTI (.nii.gz)."),
+        (
+            ["x/B.MGH", "c.hdr", "c.img", "d.PAR", "d.REC"],
+            "3 scans of other formats are passed over (c.hdr, ...): convert them to NIfTI (.nii.gz).",
+        ),
+        (["a.json", "a.csv", "a.txt", "a.png", "a.bval", "a.bvec", "a.raw", "a", "a.pdf"], ""),
+        (["a_seg.mgz", ".b.mgz", ".x/b.mgz"], ""),  # no scans
+        (["images/e.nii", "labels/e.mgz"], ""),
+    ],
+)
+def test_scans_of_other_formats_are_passed_over_in_one_line(tmp_path, caplog, names, line):
+    touch(tmp_path, "scans.nii.gz")
+    for name in names:
+        (touch(tmp_path, name) / name).write_bytes(b"x")
+    found(tmp_path)
+    assert [record.getMessage() for record in caplog.records] == ([f"{tmp_path}: {line}"] if line else [])
 
 
 @pytest.mark.parametrize(

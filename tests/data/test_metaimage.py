@@ -45,6 +45,13 @@ def test_header_of_a_metaimage(tmp_path, capfd, old, new, reason):
     check(tmp_path / "a.mha", content(tmp_path, ".mha").replace(old.encode(), new.encode()), reason, capfd)
 
 
+def test_a_header_without_its_voxels(tmp_path, capfd):
+    header = content(tmp_path, ".mhd")
+    check(tmp_path / "a.mhd", header.replace(b"whole.raw", b"gone.raw"), "the file of voxels that its header names is not there", capfd)
+    (tmp_path / "whole.raw").write_bytes(bytes(100))
+    check(tmp_path / "a.mhd", header, "100 of the 672 bytes of its voxels are there", capfd)
+
+
 def test_a_metaimage_that_ends_early(tmp_path, capfd):
     whole, compressed = content(tmp_path, ".mha"), content(tmp_path, ".mha", compressed=True)
     size = int(compressed.partition(b"CompressedDataSize = ")[2].partition(b"\n")[0])

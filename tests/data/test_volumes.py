@@ -21,7 +21,7 @@ def test_grid_tolerance():
     assert grid_mismatch((2, 401, 2), np.eye(4), (2, 401, 2), turned) == "affines that differ by up to 0.36 mm"
 
 
-@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".mhd", ".nhdr"])
 def test_read_volume_of_other_formats(tmp_path, suffix):
     import itk
 

@@ -141,7 +141,7 @@ def test_an_empty_mask_has_a_row_among_the_spines(cohort, tmp_path):
 def test_wrong_calls(cohort, tmp_path):
     with fails("measure takes --image, a scan, with --prediction, its mask; --dataset_dir takes a folder of masks"):
         measure(cohort, tmp_path, image=cohort / "a_T2w.nii.gz")
-    with fails(f"{tmp_path}: no masks found. Expected _seg.nii.gz, _seg.nii, _seg.mha, _seg.nrrd files."):
+    with fails(f"{tmp_path}: no masks found. Expected _seg.nii.gz, _seg.nii, _seg.mha, _seg.mhd, _seg.nrrd, _seg.nhdr files."):
         measure(tmp_path, tmp_path / "out")
     with pytest.raises(CallError, match="no such folder"):
         measure(tmp_path / "nowhere", tmp_path / "out")
