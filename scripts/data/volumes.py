@@ -17,7 +17,8 @@ import nibabel as nib
 import numpy as np
 
 from scripts.common.errors import EXPORT_AGAIN, ScanError, UserError, read_reason
-from scripts.data.dicom import check_series, silent_itk
+from scripts.data.dicom import check_series, is_dicom_file, silent_itk
+from scripts.data.find import SUFFIXES
 from scripts.data.metaimage import check_metaimage
 
 GRID_TOLERANCE_MM = 1e-3  # two affines closer than this are one grid: headers hold float32 ...
@@ -142,6 +143,9 @@ def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
     except UserWarning:  # MONAI would take the first of them
         raise ScanError(path, "holds more than one DICOM series", "Move each into a folder of its own, or convert them to NIfTI.") from None
     except RuntimeError as error:
+        if "Could not create IO object" in str(error) and not path.name.lower().endswith(SUFFIXES) and not is_dicom_file(path):
+            what = f"its format, {path.suffix}, is not supported" if path.suffix else "its format is not supported"
+            raise ScanError(path, what, "Convert it to NIfTI (.nii.gz), with mri_convert of FreeSurfer for example.") from None
         raise ScanError(path, f"cannot be read ({_itk_reason(error)})", EXPORT_AGAIN) from None
     data = image.numpy()
     shape = (*data.shape[1:], *data.shape[:1]) if data.ndim > 3 else data.shape[1:]  # a flat image has no slices

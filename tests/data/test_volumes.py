@@ -5,6 +5,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import fails
 
 from scripts.common.errors import UserError
 from scripts.data.volumes import grid_mismatch, read_volume
@@ -34,6 +35,23 @@ def test_read_volume_of_other_formats(tmp_path, suffix):
     np.testing.assert_array_equal(volume.data, array.T)
     np.testing.assert_allclose(volume.affine, [[-1, 0, 0, -5], [0, -2, 0, -6], [0, 0, 4, 7], [0, 0, 0, 1]])
     assert volume.dtype == "int16"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "what"), [(".mgz", "format, .mgz,"), (".MGH", "format, .MGH,"), (".bin", "format, .bin,"), ("", "format")]
+)
+def test_a_format_that_is_not_read(tmp_path, suffix, what):
+    nib.save(nib.MGHImage(np.ones((3, 4, 5), np.float32), np.eye(4)), tmp_path / "a.mgz")
+    path = (tmp_path / "a.mgz").rename(tmp_path / f"a{suffix}")
+    with fails(f"{path}: its {what} is not supported. Convert it to NIfTI (.nii.gz), with mri_convert of FreeSurfer for example."):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.NHDR", "slice", "slice.dcm"])
+def test_a_damaged_file_of_a_format_that_is_read(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(128) + b"DICM" + bytes(20))
+    with fails(f"{tmp_path / name}: cannot be read (it is of another format than its name says). Export or download it again."):
+        read_volume(tmp_path / name)
 
 
 def test_read_volume_errors(tmp_path):
