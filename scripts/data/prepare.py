@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from scripts.common.errors import CallError, UserError
+from scripts.common.errors import CallError, UserError, shown
 from scripts.common.preflight import check_writable, is_true
 from scripts.data.datalist import SPLITS, write_datalist
 from scripts.data.find import LABEL_FOLDERS, case_name, find_images, find_label, is_in_label_folder
@@ -41,8 +41,8 @@ def prepare(
         dataset_dir: folder with scans and labels, see `find_label` for the names.
         datalist: the file to write.
         validation_fraction, testing_fraction: share of patients; each split that is asked for gets at least one.
-        patient_pattern: regular expression; its first group, matched at the start of the scan's name, is the patient.
-            Empty: `PATIENT_PATTERN`.
+        patient_pattern: regular expression; its first group, matched at the start of the scan's name or else of its path from
+            `dataset_dir`, with `/`, is the patient. Empty: `PATIENT_PATTERN` on the name, or the folder where patients have one each.
         labelled: VerSe numbers annotated in every scan; empty: in each scan those that its label holds.
         seed: of the shuffle.
         overwrite: replace an existing datalist.
@@ -55,25 +55,23 @@ def prepare(
     """
     if Path(datalist).exists() and not is_true(overwrite, "overwrite"):
         raise CallError(f"{datalist}: exists already; set --overwrite True to replace it")
-    patient_pattern = patient_pattern or PATIENT_PATTERN
     try:
-        groups = re.compile(patient_pattern).groups
+        groups = re.compile(patient_pattern or PATIENT_PATTERN).groups
     except re.error as error:
         raise CallError(f"patient_pattern '{patient_pattern}' is no regular expression ({error})") from None
     if not groups:
         raise CallError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
     check_writable(str(Path(datalist).parent), "datalist")
     root = Path(dataset_dir)
+    label_of = {image: find_label(image) for image in find_images(root) if not is_in_label_folder(image)}
+    unpaired = [image for image, label in label_of.items() if not label]
+    paired = {image: label for image, label in label_of.items() if label}
+    patient_of = {image: _matched(patient_pattern or PATIENT_PATTERN, image, root) for image in paired}
+    folder_of = {} if patient_pattern else _patient_folders(patient_of, root)
+    patient_of |= folder_of
     patients: dict[str, list[dict]] = defaultdict(list)
-    unpaired, problems = [], []
-    for image in tqdm([path for path in find_images(root) if not is_in_label_folder(path)], desc="prepare", unit="scan"):
-        label = find_label(image)
-        if label is None:
-            unpaired.append(image)
-            continue
-        match = re.match(patient_pattern, case_name(image))
-        if not match or match.group(1) is None:
-            raise UserError(f"{image}: patient_pattern '{patient_pattern}' does not match its name")
+    problems = []
+    for image, label in tqdm(paired.items(), desc="prepare", unit="scan"):
         try:
             values = _values(label, label_scheme)
         except UserError as error:
@@ -81,26 +79,26 @@ def prepare(
             continue
         if not {*values, *labelled}:
             problems.append(f"{label}: holds no structure. Leave it out, or list with --labelled what it was searched for.")
-        patients[match.group(1)].append(
+        patients[patient_of[image]].append(
             {
                 "image": image.relative_to(root).as_posix(),
                 "label": label.relative_to(root).as_posix(),
                 "source": _source(image),
                 "labelled": sorted({*values, *labelled}),
-                "patient": match.group(1),
+                "patient": patient_of[image],
             }
         )
     if problems:
         more = [f"and {len(problems) - MAX_LINES} more"] if len(problems) > MAX_LINES else []
         raise UserError("\n".join([*problems[:MAX_LINES], *more]))
     if not patients:
-        raise UserError(
-            f"{root}: {len(unpaired)} scans, none with a label. A label of a.nii.gz is a_seg.nii.gz, or labels/a.nii.gz beside images/."
-        )
+        hint = "A label of a.nii.gz is a_seg.nii.gz, or labels/a.nii.gz beside images/."
+        raise UserError(f"{root}: {_counted(unpaired, 'scan')}, none with a label. {hint}")
     counts = {s: max(1, round(f * len(patients))) if f > 0 else 0 for s, f in zip(SPLITS[1:], (validation_fraction, testing_fraction))}
     if len(patients) <= sum(counts.values()):
         needed = sum(counts.values()) + 1
-        raise UserError(f"{root}: {len(patients)} patients with labels, {needed} are needed for these splits. Is --patient_pattern right?")
+        there = _counted(patients, "patient")
+        raise UserError(f"{root}: {there} with labels, {needed} are needed for these splits. Is --patient_pattern right?")
     names = sorted(patients)
     random.Random(seed).shuffle(names)
     splits = {}
@@ -109,9 +107,52 @@ def prepare(
         splits[split] = chosen
     splits["training"] = names
     write_datalist({s: [e for p in sorted(splits[s]) for e in patients[p]] for s in SPLITS}, datalist)
-    sizes = (f"{s} {len(splits[s])} patients with {sum(len(patients[p]) for p in splits[s])} scans" for s in SPLITS)
-    print(f"{datalist}: {', '.join(sizes)}; {len(unpaired)} scans have no label")
+    scans = {s: [entry for p in splits[s] for entry in patients[p]] for s in SPLITS}
+    sizes = (f"{s} {_counted(splits[s], 'patient')} with {_counted(scans[s], 'scan')}" for s in SPLITS)
+    without = f"{_counted(unpaired, 'scan')} {'has' if len(unpaired) == 1 else 'have'} no label"
+    if unpaired:
+        without += f" ({unpaired[0].relative_to(root)}{', ...' if len(unpaired) > 1 else ''})"
+    by_folder = "; the names repeat, so a folder is a patient" if folder_of else ""
+    print(shown(f"{datalist}: {', '.join(sizes)}; {without}{by_folder}"))
     return Path(datalist)
+
+
+def _counted(items: Collection, what: str) -> str:
+    return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
+
+
+def _matched(pattern: str, image: Path, root: Path) -> str:
+    """The patient by a pattern.
+
+    Raises:
+        UserError: if it matches neither the scan's name nor its path.
+    """
+    for text in (case_name(image), image.relative_to(root).as_posix()):
+        if (match := re.match(pattern, text)) and match.group(1) is not None:
+            return match.group(1)
+    raise UserError(f"{image}: patient_pattern '{pattern}' does not match its name or its path from dataset_dir")
+
+
+def _patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, str]:
+    """The patient of each scan that lies in a folder of a patient: sub-01/t2, sub-02/t2.
+
+    Names repeat from folder to folder in T1/sub-01, T2/sub-01, too, and folders of sites may share a name or two. The uppermost folder
+    counts, for below it may be those of a patient's sessions.
+
+    Args:
+        patient_of: by the scans' names.
+        root: the folder that they were found in.
+    """
+    inner = {image: [p for p in image.relative_to(root).parts[:-1] if p not in LABEL_FOLDERS] for image in patient_of}
+    folder_of = {image: parts[0] for image, parts in inner.items() if parts}
+    found_in = defaultdict(set)
+    for image, folder in folder_of.items():
+        found_in[case_name(image)].add(folder)
+    repeated = [image for image in folder_of if len(found_in[case_name(image)]) > 1]
+    folders = {folder_of[image] for image in repeated}
+    within = {image: folder for image, folder in folder_of.items() if folder in folders}
+    more_folders = len(folders) > len({patient_of[image] for image in repeated})
+    return within if more_folders and 2 * len(repeated) > len(within) else {}
 
 
 def _values(label: Path, scheme: str) -> list[int]:

@@ -39,8 +39,8 @@ def test_prepare(tmp_path, capsys):
     root, datalist = site(tmp_path / "data"), tmp_path / "new folder" / "list.json"
     assert prepare(root, datalist, validation_fraction=0.25, testing_fraction=0.1) == datalist
     assert capsys.readouterr().out == (
-        f"{datalist}: training 5 patients with 10 scans, validation 2 patients with 4 scans, testing 1 patients with 2 scans; "
-        "1 scans have no label\n"
+        f"{datalist}: training 5 patients with 10 scans, validation 2 patients with 4 scans, testing 1 patient with 2 scans; "
+        "1 scan has no label (site/unlabelled_T2w.nii)\n"
     )
     splits = patients_of(datalist)
     assert list(splits) == ["training", "validation", "testing"]
@@ -134,6 +134,63 @@ def test_prepare_takes_another_pattern(tmp_path):
     assert sorted(chain(*patients_of(datalist).values())) == ["00", "01", "02"]
 
 
+def labelled(root: Path, *stems: str) -> Path:
+    """Scans of one voxel of L1, with their labels beside them."""
+    for stem in stems:
+        path = root / f"{stem}.nii"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4)), path)
+        nib.save(nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4)), path.with_name(f"{path.stem}_seg.nii"))
+    return root
+
+
+def patient_of_each(root: Path, **options) -> dict[str, str]:
+    """By the scans' paths without their suffix."""
+    datalist = prepare(root, root / "list.json", overwrite=True, **options)
+    return {e["image"].removesuffix(".nii"): e["patient"] for e in chain(*json.loads(datalist.read_text()).values())}
+
+
+@pytest.mark.parametrize(
+    ("stems", "patients"),
+    [
+        ([f"sub-0{i}/t2" for i in range(5)], [f"sub-0{i}" for i in range(5)]),
+        ([f"images/p{i}/t2" for i in range(3)], ["p0", "p1", "p2"]),
+        (["p1/s1/t2", "p1/s2/t2", "p2/s1/t2", "p3/t2"], ["p1", "p1", "p2", "p3"]),  # sessions of a patient stay together
+        (["p1/t1", "p1/t2", "p2/t1", "p2/t2", "p3/t2", "p3/t2_tse_new"], ["p1", "p1", "p2", "p2", "p3", "p3"]),
+        (["p1/t2", "p2/t2", "p3/t2", "q_T2w", "r/s_T1w"], ["p1", "p2", "p3", "q", "s"]),  # and flat ones beside them
+        (["T1/a", "T1/b", "T1/c", "T2/a", "T2/b", "T2/c"], ["a", "b", "c", "a", "b", "c"]),  # folders of contrasts
+        (["x/a", "x/b", "x/c", "y/a", "y/d", "y/e"], ["a", "b", "c", "a", "d", "e"]),  # of sites
+    ],
+)
+def test_patients_with_a_folder_each(tmp_path, capsys, stems, patients):
+    assert patient_of_each(labelled(tmp_path, *stems)) == dict(zip(stems, patients))
+    by_folder = any("/" in stem and patient in stem.split("/")[:-1] for stem, patient in zip(stems, patients))
+    assert capsys.readouterr().out.endswith("; 0 scans have no label" + "; the names repeat, so a folder is a patient" * by_folder + "\n")
+
+
+@pytest.mark.parametrize("pattern", [r"site/(sub-\d+)", r"[^/]+/([^/]+)/", r"(?:t2)?.*(sub-\d+)"])
+def test_a_pattern_may_match_the_path(tmp_path, pattern):
+    stems = [f"site/sub-{i}/t2" for i in range(3)]
+    assert patient_of_each(labelled(tmp_path, *stems), patient_pattern=pattern) == {s: s.split("/")[1] for s in stems}
+
+
+def test_a_pattern_that_matches_the_name_is_not_tried_on_the_path(tmp_path):
+    stems = [f"sub-9/case{i}" for i in range(3)]
+    assert set(patient_of_each(labelled(tmp_path, *stems), patient_pattern=r"(\w+\d)").values()) == {"case0", "case1", "case2"}
+
+
+def test_prepare_counts_and_names_scans_without_a_label(tmp_path, capsys):
+    touch(labelled(tmp_path, "a", "b", "c"), "x/d.nii", "e.nii")
+    prepare(tmp_path, tmp_path / "list.json")
+    split = "validation 1 patient with 1 scan, testing 1 patient with 1 scan"
+    line = f"{tmp_path / 'list.json'}: training 1 patient with 1 scan, {split}; 2 scans have no label (e.nii, ...)\n"
+    assert capsys.readouterr().out == line
+    with fails(f"{labelled(tmp_path / 'one', 'a')}: 1 patient with labels, 3 are needed for these splits. Is --patient_pattern right?"):
+        prepare(tmp_path / "one", tmp_path / "one.json")
+    with fails(f"{tmp_path / 'x'}: 1 scan, none with a label. A label of a.nii.gz is a_seg.nii.gz, or labels/a.nii.gz beside images/."):
+        prepare(tmp_path / "x", tmp_path / "x.json")
+
+
 def test_all_bad_labels_are_named(tmp_path):
     root = site(tmp_path / "data", 4)
     labels = sorted((root / "site").glob("*_seg.nii"))
@@ -159,7 +216,7 @@ def test_prepare_errors(tmp_path):
     root = site(tmp_path / "data", 2)
     with fails(f"{root}: 2 patients with labels, 3 are needed for these splits. Is --patient_pattern right?"):
         prepare(root, tmp_path / "list.json")
-    with fails(f"{root}/site/sub-00_ses-T1w_T1w.nii: patient_pattern 'case(.)' does not match its name"):
+    with fails(f"{root}/site/sub-00_ses-T1w_T1w.nii: patient_pattern 'case(.)' does not match its name or its path from dataset_dir"):
         prepare(root, tmp_path / "list.json", patient_pattern="case(.)")
     nib.save(nib.Nifti1Image(np.full((2, 2, 2), 77, np.uint8), np.eye(4)), root / "site" / "sub-00_ses-T1w_T1w_seg.nii")
     with pytest.raises(UserError, match=rf"^{root}/site/sub-00_ses-T1w_T1w_seg.nii: unknown label values \[77\]"):
