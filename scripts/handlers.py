@@ -31,6 +31,7 @@ from scripts.transforms import MaskLayout
 FORMATS = {
     "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f", "asd_mm": ".2f", "hd95_mm": ".2f", "identified": ".3f", "all_levels": ".3f",
 }  # fmt: skip
+CHANGED = "changed since it was segmented; the tables tell of it as it was, the command measure of it as it is"
 TABLES = ("structures.csv", "spines.csv")  # of all masks in a folder
 
 
@@ -223,11 +224,7 @@ class CaseReports:
             for source, text in zip(engine.state.batch["source"], engine.state.batch["report"]):
                 report, mask = json.loads(text), self.layout.filename(source)
                 if report.get("mask_sha256") != digest(mask):
-                    print(
-                        shown(
-                            f"{mask}: changed since it was segmented; the tables tell of it as it was, the command measure of it as it is"
-                        )
-                    )
+                    print(shown(f"{mask}: {CHANGED}"))
                 self.add_rows(source, report)
 
     def write_tables(self, engine: Engine) -> None:

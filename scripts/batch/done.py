@@ -12,6 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from scripts.batch.own_masks import other_scan
+from scripts.common.command import running_workflow
 from scripts.common.files import is_whole_gzip
 from scripts.common.preflight import is_true
 from scripts.data.find import case_name
@@ -30,7 +31,7 @@ class Done:
         output_dir, data_root_dir: see `MaskLayout`.
         weights: file with the weights.
         settings: knobs that change masks, with their values.
-        config_file: whose sections `SECTIONS` change masks.
+        config_file: whose sections `SECTIONS` change masks, where no workflow runs that holds them with its overrides.
         figures: whether a scan needs its figure to be done.
         overwrite: True: nothing is done.
     """
@@ -42,17 +43,18 @@ class Done:
         self.layout = MaskLayout(output_dir, data_root_dir)
         self.weights = weights
         self.settings = dict(settings)
-        self.config_file = config_file
+        workflow = running_workflow()
+        config = workflow.parser.config if workflow else ConfigParser.load_config_file(config_file)
+        self.sections = {key: config.get(key) for key in SECTIONS}
         self.figures = is_true(figures, "figures")
         self.overwrite = is_true(overwrite, "overwrite")
 
     @cached_property
     def of_run(self) -> dict[str, str]:
         """sha256 of the weights and of everything else that is the same for all scans."""
-        config = ConfigParser.load_config_file(self.config_file)
         version = json.loads(METADATA_FILE.read_text(encoding="utf-8"))["version"]
-        parts = [version, self.settings, {k: config.get(k) for k in SECTIONS}, [str(s) for s in label_table()]]
-        settings = json.dumps(parts, sort_keys=True, default=str)
+        parts = [version, self.settings, self.sections, [str(s) for s in label_table()]]
+        settings = json.dumps(parts, sort_keys=True, default=str).replace("#", "::")  # as a workflow writes ids
         return {
             "weights_sha256": hashlib.sha256(Path(self.weights).read_bytes()).hexdigest(),
             "settings_sha256": hashlib.sha256(settings.encode()).hexdigest(),

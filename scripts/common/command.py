@@ -49,7 +49,7 @@ def begin(debug: bool | str = False) -> None:
                 stream.reconfigure(errors="backslashreplace")  # a file name that the console has no letters for ends no batch
         if not is_true(debug, "debug"):
             sys.excepthook = one_line
-    if workflow := _running_workflow():
+    if workflow := running_workflow():
         check_overrides(workflow.parser.config, {workflow.init_id, workflow.run_id, workflow.final_id}, workflow.config_root_path)
         read_texts(workflow.parser)
         if is_command():  # a program may never run what it sets up
@@ -63,7 +63,7 @@ def is_command() -> bool:
     return spec is not None and spec.name == "monai.bundle.__main__"
 
 
-def _running_workflow() -> ConfigWorkflow | None:
+def running_workflow() -> ConfigWorkflow | None:
     """The workflow whose config is being evaluated: an item of a config cannot refer to the whole of it."""
     frame = inspect.currentframe()
     while frame is not None and not isinstance(frame.f_locals.get("self"), ConfigWorkflow):
@@ -121,7 +121,7 @@ def check_overlay() -> None:
     Raises:
         CallError: if it runs without train.yaml, of which it replaces parts.
     """
-    workflow = _running_workflow()
+    workflow = running_workflow()
     if workflow and "train" not in workflow.parser.config:
         files = "\"['configs/train.yaml','configs/evaluate.yaml']\""
         raise CallError(f"evaluate.yaml goes on top of train.yaml: python -m monai.bundle run --config_file {files} --dataset_dir DIR")

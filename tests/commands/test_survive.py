@@ -178,6 +178,8 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     os.utime(two / "b.nii.gz", ns=(0, 0))  # another file
     assert outcome() == (1, 1)
     assert outcome(min_speck_mm3=21.0) == (2, 0)
+    inner = {"inferer::inferer::margin": 9, "postprocessing::transforms::2::min_speck_mm3": 22.0}
+    assert [outcome(**inner), outcome(**inner)] == [(2, 0), (0, 2)]
     assert outcome(label_scheme="spider") == (2, 0)
     other = tmp_path / "other.pt"
     changed = torch.load(weights, weights_only=True)
