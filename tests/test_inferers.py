@@ -322,3 +322,19 @@ def test_both_parts_of_a_training_step_become_float32(monkeypatch):
     parts = AutocastInferer(lambda inputs, net, *args: net(inputs, *args))(x, network(), view)
     assert [p.dtype for p in parts] == [torch.float32] * 2
     assert [p.shape[1] for p in parts] == [CHANNELS, 3]
+
+
+def test_views_are_summed_in_float32():
+    """Autocast on CPUs leaves the logits, and a softmax of them, in bfloat16, of three digits."""
+
+    class Half(nn.Module):
+        coarse_voxel = (4, 4, 4)
+
+        def locate(self, x: torch.Tensor) -> torch.Tensor:
+            shape = [-(-n // 4) for n in x.shape[2:]]
+            return torch.linspace(-3, 3, 5, dtype=torch.bfloat16).reshape(1, 5, 1, 1, 1).expand(1, 5, *shape)
+
+    levels = CoarseToFineInferer(WINDOW, tta=True)._locate(image(shape=(8, 8, 300)), Half())
+    assert levels.dtype == torch.float32
+    expected = torch.linspace(-3, 3, 5, dtype=torch.bfloat16).float().log_softmax(0)
+    torch.testing.assert_close(levels[0, :, 0, 0, 20], expected)

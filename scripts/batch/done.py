@@ -19,6 +19,7 @@ from scripts.data.find import case_name
 from scripts.labels import METADATA_FILE, label_table
 from scripts.transforms import MaskLayout
 
+HEADERS, VOXELS = (".mhd", ".nhdr"), (".raw", ".zraw", ".raw.gz", ".gz")
 SECTIONS = ("network_def", "preprocessing", "inferer", "postprocessing")  # of a config: what they hold changes masks
 
 
@@ -31,7 +32,7 @@ class Done:
         output_dir, data_root_dir: see `MaskLayout`.
         weights: file with the weights.
         settings: knobs that change masks, with their values.
-        config_file: whose sections `SECTIONS` change masks, where no workflow runs that holds them with its overrides.
+        config_file: whose sections `SECTIONS` change masks; the workflow that runs, which has overrides too, comes first if it has them.
         figures: whether a scan needs its figure to be done.
         overwrite: True: nothing is done.
     """
@@ -44,8 +45,9 @@ class Done:
         self.weights = weights
         self.settings = dict(settings)
         workflow = running_workflow()
-        config = workflow.parser.config if workflow else ConfigParser.load_config_file(config_file)
-        self.sections = {key: config.get(key) for key in SECTIONS}
+        running = workflow.parser.config if workflow else {}
+        config = running if running.keys() >= {*SECTIONS} else ConfigParser.load_config_file(config_file)
+        self.sections = {key: config[key] for key in SECTIONS}
         self.figures = is_true(figures, "figures")
         self.overwrite = is_true(overwrite, "overwrite")
 
@@ -67,7 +69,7 @@ class Done:
             OSError: if the scan is not there.
         """
         path = Path(scan)
-        files = [p.stat() for p in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        files = [p.stat() for p in (sorted(path.iterdir()) if path.is_dir() else [path, *files_of_voxels(path)])]
         identity = f"{sum(f.st_size for f in files)} bytes, modified at {max((f.st_mtime_ns for f in files), default=0)} ns"
         return {**self.of_run, "scan": identity}
 
@@ -88,6 +90,13 @@ class Done:
         has_figure = not self.figures or is_whole_png(mask.with_name(f"{case_name(mask)}.png"))
         mine = is_report(content) and not other_scan(content, scan)
         return known == dict(made_from) and mine and has_figure and is_whole_gzip(mask)
+
+
+def files_of_voxels(scan: Path) -> list[Path]:
+    """Those beside a header (`.mhd`, `.nhdr`) that have its stem."""
+    if scan.suffix.lower() not in HEADERS:
+        return []
+    return [path for path in (scan.with_name(scan.stem + suffix) for suffix in VOXELS) if path.is_file()]
 
 
 def is_report(content: Mapping[str, Any]) -> bool:

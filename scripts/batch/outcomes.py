@@ -84,16 +84,16 @@ class Outcomes:
             looked_at = {row["file"] for row in rows}
             failures = [{k: row[k] for k in COLUMNS} for row in rows if row["outcome"] == "failed"]
             with alone_in(self.table.parent):
-                earlier = [row for row in self._earlier() if row["file"] not in looked_at and os.path.lexists(row["file"] or "")]
+                earlier = [
+                    row for row in read_rows(self.table, "file") if row["file"] not in looked_at and os.path.lexists(row["file"] or "")
+                ]
                 failures = earlier + failures
                 if failures:
                     write_whole(self.table, partial(write_rows, failures))
                 else:
                     self.table.unlink(missing_ok=True)
-        except (OSError, csv.Error, UserError) as error:
+        except UserError as error:
+            return f"{error} The lines above say what has failed."
+        except (OSError, csv.Error) as error:
             return f"{self.table} cannot be written ({getattr(error, 'strerror', None) or error}), the lines above say why"
         return ""
-
-    def _earlier(self) -> list[dict]:
-        rows = read_rows(self.table, "file")
-        return [{k: v for k, v in row.items() if k is not None} for row in rows]  # None: cells beyond the last column

@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from pathlib import Path
 
 _debug = False
@@ -116,6 +116,11 @@ def explain(error: BaseException, path: str | Path) -> tuple[str, str]:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or text}{where}", FIX_OF_ERRNO.get(error.errno, EXPORT_AGAIN)
     return f"{type(error).__name__}: {text[:300]}", "Look at the scan in a viewer. If it is fine there, report this line to the authors."
+
+
+def counted(items: Sized, what: str) -> str:
+    """`1 scan`, `2 scans`."""
+    return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
 
 
 def shown(text: object) -> str:

@@ -44,7 +44,7 @@ def read_rows(path: Path, column: str = "") -> list[dict[str, str]]:
         table = csv.DictReader(handle)
         if column and table.fieldnames and column not in table.fieldnames:
             raise UserError(f"{path}: no column '{column}'. Save it with commas, or move it away.")
-        return list(table)
+        return [{name: cell for name, cell in row.items() if name is not None} for row in table]  # None: cells beyond the last column
 
 
 def check_column(path: Path, column: str) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scripts.common.errors import CallError, UserError, shown, similar_path
+from scripts.common.errors import CallError, UserError, counted, shown, similar_path
 from scripts.data.dicom import is_dicom_file
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,11 @@ def has_twin(path: Path) -> bool:
     stem = path.parent / case_name(path)
     if stem == path:
         return False  # a folder keeps its name
+    files = (f for f in _spellings(stem) if f != path and os.path.lexists(f))
     # where a disk does not tell them apart, a.NII is only another name of a.nii
-    files = (f for f in _spellings(stem) if f != path and (f.suffix.islower() or f.name.lower() != path.name.lower()))
-    return any(os.path.lexists(f) for f in files) or (stem.is_dir() and is_dicom_folder(stem))
+    return any(f.name.lower() != path.name.lower() or not os.path.samestat(f.lstat(), path.lstat()) for f in files) or (
+        stem.is_dir() and is_dicom_folder(stem)
+    )
 
 
 def is_dicom_folder(folder: str | Path) -> bool:
@@ -49,7 +51,7 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     """Every scan in `dataset_dir` and below, sorted: image files whose stem does not end in `_seg`, DICOM series folders, and folders
     that cannot be looked into, which are for the reader to complain about. Links to folders are followed, each folder is searched once.
 
-    Files of formats that are not read are named in a warning.
+    Scans of formats that are not searched for are told of in a warning.
 
     Raises:
         CallError: if the folder does not exist or holds no scan.
@@ -73,14 +75,13 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     passed_over = ""
     if others:
         first = min(others).relative_to(root)
-        passed_over = f"{len(others)} scans of other formats are passed over ({first}, ...): convert them to NIfTI (.nii.gz)."
-        if len(others) == 1:
-            passed_over = f"1 scan of another format is passed over ({first}): convert it to NIfTI (.nii.gz)."
+        more = ", ..." if len(others) > 1 else ""
+        passed_over = f"{counted(others, 'scan')} of formats that are not searched for ({first}{more}): convert to NIfTI (.nii.gz)."
     if not found:
         more = " Files whose names end in _seg are masks, no scans." if masked else ""
         more += f" {passed_over}" if passed_over else ""
         raise CallError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.{more}")
-    if passed_over:
+    if passed_over and os.environ.get("RANK", "0") == "0":  # of several processes one tells of it
         logger.warning(shown(f"{root}: {passed_over}"))
     return sorted(found)
 
@@ -102,7 +103,7 @@ def find_masks(dataset_dir: str | Path) -> list[Path]:
 
 
 def _is_other_scan(path: Path) -> bool:
-    """True if the name is that of a scan in a format that is not read, and not of a label."""
+    """True if the name is that of a scan in a format that is not searched for, and not of a label."""
     if not path.name.lower().endswith(OTHER_SCANS) or path.name.startswith("."):
         return False
     return f"{LABEL_POSTFIX}." not in path.name and not is_in_label_folder(path)
@@ -164,7 +165,10 @@ def _file(stem: Path) -> Path | None:
 
 
 def _spellings(stem: Path) -> Iterator[Path]:
-    """What an image file of that stem may be called: to list its folder instead would take long where thousands lie in one."""
+    """What an image file of that stem may be called, with its suffix in small letters or in capitals.
+
+    To list its folder instead would take long where thousands lie in one.
+    """
     for suffix in SUFFIXES:
         yield stem.with_name(stem.name + suffix)
         yield stem.with_name(stem.name + suffix.upper())

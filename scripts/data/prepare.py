@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from scripts.common.errors import CallError, UserError, shown
+from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.preflight import check_writable, is_true
 from scripts.data.datalist import SPLITS, write_datalist
 from scripts.data.find import LABEL_FOLDERS, case_name, find_images, find_label, is_in_label_folder
@@ -93,11 +93,11 @@ def prepare(
         raise UserError("\n".join([*problems[:MAX_LINES], *more]))
     if not patients:
         hint = "A label of a.nii.gz is a_seg.nii.gz, or labels/a.nii.gz beside images/."
-        raise UserError(f"{root}: {_counted(unpaired, 'scan')}, none with a label. {hint}")
+        raise UserError(f"{root}: {counted(unpaired, 'scan')}, none with a label. {hint}")
     counts = {s: max(1, round(f * len(patients))) if f > 0 else 0 for s, f in zip(SPLITS[1:], (validation_fraction, testing_fraction))}
     if len(patients) <= sum(counts.values()):
         needed = sum(counts.values()) + 1
-        there = _counted(patients, "patient")
+        there = counted(patients, "patient")
         raise UserError(f"{root}: {there} with labels, {needed} are needed for these splits. Is --patient_pattern right?")
     names = sorted(patients)
     random.Random(seed).shuffle(names)
@@ -108,17 +108,13 @@ def prepare(
     splits["training"] = names
     write_datalist({s: [e for p in sorted(splits[s]) for e in patients[p]] for s in SPLITS}, datalist)
     scans = {s: [entry for p in splits[s] for entry in patients[p]] for s in SPLITS}
-    sizes = (f"{s} {_counted(splits[s], 'patient')} with {_counted(scans[s], 'scan')}" for s in SPLITS)
-    without = f"{_counted(unpaired, 'scan')} {'has' if len(unpaired) == 1 else 'have'} no label"
+    sizes = (f"{s} {counted(splits[s], 'patient')} with {counted(scans[s], 'scan')}" for s in SPLITS)
+    without = f"{counted(unpaired, 'scan')} {'has' if len(unpaired) == 1 else 'have'} no label"
     if unpaired:
         without += f" ({unpaired[0].relative_to(root)}{', ...' if len(unpaired) > 1 else ''})"
     by_folder = "; the names repeat, so a folder is a patient" if folder_of else ""
     print(shown(f"{datalist}: {', '.join(sizes)}; {without}{by_folder}"))
     return Path(datalist)
-
-
-def _counted(items: Collection, what: str) -> str:
-    return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
 
 
 def _matched(pattern: str, image: Path, root: Path) -> str:
@@ -134,10 +130,11 @@ def _matched(pattern: str, image: Path, root: Path) -> str:
 
 
 def _patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, str]:
-    """The patient of each scan that lies in a folder of a patient: sub-01/t2, sub-02/t2.
+    """The folder of each scan, where folders are patients: sub-01/t2, sub-02/t2; nothing where they are not.
 
-    Names repeat from folder to folder in T1/sub-01, T2/sub-01, too, and folders of sites may share a name or two. The uppermost folder
-    counts, for below it may be those of a patient's sessions.
+    They are if most names repeat from folder to folder, and there are more folders than names, or the names are contrasts alone: names
+    repeat in T1/sub-01, T2/sub-01, too, and folders of sites may share a name or two. The uppermost folder counts, for below it may be
+    those of a patient's sessions.
 
     Args:
         patient_of: by the scans' names.
@@ -148,11 +145,12 @@ def _patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, s
     found_in = defaultdict(set)
     for image, folder in folder_of.items():
         found_in[case_name(image)].add(folder)
-    repeated = [image for image in folder_of if len(found_in[case_name(image)]) > 1]
+    repeated = {image: case_name(image) for image in folder_of if len(found_in[case_name(image)]) > 1}
     folders = {folder_of[image] for image in repeated}
-    within = {image: folder for image, folder in folder_of.items() if folder in folders}
+    most = 2 * len(repeated) > sum(folder in folders for folder in folder_of.values())
+    contrasts_alone = all(re.fullmatch(rf"{CONTRAST}(?:[_-][A-Za-z]+)*", name) for name in repeated.values())
     more_folders = len(folders) > len({patient_of[image] for image in repeated})
-    return within if more_folders and 2 * len(repeated) > len(within) else {}
+    return folder_of if most and (more_folders or contrasts_alone) else {}
 
 
 def _values(label: Path, scheme: str) -> list[int]:

@@ -17,6 +17,7 @@ MAX_VIEW_LITRES = 450.0  # more than a scanner's bore, and than the working grid
 MAX_MASK_VALUES = 30  # a mask has one for every structure, a scan hundreds
 SLICE_RATIO = 2.0  # of slice thickness and voxels in plane, from which on a scan is a stack of slices
 MAX_SLICE_MM = 5.0  # the thickest in training
+ROUNDING_MM = 1e-3  # of the float32 numbers in a header
 SAMPLE = 10_000  # voxels that tell a scan
 CHUNK = 64  # slices looked at together: bounds the memory of the check
 
@@ -43,9 +44,9 @@ def slice_notes(affine: np.ndarray) -> list[str]:
     spacing_mm = nib.affines.voxel_sizes(affine)
     axis = int(spacing_mm.argmax())
     plane = ("sagittal", "coronal", "axial")[int(np.abs(affine[:3, axis]).argmax())]
-    if plane != "sagittal" and spacing_mm[axis] >= SLICE_RATIO * spacing_mm.min():
+    if plane != "sagittal" and spacing_mm[axis] >= SLICE_RATIO * spacing_mm.min() - ROUNDING_MM:
         return [f"{plane} slices of {spacing_mm[axis]:.2g} mm: outlines and measures are coarse, take a sagittal series where there is one"]
-    if spacing_mm[axis] > MAX_SLICE_MM:
+    if spacing_mm[axis] > MAX_SLICE_MM + ROUNDING_MM:
         return [f"slices of {spacing_mm[axis]:.2g} mm, thicker than any in training: outlines and measures are coarse"]
     return []
 

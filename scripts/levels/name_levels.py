@@ -37,13 +37,14 @@ class NamedLevels:
     report: dict[str, Any]  # see `name_levels`
 
 
-def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float) -> NamedLevels:
+def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float, first_slice: int = 0) -> NamedLevels:
     """Let the voxels of every vertebra vote, take the best consecutive sequence, and name the discs after the bodies beside them.
 
     Args:
         logits: of a box whose last axis points towards superior.
         affine: 4x4, voxel -> world mm.
         min_instance_mm3: smaller pieces have no vote and become background.
+        first_slice: the lowest one that the scanner has seen, along the last axis.
 
     Returns:
         with the report: `sequence_probability`, `uncertain`, `runner_up` with `runner_up_probability`, and `structures` with the
@@ -55,7 +56,7 @@ def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float
     disc_map, discs = find_instances(kind == 2, spacing_mm, min_instance_mm3)
     body_evidence, disc_evidence = _evidence(logits, "body", body_map, len(bodies)), _evidence(logits, "disc", disc_map, len(discs))
     votes = np.array([e.vote for e in body_evidence]).reshape(-1, len(table))
-    naming = name_bodies(bodies, votes, sacral_evidence(body_map, bodies, spacing_mm))
+    naming = name_bodies(bodies, votes, sacral_evidence(body_map, bodies, spacing_mm, first_slice))
     named = [(b, c) for b, c in zip(bodies, naming.channels) if c is not None]
     disc_channels = [_name_disc(disc, named, e.vote) for disc, e in zip(discs, disc_evidence)]
     channel_map = np.zeros(kind.shape, np.uint8)

@@ -18,7 +18,7 @@ NATS_PER_RAD = 8.0
 MOST_NATS = 3.0  # a shape is not to outweigh the votes
 
 
-def sacral_evidence(numbers: np.ndarray, bodies: Sequence[Instance], spacing_mm: Sequence[float]) -> np.ndarray:
+def sacral_evidence(numbers: np.ndarray, bodies: Sequence[Instance], spacing_mm: Sequence[float], first_slice: int = 0) -> np.ndarray:
     """Nats in favour of S1 for every body, by its shape.
 
     At the promontory the line through the centres turns backwards, and the body below it is lower in front than behind where all lumbar
@@ -29,13 +29,14 @@ def sacral_evidence(numbers: np.ndarray, bodies: Sequence[Instance], spacing_mm:
         numbers: that of its body in every voxel, 0 elsewhere; shape XYZ, axes towards right, front and superior.
         bodies: from top to bottom, numbered from 1.
         spacing_mm: voxel size.
+        first_slice: the lowest one that the scanner has seen, along the last axis.
 
     Returns:
-        shape (bodies,). The two uppermost bodies, and one that the lower face of the volume cuts, have 0.
+        shape (bodies,). The two uppermost bodies, and one that the lower end of the view cuts, have 0.
     """
     evidence = np.zeros(len(bodies))
     for i, box in enumerate(find_objects(numbers, max_label=len(bodies))):
-        if i < 2 or box is None or box[2].start == 0:
+        if i < 2 or box is None or box[2].start <= first_slice:
             continue
         centres = [bodies[k].centre_mm for k in (i - 2, i - 1, i)]
         above, here = (_lean(upper - lower) for upper, lower in pairwise(centres))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-LEAST_SACRAL_MM, LEAST_SACRAL_DEG = 2.0, -3.0  # anterior height and angle of L5/S1: below, it is rather S1 that is drawn wrongly
+LEAST_SACRAL_MM, LEAST_SACRAL_DEG = (
+    2.0,
+    -3.0,
+)  # anterior height and angle of the disc above S1: below, it is rather S1 that is drawn wrongly
 
 
 def doubts(report: Mapping[str, Any]) -> list[str]:
@@ -16,11 +19,13 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
     if report["uncertain"]:
         found.append(f"the levels are uncertain (probability {report['sequence_probability']:.2f}), see the .json beside the mask")
     rows = {row["name"]: row for row in report["structures"]}
-    if {"L5", "S1"} <= rows.keys() and not rows["S1"].get("cut_by_view"):
-        disc = rows.get("L5/S1", {}).get("measures", {})
-        if "L5/S1" not in rows:
-            found.append("no disc between L5 and S1 was found: S1 and the lordosis down to it are doubtful")
+    above = "L6" if "L6" in rows else "L5"
+    if {above, "S1"} <= rows.keys() and not {*rows["S1"].get("cut_by_view", [])} - {"left", "right"}:
+        name = f"{above}/S1"
+        disc = rows.get(name, {}).get("measures", {})
+        if name not in rows:
+            found.append(f"no disc between {above} and S1 was found: S1 and the lordosis down to it are doubtful")
         elif disc and (disc["anterior_height_mm"] < LEAST_SACRAL_MM or disc["angle_deg"] < LEAST_SACRAL_DEG):
             numbers = f"{disc['anterior_height_mm']} mm high in front, {disc['angle_deg']} degrees"
-            found.append(f"L5/S1 has an unusual shape ({numbers}): S1 and the lordosis down to it are doubtful")
+            found.append(f"{name} has an unusual shape ({numbers}): S1 and the lordosis down to it are doubtful")
     return found

@@ -21,7 +21,7 @@ from scripts.data.scans import read_scan
 from scripts.data.volumes import check_on_grid, read_volume, turned_to_ras
 from scripts.figures import save_figure
 from scripts.labels import SCHEMES, check_scheme, encode, label_table
-from scripts.levels.cut import cut_faces
+from scripts.levels.cut import cut_faces, view_box
 from scripts.measure.picture import measures_figure
 from scripts.measure.rows import structure_rows, table_row
 from scripts.measure.spine import measure_spine
@@ -81,14 +81,17 @@ def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str)
     """A row per structure of a mask and the measures of the spine; their picture goes to `folder`."""
     volume = read_volume(mask)
     label = encode(volume.data, str(mask), label_scheme)
-    measures = measure_spine(label, volume.affine)
+    turned, _ = turned_to_ras(label, volume.affine)
+    view = tuple(slice(0, n) for n in turned.shape)
     if scan:
         image = read_scan(scan)
         check_on_grid(mask, volume, scan, image)
+        view = view_box(turned_to_ras(image.data, image.affine)[0])
+    cut = cut_faces([s.stop - s.start for s in view], [-s.start for s in view], turned)
+    measures = measure_spine(label, volume.affine, cut)
+    if scan:
         name = case_name(mask).removesuffix(LABEL_POSTFIX)
         save_figure(measures_figure(image.data, label, volume.affine, measures, shown(name)), folder / f"{name}_measures.png")
-    turned, _ = turned_to_ras(label, volume.affine)
-    cut = cut_faces(turned.shape, (0, 0, 0), turned)
     found = [
         {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
     ]

@@ -41,7 +41,7 @@ def test_failures_with_semicolons_stay(tmp_path):
     assert steps == []
     outcomes.failed("b.nii", "bad", "Mend it.")  # saved so while a run goes on: it costs the table of this run, nothing else
     outcomes.close(None)
-    assert outcomes.closing_line.endswith("Save it with commas, or move it away.), the lines above say why")
+    assert outcomes.closing_line.endswith("Save it with commas, or move it away. The lines above say what has failed.")
     assert table.read_text() == content
 
 

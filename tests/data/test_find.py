@@ -96,7 +96,7 @@ def test_find_images_errors(tmp_path):
     with fails(expected):
         find_images(tmp_path)
     touch(tmp_path, "x/b.mgz", "a.nii.bz2")
-    with fails(f"{expected} 2 scans of other formats are passed over (a.nii.bz2, ...): convert them to NIfTI (.nii.gz)."):
+    with fails(f"{expected} 2 scans of formats that are not searched for (a.nii.bz2, ...): convert to NIfTI (.nii.gz)."):
         find_images(tmp_path)
 
 
@@ -109,10 +109,10 @@ def test_headers_with_voxels_in_another_file_are_found_once(tmp_path):
 @pytest.mark.parametrize(
     ("names", "line"),
     [
-        (["b.mgz"], "1 scan of another format is passed over (b.mgz): convert it to NIfTI (.nii.gz)."),
+        (["b.mgz"], "1 scan of formats that are not searched for (b.mgz): convert to NIfTI (.nii.gz)."),
         (
             ["x/B.MGH", "c.hdr", "c.img", "d.PAR", "d.REC"],
-            "3 scans of other formats are passed over (c.hdr, ...): convert them to NIfTI (.nii.gz).",
+            "3 scans of formats that are not searched for (c.hdr, ...): convert to NIfTI (.nii.gz).",
         ),
         (["a.json", "a.csv", "a.txt", "a.png", "a.bval", "a.bvec", "a.raw", "a", "a.pdf"], ""),
         (["a_seg.mgz", ".b.mgz", ".x/b.mgz"], ""),  # no scans

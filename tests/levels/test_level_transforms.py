@@ -55,6 +55,30 @@ def test_box_keeps_its_affine_and_knows_where_the_scan_ends():
     assert cut == {**{name: [] for name in [*LUMBAR, *DISCS]}, "L1": ["left"], "S1": ["inferior"]}
 
 
+class OnDevice(MetaTensor):
+    """Stands for a scan on a GPU, whose voxels NumPy cannot take."""
+
+    def numpy(self) -> np.ndarray:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_tensor()
+
+
+def test_a_scan_on_a_device_with_a_blank_border():
+    """What lies above the lowest vertebra is seen, what lies below its upper half is blank."""
+    image, logits = scan((0, 0, 0), (0, 0, 0))
+    seen = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    middle = (body_box(4)[2].start + body_box(4)[2].stop) // 2
+    seen[..., :middle] = 0
+    blank = OnDevice(seen, affine=image.affine, meta=image.meta)
+    with pytest.raises(TypeError, match="cpu"):
+        blank[0].numpy()
+    pred = NameLevelsd(min_instance_mm3=MIN_MM3)({"image": blank, "pred": logits})["pred"]
+    cut = {r["name"] for r in pred.report["structures"] if "inferior" in r["cut_by_view"]}
+    assert cut == {"L5", "L5/S1", "S1"}
+
+
 def test_logits_without_an_affine_lie_on_the_grid_of_the_image():
     image, logits = scan((0, 0, 0), (0, 0, 0))
     named_box = NameLevelsd(min_instance_mm3=MIN_MM3)({"image": image, "pred": logits})["pred"]

@@ -64,6 +64,13 @@ def test_what_the_view_cuts_has_no_evidence():
     assert sacral_evidence(numbers, bodies, spacing).tolist() == [0.0, 0.0, 0.0]
 
 
+def test_nor_has_what_a_blank_border_cuts():
+    numbers, bodies, spacing = spine(*STRAIGHT, (80.0, 55.0, 0.0, -0.6))
+    lowest = int(np.flatnonzero((numbers == 3).any((0, 1)))[0])
+    assert sacral_evidence(numbers, bodies, spacing, lowest - 1)[2] > 0
+    assert sacral_evidence(numbers, bodies, spacing, lowest)[2] == 0
+
+
 def test_a_sliver_has_none():
     numbers, bodies, spacing = spine(*STRAIGHT, (80.0, 60.0, 0.0, 0.0))
     thin = numbers.copy()

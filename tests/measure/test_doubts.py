@@ -30,7 +30,15 @@ def test_a_sacrum_without_its_disc():
     missing = ["no disc between L5 and S1 was found: S1 and the lordosis down to it are doubtful"]
     assert doubts(report(row("L5"), row("S1"))) == missing
     assert doubts(report(row("L5"), row("S1", cut=("inferior",)))) == []
+    assert doubts(report(row("L5"), row("S1", cut=("left", "right")))) == missing  # of a narrow stack
     assert len(doubts(report(row("L5"), row("S1"), uncertain=True))) == 2
+
+
+def test_six_lumbar_vertebrae():
+    bodies = [row("L5"), row("L6"), row("S1")]
+    flat, usual = {"anterior_height_mm": 0.2, "angle_deg": -15.0}, {"anterior_height_mm": 11.0, "angle_deg": 8.0}
+    assert doubts(report(*bodies, row("L5/S1", **flat), row("L6/S1", **usual))) == []
+    assert [line.split(" has")[0] for line in doubts(report(*bodies, row("L5/S1", **usual), row("L6/S1", **flat)))] == ["L6/S1"]
 
 
 def test_an_unusual_disc_above_the_sacrum():

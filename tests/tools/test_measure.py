@@ -183,3 +183,20 @@ def test_the_scan_beside(tmp_path):
     write(".hidden_seg.nii.gz", "picture_seg.png")
     expected = ["a_seg.nii.gz", "b[1]_seg.nii.gz", "e_seg.nii.gz", "n/labelsTr/d.nii.gz", "s/labels/c.nii.gz"]
     assert [p.relative_to(tmp_path).as_posix() for p in find_masks(tmp_path)] == expected
+
+
+def test_a_scan_with_a_blank_border(tmp_path):
+    phantom = draw_phantom(3, contrast="T2w", order="RAS", oblique_deg=0.0)
+    label = encode(phantom.label)
+    middle = int(np.flatnonzero((label == structure("L1").channel).any((0, 1))).mean())
+    image = phantom.image.copy()
+    image[:, :, middle:] = 0
+    label[:, :, middle:] = 0
+    nib.save(nib.Nifti1Image(image, phantom.affine), tmp_path / "a_T2w.nii.gz")
+    nib.save(nib.Nifti1Image(decode(label, "verse"), phantom.affine), tmp_path / "a_T2w_seg.nii.gz")
+    found = {row["name"]: row for row in measure(tmp_path, tmp_path / "out")}
+    assert found["L1"]["cut_by_view"] == "superior"
+    assert "wedge_deg" not in found["L1"]
+    assert "wedge_deg" in found["L2"]
+    (tmp_path / "a_T2w.nii.gz").unlink()  # without it nothing tells
+    assert "wedge_deg" in {row["name"]: row for row in measure(tmp_path, tmp_path / "out")}["L1"]

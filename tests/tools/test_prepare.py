@@ -157,7 +157,9 @@ def patient_of_each(root: Path, **options) -> dict[str, str]:
         ([f"images/p{i}/t2" for i in range(3)], ["p0", "p1", "p2"]),
         (["p1/s1/t2", "p1/s2/t2", "p2/s1/t2", "p3/t2"], ["p1", "p1", "p2", "p3"]),  # sessions of a patient stay together
         (["p1/t1", "p1/t2", "p2/t1", "p2/t2", "p3/t2", "p3/t2_tse_new"], ["p1", "p1", "p2", "p2", "p3", "p3"]),
-        (["p1/t2", "p2/t2", "p3/t2", "q_T2w", "r/s_T1w"], ["p1", "p2", "p3", "q", "s"]),  # and flat ones beside them
+        (["p1/t2", "p2/t2", "p3/t2", "q_T2w", "r/s_T1w"], ["p1", "p2", "p3", "q", "r"]),  # and flat ones beside them
+        ([f"p{i}/t2" for i in range(3)] + ["p9/sag_a", "p9/tse3"], ["p0", "p1", "p2", "p9", "p9"]),  # names of its own
+        ([f"p{i}/{c}" for i in range(3) for c in ("t1", "t2", "stir", "t2_tse")], [f"p{i}" for i in range(3) for _ in range(4)]),
         (["T1/a", "T1/b", "T1/c", "T2/a", "T2/b", "T2/c"], ["a", "b", "c", "a", "b", "c"]),  # folders of contrasts
         (["x/a", "x/b", "x/c", "y/a", "y/d", "y/e"], ["a", "b", "c", "a", "d", "e"]),  # of sites
     ],
