@@ -248,10 +248,11 @@ def test_impossible_requests() -> None:
         draw_phantom(0, order="XYZ", **SMALL)
 
 
-def test_cohort(tmp_path) -> None:
+def test_cohort(tmp_path, capsys) -> None:
     counts = {"training": 3, "validation": 1, "testing": 1}
     lists = [write_cohort(tmp_path / f"{w}", **counts, seed=1, anomalies=1.0, workers=w, **SMALL) for w in (1, 2)]
     assert lists[0].read_bytes() == lists[1].read_bytes()
+    assert capsys.readouterr().out.splitlines() == [f"{path}: 5 phantoms" for path in lists]
     datalist = json.loads(lists[0].read_text())
     assert {split: len(entries) for split, entries in datalist.items()} == counts
     entries = [e for split in datalist.values() for e in split]

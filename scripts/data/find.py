@@ -57,6 +57,8 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
         CallError: if the folder does not exist or holds no scan.
     """
     root = Path(dataset_dir)
+    if root.is_file():
+        raise CallError(f"{root}: a file. --image takes one scan, --dataset_dir the folder that holds the scans.")
     if not root.is_dir():
         raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.{similar_path(root)}")
     found: list[Path] = []

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from scripts.common.errors import ScanError
+from scripts.data.dicom import is_dicom_file
 from scripts.data.volumes import Volume, read_volume
 
 SPACING_MM = (0.05, 12.0)  # of a voxel: thicker slices miss half a vertebra; thinner ones are metres or micrometres
@@ -34,7 +35,8 @@ def read_scan(path: str | Path) -> Volume:
     if (values := few_values(data)) <= MAX_MASK_VALUES:
         notes.append(f"it holds {values} different values only: a mask, no scan?")
     if min(data.shape) == 1:
-        notes.append("a single slice: levels are hardly seen in it")
+        of_series = ". A DICOM series is given by its folder" if is_dicom_file(Path(path)) else ""
+        notes.append(f"a single slice: levels are hardly seen in it{of_series}")
     notes += slice_notes(volume.affine)
     return volume._replace(data=data, notes=(*volume.notes, *notes))
 

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from scripts.common.errors import CallError, UserError
+from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.files import write_whole
 from scripts.data.datalist import read_datalist, write_datalist
 from scripts.labels import label_table
@@ -184,6 +184,7 @@ def write_cohort(
     for split, entry in zip(splits, entries, strict=True):
         datalist[split].append(entry)
     write_datalist(datalist, file)
+    print(shown(f"{file}: {counted(entries, 'phantom')}"))
     return file
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from scripts.common.errors import CallError, UserError
+from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.tables import markdown
 from scripts.handlers import FORMATS
@@ -54,6 +54,7 @@ def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
         raise UserError(f"{results_file}: an entry is no evaluation ({error}). Restore the file: git checkout {results_file}") from None
     write_whole(results_file, lambda path: path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))
     write_whole(card_file, lambda path: path.write_text(card, encoding="utf-8"))
+    print(shown(f"{name} is entered in {results_file} and {card_file}"))
 
 
 def _read_results(path: Path) -> dict[str, dict]:

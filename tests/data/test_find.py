@@ -86,6 +86,10 @@ def test_files_that_are_no_slices_by_their_names_are_not_opened(tmp_path, monkey
 
 
 def test_find_images_errors(tmp_path):
+    (tmp_path / "file.nii").touch()
+    with fails(f"{tmp_path / 'file.nii'}: a file. --image takes one scan, --dataset_dir the folder that holds the scans."):
+        find_images(tmp_path / "file.nii")
+    (tmp_path / "file.nii").unlink()
     with fails(f"{tmp_path / 'no'}: no such folder. Set --dataset_dir to the folder that holds the scans."):
         find_images(tmp_path / "no")
     touch(tmp_path, "a_seg.nii.gz", ".b.nii")

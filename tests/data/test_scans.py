@@ -61,3 +61,12 @@ def test_how_a_scan_was_sliced(affine, notes):
 def test_the_note_goes_with_the_scan(tmp_path):
     nib.save(nib.Nifti1Image(SCAN.astype(np.int16), np.asarray(AXIAL)), tmp_path / "axial.nii.gz")
     assert [note.split(":")[0] for note in read_scan(tmp_path / "axial.nii.gz").notes] == ["axial slices of 5 mm"]
+
+
+def test_a_single_slice_of_a_series(tmp_path, monkeypatch):
+    path = tmp_path / "slice.nii.gz"
+    nib.save(nib.Nifti1Image(np.arange(900, dtype=np.int16).reshape(1, 30, 30), np.eye(4)), path)
+    alone = "a single slice: levels are hardly seen in it"
+    assert read_scan(path).notes == (alone,)
+    monkeypatch.setattr("scripts.data.scans.is_dicom_file", lambda file: file == path)
+    assert read_scan(path).notes == (f"{alone}. A DICOM series is given by its folder",)

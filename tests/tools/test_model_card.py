@@ -44,10 +44,11 @@ def test_what_is_no_evaluation_is_not_entered(docs, tmp_path, content, fault):
     assert {path.name: path.read_bytes() for path in docs.iterdir()} == before
 
 
-def test_a_good_one_is_entered_and_damaged_results_are_kept(docs, tmp_path):
+def test_a_good_one_is_entered_and_damaged_results_are_kept(docs, tmp_path, capsys):
     metrics, results = tmp_path / "m.json", docs / "results.json"
     metrics.write_text(json.dumps(GOOD))
     record(metrics, "night", docs)
+    assert capsys.readouterr().out == f"night is entered in {results} and {docs / 'README.md'}\n"
     assert json.loads(results.read_text()).keys() == {"old", "night"}
     card = (docs / "README.md").read_text()
     assert "| night | a | body |" in card
