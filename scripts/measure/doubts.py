@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-LEAST_SACRAL_MM, LEAST_SACRAL_DEG = (
-    2.0,
-    -3.0,
-)  # anterior height and angle of the disc above S1: below, it is rather S1 that is drawn wrongly
+# anterior height and angle of the disc above S1: below, it is rather S1 that is drawn wrongly
+LEAST_SACRAL_MM, LEAST_SACRAL_DEG = 2.0, -3.0
 
 
 def doubts(report: Mapping[str, Any]) -> list[str]:
@@ -20,12 +18,11 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
         found.append(f"the levels are uncertain (probability {report['sequence_probability']:.2f}), see the .json beside the mask")
     rows = {row["name"]: row for row in report["structures"]}
     above = "L6" if "L6" in rows else "L5"
-    if {above, "S1"} <= rows.keys() and not {*rows["S1"].get("cut_by_view", [])} - {"left", "right"}:
-        name = f"{above}/S1"
-        disc = rows.get(name, {}).get("measures", {})
-        if name not in rows:
-            found.append(f"no disc between {above} and S1 was found: S1 and the lordosis down to it are doubtful")
-        elif disc and (disc["anterior_height_mm"] < LEAST_SACRAL_MM or disc["angle_deg"] < LEAST_SACRAL_DEG):
-            numbers = f"{disc['anterior_height_mm']} mm high in front, {disc['angle_deg']} degrees"
-            found.append(f"{name} has an unusual shape ({numbers}): S1 and the lordosis down to it are doubtful")
+    name, cut = f"{above}/S1", {*rows.get("S1", {}).get("cut_by_view", [])} - {"left", "right"}
+    if {above, "S1"} <= rows.keys() and name not in rows and not cut:
+        found.append(f"no disc between {above} and S1 was found: S1 and the lordosis down to it are doubtful")
+    disc = rows.get(name, {}).get("measures", {})  # there are none where the view cuts through its end-plates
+    if disc and (disc["anterior_height_mm"] < LEAST_SACRAL_MM or disc["angle_deg"] < LEAST_SACRAL_DEG):
+        numbers = f"{disc['anterior_height_mm']} mm high in front, {disc['angle_deg']} degrees"
+        found.append(f"{name} has an unusual shape ({numbers}): S1 and the lordosis down to it are doubtful")
     return found

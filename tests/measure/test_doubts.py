@@ -47,3 +47,4 @@ def test_an_unusual_disc_above_the_sacrum():
         "L5/S1 has an unusual shape (0.5 mm high in front, 2.0 degrees): S1 and the lordosis down to it are doubtful"
     ]
     assert len(doubts(report(row("L5"), row("S1"), turned))) == 1
+    assert len(doubts(report(row("L5"), row("S1", cut=("inferior",)), flat))) == 1  # its end-plate is in view
