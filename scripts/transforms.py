@@ -163,10 +163,9 @@ class NameLevelsd(MapTransform):
         view = view_box(image[0].cpu().numpy())
         for key in self.key_iterator(d):
             affine = _affine_of(d[key], image)
-            # of the box of the logits, in voxels from where the view begins
-            offset = np.rint(np.linalg.solve(np.asarray(image.affine, np.float64), affine)[:3, 3]).astype(int) - [s.start for s in view]
-            d[key] = named = name_levels(SpineLogits.of(d[key]), affine, self.min_instance_mm3, max(0, -offset[2]))
-            cut = cut_faces([s.stop - s.start for s in view], offset, named.channel_map)
+            offset = np.rint(np.linalg.solve(np.asarray(image.affine, np.float64), affine)[:3, 3]).astype(int)  # of the box of the logits
+            d[key] = named = name_levels(SpineLogits.of(d[key]), affine, self.min_instance_mm3, max(0, view[2].start - offset[2]))
+            cut = cut_faces(view, offset, named.channel_map)
             for row in named.report["structures"]:
                 row["cut_by_view"] = cut.get(row["name"], [])
         return d

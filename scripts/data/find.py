@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ignite.distributed as idist
+
 from scripts.common.errors import CallError, UserError, counted, shown, similar_path
 from scripts.data.dicom import is_dicom_file
 
@@ -83,7 +85,7 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
         more = " Files whose names end in _seg are masks, no scans." if masked else ""
         more += f" {passed_over}" if passed_over else ""
         raise CallError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.{more}")
-    if passed_over and os.environ.get("RANK", "0") == "0":  # of several processes one tells of it
+    if passed_over and idist.get_rank() == 0:  # of several processes one tells of it
         logger.warning(shown(f"{root}: {passed_over}"))
     return sorted(found)
 

@@ -13,18 +13,26 @@ FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 PADDED_RIM = 1  # voxels beside a blank border that count as border: masks end a little before it
 
 
-def cut_faces(shape: Sequence[int], offset: Sequence[int], channel_map: np.ndarray) -> dict[str, list[str]]:
-    """Structure -> faces of the scan that it touches; `channel_map` starts at voxel `offset` of a scan of `shape`, both in RAS order."""
+def cut_faces(view: Sequence[slice], offset: Sequence[int], channel_map: np.ndarray) -> dict[str, list[str]]:
+    """Structure -> faces of the view that it touches, a box of a scan (`view_box`); `channel_map` starts at voxel `offset` of the scan.
+
+    All in RAS order.
+    """
     cut = {}
     for structure, box in zip(label_table()[1:], ndimage.find_objects(channel_map, max_label=len(label_table()) - 1)):
         if box is None:
             continue
         first = [s.start + o for s, o in zip(box, offset)]
         last = [s.stop + o for s, o in zip(box, offset)]
-        faces = [FACES[a][0] for a in range(3) if first[a] <= 0] + [FACES[a][1] for a in range(3) if last[a] >= shape[a]]
+        faces = [FACES[a][0] for a in range(3) if first[a] <= view[a].start] + [FACES[a][1] for a in range(3) if last[a] >= view[a].stop]
         if faces:
             cut[structure.name] = faces
     return cut
+
+
+def whole(shape: Sequence[int]) -> tuple[slice, ...]:
+    """The box of all voxels."""
+    return tuple(slice(0, n) for n in shape)
 
 
 def view_box(image: np.ndarray) -> tuple[slice, ...]:

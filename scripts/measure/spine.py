@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 
 from scripts.data.volumes import turned_to_ras
 from scripts.labels import label_table
-from scripts.levels.cut import cut_faces
+from scripts.levels.cut import cut_faces, whole
 from scripts.levels.restore import occupied_box
 from scripts.measure.body import Body, EndPlate, measure_body
 
@@ -80,7 +80,7 @@ def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[s
     occupied = occupied_box(label > 0)
     part = np.ascontiguousarray(label[occupied])  # what follows looks at every voxel several times
     start = [s.start for s in occupied]
-    cut = cut_faces(label.shape, start, part)
+    cut = cut_faces(whole(label.shape), start, part)
     boxes = find_objects(part, max_label=len(label_table()) - 1)
     present = {s.name: s for s in label_table() if s.group == "body" and boxes[s.channel - 1]}
     masks, affines = {}, {}

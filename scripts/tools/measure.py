@@ -21,7 +21,7 @@ from scripts.data.scans import read_scan
 from scripts.data.volumes import check_on_grid, read_volume, turned_to_ras
 from scripts.figures import save_figure
 from scripts.labels import SCHEMES, check_scheme, encode, label_table
-from scripts.levels.cut import cut_faces, view_box
+from scripts.levels.cut import cut_faces, view_box, whole
 from scripts.measure.picture import measures_figure
 from scripts.measure.rows import structure_rows, table_row
 from scripts.measure.spine import measure_spine
@@ -82,12 +82,12 @@ def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str)
     volume = read_volume(mask)
     label = encode(volume.data, str(mask), label_scheme)
     turned, _ = turned_to_ras(label, volume.affine)
-    view = tuple(slice(0, n) for n in turned.shape)
+    view = whole(turned.shape)
     if scan:
         image = read_scan(scan)
         check_on_grid(mask, volume, scan, image)
         view = view_box(turned_to_ras(image.data, image.affine)[0])
-    cut = cut_faces([s.stop - s.start for s in view], [-s.start for s in view], turned)
+    cut = cut_faces(view, (0, 0, 0), turned)
     measures = measure_spine(label, volume.affine, cut)
     if scan:
         name = case_name(mask).removesuffix(LABEL_POSTFIX)

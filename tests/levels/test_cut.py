@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scripts.labels import structure
-from scripts.levels.cut import cut_faces, view_box
+from scripts.levels.cut import cut_faces, view_box, whole
 
 
 def test_cut_faces():
@@ -14,14 +14,14 @@ def test_cut_faces():
     label[2:4, 0:8, 5:7] = structure("L5").channel
     label[4:6, 3:5, 8:10] = structure("L4").channel
     label[2:4, 3:5, 4] = structure("L5/S1").channel
-    assert cut_faces((6, 8, 10), (0, 0, 0), label) == {
+    assert cut_faces(whole((6, 8, 10)), (0, 0, 0), label) == {
         "S1": ["left", "inferior"],
         "L5": ["posterior", "anterior"],
         "L4": ["right", "superior"],
     }
-    assert cut_faces((8, 10, 12), (1, 1, 1), label) == {}
-    assert cut_faces((8, 10, 12), (2, 1, 0), label) == {"S1": ["inferior"], "L4": ["right"]}
-    assert cut_faces((6, 8, 10), (0, 0, 0), np.zeros((6, 8, 10), np.uint8)) == {}
+    assert cut_faces(whole((8, 10, 12)), (1, 1, 1), label) == {}
+    assert cut_faces(whole((8, 10, 12)), (2, 1, 0), label) == {"S1": ["inferior"], "L4": ["right"]}
+    assert cut_faces(whole((6, 8, 10)), (0, 0, 0), np.zeros((6, 8, 10), np.uint8)) == {}
 
 
 def test_view_box():
@@ -40,4 +40,4 @@ def test_a_blank_border_cuts():
     image[:, :, :2] = 0
     view = view_box(image)
     assert view[2] == slice(3, 10)
-    assert cut_faces([s.stop - s.start for s in view], [-s.start for s in view], label) == {"L5": ["inferior"]}
+    assert cut_faces(view, (0, 0, 0), label) == {"L5": ["inferior"]}
