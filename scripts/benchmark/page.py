@@ -86,6 +86,10 @@ no Dice. Dice is the mean over the structures of the scan's label. Memory is the
 Others do not change a mask: `--num_workers 1` (the default) reads the next scan beside the network, `--num_workers 0` saves the memory of
 one process. `--spacing` and `--patch_size` belong to the weights: leave them.
 
+## torch.compile
+
+{compiled}
+
 ## Folders
 
 {folder}{many}
@@ -110,7 +114,10 @@ def write_page(results: Mapping[str, Any], results_file: Path) -> Path:
         scans="; ".join(scans),
         repeats=results["repeats"],
         plot=f"![Seconds per step]({plot.name})\n\n" if "ours" in results else "",
-        **{section.__name__.strip("_"): section(results) for section in (_steps, _rivals, _knobs, _folder, _many, _large, _training)},
+        **{
+            section.__name__.strip("_"): section(results)
+            for section in (_steps, _rivals, _knobs, _compiled, _folder, _many, _large, _training)
+        },
     )
     if "ours" in results:
         write_whole(plot, lambda path: _plot(results["ours"], path))
@@ -137,11 +144,13 @@ def _steps(results: Mapping[str, Any]) -> str:
         "sum / networks": lambda s: f"{s['total_s'] / forward_s(s):.2f}",
         "start-up": lambda s: f"{s['first_voxel_s']:.2f}",
         "cold": lambda s: f"{s['cold_s']:.2f}",
-        "peak memory, cold, GB": lambda s: f"{s['cold_peak_mib'] / MIB_PER_GB:.2f}",
+        "peak memory, cold, GB": lambda s: _gb(s["cold_peak_mib"]),
         "GFLOPs": lambda s: f"{s['forward']['gflops']:.0f}",
         "GFLOPs/s": lambda s: f"{s['forward']['gflops_per_s']:.0f}",
         "GFLOPs/s of one convolution": lambda s: f"{s['forward']['convolution_gflops_per_s']:.0f}",
     }
+    if all("gpu_peak_mib" in scan for scan in ours.values()):
+        figures["GPU memory, GB"] = lambda s: _gb(s["gpu_peak_mib"])
     rows += [[name, *(figure(scan) for scan in ours.values())] for name, figure in figures.items()]
     return markdown(["step", *ours], rows, words=1)
 
@@ -156,13 +165,17 @@ def _rivals(results: Mapping[str, Any]) -> str:
                 continue
             own, base = measured[scan], results.get("ours", {}).get(scan)
             ratio = f"{own['total_s'] / base['total_s']:.1f}" if base else "-"
-            rows.append([scan, title, f"{own['total_s']:.1f}", ratio, f"{own['peak_mib'] / MIB_PER_GB:.2f}", _dice(own)])
+            rows.append([scan, title, f"{own['total_s']:.1f}", ratio, _gb(own["peak_mib"]), _dice(own)])
     table = markdown(["scan", "way", "seconds", "time / ours", "peak memory, GB", "Dice"], rows, words=2) if rows else NOT_MEASURED
     return "\n\n".join([table, *dict.fromkeys(missing)])
 
 
 def _dice(measured: Mapping[str, Any]) -> str:
     return f"{measured['dice']:.4f}" if "dice" in measured else "-"
+
+
+def _gb(mib: float) -> str:
+    return f"{mib / MIB_PER_GB:.2f}"
 
 
 def _knobs(results: Mapping[str, Any]) -> str:
@@ -172,10 +185,19 @@ def _knobs(results: Mapping[str, Any]) -> str:
         cells = []
         for scan in results["scans"]:
             own = measured.get(scan, {}).get(knob.name)
-            cells += [f"{own['total_s']:.2f}", f"{own['peak_mib'] / MIB_PER_GB:.2f}", _dice(own)] if own else ["-"] * 3
+            cells += [f"{own['total_s']:.2f}", _gb(own["peak_mib"]), _dice(own)] if own else ["-"] * 3
         rows.append([f"`{knob.name}`" if knob.overrides else knob.name, knob.gives, knob.costs, *cells])
     header = [f"{scan}: {name}" for scan in results["scans"] for name in ("seconds", "GB", "Dice")]
     return markdown(["knob", "gives", "costs", *header], rows, words=3)
+
+
+def _compiled(results: Mapping[str, Any]) -> str:
+    rows = [
+        [scan, way, *(f"{own[key]:.3f}" for key in ("fine_s", "total_s")), f"{own['first_s']:.1f}"]
+        for scan, ways in results.get("compiled", {}).items()
+        for way, own in ways.items()
+    ]
+    return markdown(["scan", "way", "fine network, s", "sum, s", "first scan, s"], rows, words=2) if rows else NOT_MEASURED
 
 
 def _folder(results: Mapping[str, Any]) -> str:
@@ -191,7 +213,7 @@ def _folder(results: Mapping[str, Any]) -> str:
     for name, title in titles.items():
         own = folder[name]
         gain = folder["one_by_one"]["per_scan_s"] / own["per_scan_s"]
-        rows.append([title, f"{own['seconds']:.1f}", f"{own['per_scan_s']:.2f}", f"{gain:.2f}", f"{own['peak_mib'] / MIB_PER_GB:.2f}"])
+        rows.append([title, f"{own['seconds']:.1f}", f"{own['per_scan_s']:.2f}", f"{gain:.2f}", _gb(own["peak_mib"])])
     header = ["way", f"{folder['scans']} scans, s", "s a scan, after the first", "times the rate", "GB"]
     return f"{markdown(header, rows, words=1)}\n\n{PROCESSES}"
 
@@ -202,7 +224,7 @@ def _many(results: Mapping[str, Any]) -> str:
         return ""
     took = f"{many['scans']} scans in {many['processes']} processes: {many['seconds'] / 60:.0f} minutes"
     rates = f"{many['first_tenth_s']:.2f} s a scan in the first tenth and {many['last_tenth_s']:.2f} s in the last"
-    return f"\n\n{took}, {rates}, {many['peak_mib'] / MIB_PER_GB:.2f} GB."
+    return f"\n\n{took}, {rates}, {_gb(many['peak_mib'])} GB."
 
 
 def _large(results: Mapping[str, Any]) -> str:
@@ -210,7 +232,7 @@ def _large(results: Mapping[str, Any]) -> str:
     if not large:
         return NOT_MEASURED
     what = f"A phantom of {_by(large['shape'])} voxels of {_by(large['spacing_mm'])} mm"
-    return f"{what}, from a cold shell: {large['cold_s']:.0f} s, {large['cold_peak_mib'] / MIB_PER_GB:.2f} GB for all processes together."
+    return f"{what}, from a cold shell: {large['cold_s']:.0f} s, {_gb(large['cold_peak_mib'])} GB for all processes together."
 
 
 def _training(results: Mapping[str, Any]) -> str:
@@ -220,14 +242,21 @@ def _training(results: Mapping[str, Any]) -> str:
     titles = {
         "ours": "`train.yaml`",
         "bfloat16": "`train.yaml`, `--train_amp True`",
+        "batch of 8": "`train.yaml`, `--batch_size 8`",
         "plain": "the same in float32, without channels last, transforms in the same process",
     }
-    rows = [
-        [titles[way], f"{own['steps_per_s']:.3f}", f"{100 * own['waiting']:.0f} %", f"{own['peak_mib'] / MIB_PER_GB:.2f}"]
-        for way, own in training.items()
-    ]
-    rows = [[*row, f"{own['steps_per_s'] / training['plain']['steps_per_s']:.1f}"] for row, own in zip(rows, training.values())]
-    return markdown(["way", "steps per second", "waiting for data", "peak memory, GB", "times the last row's rate"], rows, words=1)
+    figures = {
+        "steps per second": lambda own: f"{own['steps_per_s']:.3f}",
+        "samples per second": lambda own: f"{own['samples_per_s']:.1f}",
+        "waiting for data": lambda own: f"{100 * own['waiting']:.0f} %",
+        "peak memory, GB": lambda own: _gb(own["peak_mib"]),
+    }
+    if all("gpu_busy" in own for own in training.values()):
+        figures["GPU computes"] = lambda own: f"{100 * own['gpu_busy']:.0f} %"
+        figures["GPU memory, GB"] = lambda own: _gb(own["gpu_peak_mib"])
+    figures["samples, times the last row's rate"] = lambda own: f"{own['samples_per_s'] / training['plain']['samples_per_s']:.1f}"
+    rows = [[titles[way], *(figure(own) for figure in figures.values())] for way, own in training.items()]
+    return markdown(["way", *figures], rows, words=1)
 
 
 def _plot(ours: Mapping[str, Any], path: Path) -> None:

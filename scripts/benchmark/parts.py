@@ -26,6 +26,7 @@ import torch
 
 from scripts.benchmark.page import KNOBS, write_page
 from scripts.benchmark.process import Child, run_child
+from scripts.benchmark.runs import FINE
 from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_between
@@ -319,17 +320,35 @@ def large(bench: Bench) -> dict[str, Any]:
     return {**_grid(scan), "cold_s": child.seconds, "cold_peak_mib": child.peak_mib}
 
 
+def compiled(bench: Bench) -> dict[str, dict]:
+    """The fine network as it is and as `torch.compile` makes it: its seconds, the whole scan's, and those of the first scan."""
+
+    def measure(name: str, scan: Path) -> dict:
+        found = {}
+        for way, chosen in (("as it is", False), ("compiled", True)):
+            folder = bench.work / "compiled" / name / way
+            result = _measure(bench, "segment", scan=str(scan), output_dir=str(folder), repeats=bench.repeats, compiled=chosen)
+            kept = {k: result[k] for k in ("total_s", "first_s", "peak_mib", "gpu_peak_mib") if k in result}
+            found[way] = {"fine_s": result["steps"].get(FINE, 0.0), **kept}
+        return found
+
+    return _of_every_scan(bench, measure)
+
+
 def training(bench: Bench) -> dict[str, dict]:
-    """Steps per second of train.yaml, as it stands and, where that is faster, in bfloat16, and of the plain way, on phantoms."""
-    data = bench.work / "training"
+    """Steps per second of train.yaml, as it stands and in the way that is faster on this machine, and of the plain way, on phantoms."""
+    data, steps = bench.work / "training", bench.training_steps
     write_cohort(data, training=TRAINING_PHANTOMS, validation=1, testing=0, seed=12)
-    run = partial(_measure, bench, "train", dataset_dir=str(data), steps=bench.training_steps)
-    bfloat16 = {"train_amp": True} if has_bfloat16(torch.device("cpu")) else None
+    run = partial(_measure, bench, "train", dataset_dir=str(data), steps=steps, warmup=max(3, steps // 5))
+    ways = {"ours": {}}
+    if torch.cuda.is_available():
+        ways["batch of 8"] = {"batch_size": 8}
+    elif has_bfloat16(torch.device("cpu")):
+        ways["bfloat16"] = {"train_amp": True}
     return {
-        "ours": run(output_dir=str(data / "ours")),
-        **({"bfloat16": run(output_dir=str(data / "bfloat16"), overrides=bfloat16)} if bfloat16 else {}),
+        **{way: run(output_dir=str(data / way), overrides=overrides) for way, overrides in ways.items()},
         "plain": run(output_dir=str(data / "plain"), as_usual=True),
     }
 
 
-PARTS = {f.__name__: f for f in (ours, plain, nnunet, knobs, folder, many, large, training)}
+PARTS = {f.__name__: f for f in (ours, plain, nnunet, knobs, compiled, folder, many, large, training)}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from typing import NamedTuple
 
 from scripts.common.errors import UserError
@@ -70,6 +73,24 @@ def memory_mib(pid: int) -> float:
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return (int(found[1]) / 2**10 if found else 0.0) + sum(memory_mib(child) for child in children)
+
+
+@contextmanager
+def gpu_busy() -> Iterator[dict[str, float]]:
+    """Ask NVIDIA's driver, meanwhile, for the share of the time in which the first GPU computes: `gpu_busy`, nothing without such a GPU."""
+    found: dict[str, float] = {}
+    if (tool := shutil.which("nvidia-smi")) is None:
+        yield found
+        return
+    command = [tool, "--id=0", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", f"--loop-ms={1000 * INTERVAL_S:.0f}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield found
+        finally:
+            process.terminate()
+            percent = [int(line) for line in process.stdout if line.strip().isdecimal()]
+    if percent:
+        found["gpu_busy"] = mean(percent) / 100
 
 
 def run_child(command: Sequence[str], folder: str, timeout_s: float = 3600.0, with_children: bool = False) -> Child:

@@ -24,6 +24,7 @@ from monai.transforms import AsDiscrete, Compose, Invertd, Spacingd
 from monai.utils import set_determinism
 from torch.utils.flop_counter import FlopCounterMode
 
+from scripts.benchmark.process import gpu_busy
 from scripts.common.memory import keep_freed_memory
 from scripts.common.preflight import is_true
 from scripts.common.shared import inference_config
@@ -76,7 +77,20 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def segment(bundle_root: str, scan: str, output_dir: str, repeats: int, spawned: float = 0.0, overrides: dict | None = None) -> dict:
+def _gpu_memory() -> dict[str, float]:
+    """`gpu_peak_mib`, the most that PyTorch has held on the GPU in this process; nothing without one."""
+    return {"gpu_peak_mib": torch.cuda.max_memory_reserved() / 2**20} if torch.cuda.is_available() else {}
+
+
+def segment(
+    bundle_root: str,
+    scan: str,
+    output_dir: str,
+    repeats: int,
+    spawned: float = 0.0,
+    overrides: dict | None = None,
+    compiled: bool = False,
+) -> dict:
     """Inference of one scan as inference.yaml does it, `repeats` times after one that warms up.
 
     Args:
@@ -86,13 +100,16 @@ def segment(bundle_root: str, scan: str, output_dir: str, repeats: int, spawned:
         repeats: runs that count.
         spawned: `time.time()` at which this process was started.
         overrides: knobs of inference.yaml.
+        compiled: let `torch.compile` make kernels for the fine network; that of the coarse one would be made for every size of a scan.
 
     Returns:
         `steps` and `total_s` (medians, seconds), `totals_s` of every run, `first_s` of the first, `first_voxel_s` from the start of the
-        process until the scan was read, `forward` (see `forward_rate`) and `mask`, the file.
+        process until the scan was read, `forward` (see `forward_rate`), `mask`, the file, and on a GPU `gpu_peak_mib`.
     """
     parser = inference_config(bundle_root, output_dir=output_dir, **(overrides or {}))
     parts = _parts(parser)
+    if compiled:
+        parts.network.fine.compile()
     keep_freed_memory()
     runs, first_voxel = [], None
     for _ in range(repeats + 1):
@@ -129,6 +146,7 @@ def segment(bundle_root: str, scan: str, output_dir: str, repeats: int, spawned:
         "steps": steps,
         "forward": forward_rate(parts, data["image"], steps[COARSE] + steps.get(FINE, 0.0), parser.get_parsed_content("patch_size")),
         "mask": str(data["pred"].meta["saved_to"]),
+        **_gpu_memory(),
     }
 
 
@@ -202,7 +220,7 @@ def plain(bundle_root: str, scan: str, output_dir: str, repeats: int = 1) -> dic
         affine = label.meta.get("original_affine", label.affine)
         write_label_map(decode(label.cpu().numpy(), "verse"), torch.as_tensor(affine).numpy(), path)
         totals.append(_now() - start)
-    return {"total_s": median(totals[1:]), "totals_s": totals[1:], "mask": str(path)}
+    return {"total_s": median(totals[1:]), "totals_s": totals[1:], "mask": str(path), **_gpu_memory()}
 
 
 def train(
@@ -220,23 +238,26 @@ def train(
         overrides: knobs of train.yaml.
 
     Returns:
-        `steps_per_s`, and `waiting`, the share of the time in which the network waits for data.
+        `steps_per_s`, `samples_per_s`, and `waiting`, the share of the time in which the network waits for data; on a GPU `gpu_busy` and
+        `gpu_peak_mib` too.
     """
     parser = load_bundle_config(bundle_root, "train.yaml")
     scans = len(json.loads((Path(dataset_dir) / "datalist.json").read_text(encoding="utf-8"))["training"])
-    times = -(-(steps + warmup) * parser.get_parsed_content("batch_size") // scans)
-    parser.update({"bundle_root": bundle_root, "dataset_dir": dataset_dir, "output_dir": output_dir, "epochs": 1})
+    parser.update({"bundle_root": bundle_root, "dataset_dir": dataset_dir, "output_dir": output_dir, "epochs": 1, **(overrides or {})})
+    batch_size = parser.get_parsed_content("batch_size")
+    times = -(-(steps + warmup) * batch_size // scans)
     parser.update({"repeat": {"phantom": times}, "train::handlers": []})
     if as_usual:
         parser.update({"train_amp": False, "num_workers": 0})
     else:
         keep_freed_memory()
-    parser.update(overrides or {})
     set_determinism(0)
     trainer = parser.get_parsed_content("train::trainer")
     if as_usual:
         trainer.network.to(memory_format=torch.contiguous_format)
-    return step_rate(trainer, steps, warmup)
+    with gpu_busy() as busy:
+        rate = step_rate(trainer, steps, warmup)
+    return {**rate, "samples_per_s": batch_size * rate["steps_per_s"], **busy, **_gpu_memory()}
 
 
 def step_rate(trainer: Any, steps: int, warmup: int) -> dict[str, float]:

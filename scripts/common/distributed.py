@@ -19,22 +19,25 @@ from scripts.common.errors import CallError
 TIMEOUT = timedelta(hours=1)  # for a process that still reads its scans; one that dies is noticed at once
 
 
-def start() -> None:
+def start(share_gpus: bool = False) -> None:
     """Join the other processes that `torchrun` started, and take this process's GPU where there are any.
 
+    Args:
+        share_gpus: several processes may have the same GPU; they can then exchange what lies in the memory of the CPU alone.
+
     Raises:
-        CallError: without `torchrun`, or with more processes than GPUs on this machine.
+        CallError: without `torchrun`, or with more processes than GPUs on this machine that they do not share.
     """
     if "LOCAL_RANK" not in os.environ:
         raise CallError("a multi_gpu config runs under torchrun: torchrun --nproc_per_node=2 -m monai.bundle run ...")
+    local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if gpus and not share_gpus and local >= gpus:
+        raise CallError(f"{gpus} GPUs here, but more processes: lower --nproc_per_node")
     if not dist.is_initialized():
-        dist.init_process_group(backend="nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+        dist.init_process_group(backend="nccl" if gpus and not share_gpus else "gloo", timeout=TIMEOUT)
     idist.sync()
-    if torch.cuda.is_available():
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= torch.cuda.device_count():
-            raise CallError(f"{torch.cuda.device_count()} GPUs here, but more processes: lower --nproc_per_node")
-        torch.cuda.set_device(local)
+    if gpus:
+        torch.cuda.set_device(local % gpus)
 
 
 def finish() -> None:

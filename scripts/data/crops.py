@@ -12,7 +12,6 @@ from torch.nn.functional import avg_pool3d, grid_sample, pad
 from scripts.data.complete_labels import STRUCTURES_END
 
 BEND_LENGTH = (200.0, 400.0)  # voxels of the scan, of a whole wave: a lumbar spine is some 200 mm long
-VIEW_OVERSAMPLING = 2  # the view is drawn that much finer and averaged, as the network averages a whole scan
 CANDIDATES = 4096  # voxels among which a labelled one is looked for; about 3 % of a scan are labelled
 
 
@@ -92,10 +91,8 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         image, label = (d[key].as_tensor() if hasattr(d[key], "as_tensor") else d[key] for key in self.keys)
         self.randomize(label)
         if "view" in self.samples:
-            half = np.array(self.view_voxel) / VIEW_OVERSAMPLING
             seen_image, seen_label = (v[..., self.seen[0] : self.seen[1]] for v in (image, label))
-            fine_view = draw(seen_image, self.view_centre, self.matrix * half, self.view_size * VIEW_OVERSAMPLING, "bilinear", self.wave)
-            d["view"] = avg_pool3d(fine_view[None], VIEW_OVERSAMPLING)[0]
+            d["view"] = self._draw_view(seen_image)
             d["view_label"] = draw(seen_label, self.view_centre, self.matrix * self.view_voxel, self.view_size, "nearest", self.wave)
         for key, volume, mode in zip(self.keys, (image, label), ("bilinear", "nearest")):
             if "image" in self.samples:
@@ -103,6 +100,15 @@ class RandSpineSamplesd(Randomizable, MapTransform):
             else:
                 del d[key]
         return d
+
+    def _draw_view(self, image: torch.Tensor) -> torch.Tensor:
+        """The view of an averaged image: between the averages of two halves of a coarse voxel, interpolation gives that of the whole."""
+        half = np.minimum(-(-self.view_voxel // 2), image.shape[1:])  # rounded up; of a single slice, that
+        averaged = avg_pool3d(image[None].float(), half.tolist(), ceil_mode=True, count_include_pad=False)[0]
+        centre = (self.view_centre - (half - 1) / 2) / half
+        amplitude, frequency, phase = self.wave
+        wave = amplitude / half[0], frequency * half[2], phase
+        return draw(averaged, centre, self.matrix * self.view_voxel / half[:, None], self.view_size, "bilinear", wave)
 
 
 def _rotation(angles: np.ndarray) -> np.ndarray:

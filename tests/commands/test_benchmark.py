@@ -59,9 +59,10 @@ def results() -> dict:
             "peak_mib": 3.5e9 / 2**20,
         },
         "training": {
-            "ours": {"steps_per_s": 0.8, "waiting": 0.01, "peak_mib": 953.67431640625},
-            "plain": {"steps_per_s": 0.2, "waiting": 0.25, "peak_mib": 953.67431640625},
+            "ours": {"steps_per_s": 0.8, "samples_per_s": 6.4, "waiting": 0.01, "peak_mib": 953.67431640625},
+            "plain": {"steps_per_s": 0.2, "samples_per_s": 0.4, "waiting": 0.25, "peak_mib": 953.67431640625},
         },
+        "compiled": {"thick": {"compiled": {"fine_s": 0.25, "total_s": 2.0, "first_s": 30.04}}},
     }
 
 
@@ -155,7 +156,7 @@ def test_training_is_measured(cohort, tmp_path, monkeypatch, as_usual):
 
     monkeypatch.setattr(benchmark_runs, "load_bundle_config", small)
     found = benchmark_runs.train(str(BUNDLE), str(cohort), str(tmp_path), steps=2, warmup=1, as_usual=as_usual)
-    assert found["steps_per_s"] > 0
+    assert found["samples_per_s"] == 2 * found["steps_per_s"] > 0
     assert 0 < found["waiting"] < 1
 
 
@@ -282,15 +283,26 @@ def test_page_holds_the_figures(tmp_path):
     assert cells(text, "3 processes (`torchrun --nproc_per_node=3`, `--num_workers 0`)") == ["22.0", "1.50", "2.00", "3.00"]
     assert "400 x 512 x 512 voxels of 0.6 x 0.6 x 0.6 mm, from a cold shell: 40 s, 3.50 GB for all processes together." in text
     assert "1000 scans in 3 processes: 25 minutes, 1.50 s a scan in the first tenth and 1.52 s in the last, 3.50 GB." in text
-    assert cells(text, "`train.yaml`") == ["0.800", "1 %", "1.00", "4.0"]
+    assert cells(text, "`train.yaml`") == ["0.800", "6.4", "1 %", "1.00", "16.0"]
+    assert "| thick | compiled | 0.250 | 2.000 | 30.0 |" in text
     assert "(benchmark.png)" in text
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_page_of_a_gpu(tmp_path):
+    found = results()
+    found["ours"]["thick"]["gpu_peak_mib"] = 1907.3486328125
+    for own in found["training"].values():
+        own.update(gpu_busy=0.874, gpu_peak_mib=3814.697265625)
+    text = write_page(found, tmp_path / "benchmark.json").read_text(encoding="utf-8")
+    assert cells(text, "GPU memory, GB") == ["2.00"]
+    assert cells(text, "`train.yaml`") == ["0.800", "6.4", "1 %", "1.00", "87 %", "4.00", "16.0"]
 
 
 def test_page_says_what_was_not_measured(tmp_path):
     few = {k: v for k, v in results().items() if k in ("machine", "repeats", "scans")}
     text = write_page(few, tmp_path / "benchmark.json").read_text(encoding="utf-8")
-    assert text.count("Not measured.") == 5
+    assert text.count("Not measured.") == 6
     assert not (tmp_path / "benchmark.png").exists()
     assert "benchmark.png" not in text
 
