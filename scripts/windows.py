@@ -100,10 +100,12 @@ def draw_windows(
             both = [(max(w.start, b.start), min(w.stop, b.stop)) for w, b in zip(window, box)]
             of_box, of_window = (tuple(slice(a - s.start, z - s.start) for (a, z), s in zip(both, place)) for place in (box, window))
             weight = importance[of_window]
-            total[(0, slice(None), *of_box)] += logits[(slice(None), *of_window)] * weight
+            total[(0, slice(None), *of_box)].addcmul_(logits[(slice(None), *of_window)], weight)
             weights[of_box] += weight
     bare = weights == 0
-    return torch.where(bare, background_logits(total[..., :1, :1, :1]), total / weights.masked_fill(bare, 1.0))
+    total /= weights.masked_fill_(bare, 1.0)  # in place: the box is large
+    total[:, :, bare] = background_logits(total[..., :1, :1, :1]).flatten(2)
+    return total
 
 
 def background_logits(like: torch.Tensor) -> torch.Tensor:

@@ -251,3 +251,16 @@ def test_instance_norm_is_exact_far_from_zero():
     net = SpineNet(nn.Conv3d(1, 6, 1), nn.Sequential(nn.InstanceNorm3d(16)), 6)
     expected = nn.functional.instance_norm(x.double()).float()
     torch.testing.assert_close(net.fine(x), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [8, 16, 64])
+def test_instance_norm_in_bfloat16(channels):
+    """The order in memory stays, with and without gradients, and the result has what digits bfloat16 leaves."""
+    torch.manual_seed(0)
+    x = (torch.randn(2, channels, 12, 20, 32) * 3 + 5).bfloat16().to(memory_format=torch.channels_last_3d)
+    norm = SpineNet(nn.Conv3d(1, 6, 1), nn.Sequential(nn.InstanceNorm3d(channels, affine=True)), 6).fine[0]
+    expected = nn.functional.instance_norm(x.double())
+    for found in (norm(x), norm(x.clone().requires_grad_())):
+        assert found.dtype == torch.bfloat16
+        assert found.is_contiguous(memory_format=torch.channels_last_3d)
+        torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=2**-8)

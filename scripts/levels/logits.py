@@ -55,7 +55,7 @@ class SpineLogits:
         kinds, gated = kinds.float().cpu(), gated.float().cpu()
         x, y, z = kinds.shape[1:]
         gate = interpolate(gated[None, -1:], scale_factor=[float(n) for n in coarse_voxel], mode="trilinear", align_corners=False)[0]
-        log_kind = kinds.log_softmax(0)
+        log_kind = kinds.clone()
         log_kind[1:] += gate[:, :x, :y, :z]
         log_kind = log_kind.log_softmax(0)
         levels = _trilinear(gated[:-1], coarse_voxel)

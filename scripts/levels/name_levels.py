@@ -24,6 +24,7 @@ NEVER = -30.0  # logit of a level that a voxel does not have
 REACH = 3  # voxels around an instance with logits of its level: beyond the last one that can be the largest, what interpolation reads
 NEIGHBOUR_COST = 5.0  # nats below the level that a voxel has, for that of a neighbour of the same kind that touches it
 CERTAIN = 0.96  # a sequence less probable than this is reported as uncertain, as all are without a sacrum in view
+WITNESSES = 20_000  # voxels of all bodies, or of all discs, that are asked: the means differ by 0.01 at most from those of twice as many
 MAX_DISC_OFFSET_MM = 25.0  # of a disc's centre from the line between its two bodies
 
 
@@ -79,9 +80,9 @@ def _likeliest_body(logits: SpineLogits, voxels: tuple[np.ndarray, ...]) -> np.n
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What the voxels of an instance say, all means over them."""
+    """What voxels of an instance say, all means over them."""
 
-    voxels: int
+    voxels: int  # that were asked
     vote: np.ndarray  # log-probability of every channel given the kind, shape C; -inf for channels of another kind
     share: np.ndarray  # the probability itself, 0 for channels of another kind
     entropy: float  # nats, of the level probabilities
@@ -90,13 +91,15 @@ class _Evidence:
 def _evidence(logits: SpineLogits, kind: str, numbers: np.ndarray, count: int) -> list[_Evidence]:
     """Of every instance of a kind, whose voxels have its number (XYZ)."""
     voxels = np.flatnonzero(numbers)
-    instance = numbers.flat[voxels]
-    sizes = np.bincount(instance, minlength=count + 1)[1:]
-    log_p = logits.at(voxels[np.argsort(instance, kind="stable")])  # instance by instance
+    instance = numbers.flat[voxels].astype(np.uint16)  # of which NumPy's sort takes a tenth of the time
+    own_voxels = np.split(voxels[np.argsort(instance, kind="stable")], np.cumsum(np.bincount(instance, minlength=count + 1)[1:-1]))
+    witnesses = [of_instance[:: max(1, len(voxels) // WITNESSES)] for of_instance in own_voxels[:count]]
+    sizes = [len(of_instance) for of_instance in witnesses]
+    log_p = logits.at(np.concatenate([*witnesses, voxels[:0]]))
     own = channels_of(kind)
     entropy, given_kind = -(log_p.exp() * log_p).sum(0), log_p[own].log_softmax(0)
     found = []
-    for of_instance, given in zip(entropy.split(sizes.tolist()), given_kind.split(sizes.tolist(), 1)):
+    for of_instance, given in zip(entropy.split(sizes), given_kind.split(sizes, 1)):
         vote, share = np.full(len(log_p), -np.inf), np.zeros(len(log_p))
         vote[own], share[own] = given.mean(1).numpy(), given.exp().mean(1).numpy()
         found.append(_Evidence(len(of_instance), vote, share, float(of_instance.mean())))
