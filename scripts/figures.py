@@ -7,7 +7,7 @@ matplotlib is imported inside the functions: it takes half a second, and most co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from scripts.common.errors import CallError, shown
+from scripts.common.errors import shown
 from scripts.common.files import write_whole
-from scripts.common.preflight import check_files, check_writable
-from scripts.data.find import case_name
-from scripts.data.volumes import check_on_grid, read_volume, turned_to_ras
-from scripts.labels import encode, label_table
+from scripts.data.volumes import turned_to_ras
+from scripts.labels import label_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -271,26 +269,30 @@ def draw_case(
     return save_figure(case_figure(image, prediction, affine, reference=reference, title=title), path)
 
 
-def draw_batch(before: Sequence[tuple], after: Sequence[tuple], path: str | Path) -> Path:
-    """Draw training samples: a row per scan, left after the preprocessing, right after random crop and augmentation.
+def draw_batch(columns: Mapping[str, Sequence[tuple]], path: str | Path) -> Path:
+    """Draw training samples: a row per scan, a column for every heading, such as the scan and what is left of it after augmentation.
 
-    `before` and `after` hold, per scan, (image (X, Y, Z), label (X, Y, Z) of channel indices, affine (4, 4) or spacing_mm (3,), name);
-    with spacings alone, the arrays are taken to be in RAS. Returns the path of the PNG file.
+    Args:
+        columns: by heading, per scan (image (X, Y, Z), label (X, Y, Z) of channel indices, affine (4, 4) or spacing_mm (3,), name); with
+            spacings alone, the arrays are taken to be in RAS.
+        path: of the PNG file, which is returned.
     """
     from matplotlib.figure import Figure
 
-    row, head = 3.6, 0.4  # inches
-    figure = Figure(figsize=(WIDTH_INCH * 0.8, row * len(before) + head), dpi=DPI, facecolor=BACKGROUND)
+    row, head, share = 3.6, 0.4, 1 / len(columns)  # inches, and of the width
+    rows = max(map(len, columns.values()))
+    figure = Figure(figsize=(0.4 * WIDTH_INCH * len(columns), row * rows + head), dpi=DPI, facecolor=BACKGROUND)
     height = figure.get_size_inches()[1]
-    for column, (heading, samples) in enumerate((("preprocessed", before), ("cropped and augmented", after))):
-        figure.text(0.02 + 0.5 * column, 1 - 0.5 * head / height, heading, color=TEXT, fontsize=12, fontweight="bold", va="center")
+    for column, (heading, samples) in enumerate(columns.items()):
+        left = (column + 0.04) * share
+        figure.text(left, 1 - 0.5 * head / height, heading, color=TEXT, fontsize=12, fontweight="bold", va="center")
         for i, (image, label, affine, name) in enumerate(samples):
             turned, spacing_mm = to_ras(np.asarray(image), affine)
             marked = to_ras(np.asarray(label), affine)[0]
             view = make_view(turned, marked, spacing_mm, "sagittal", best_index(marked, "sagittal"), slice(None))
             top = 1 - (head + i * row) / height
-            figure.text(0.02 + 0.5 * column, top - 0.1 / height, shown(name), color=DIM, fontsize=8, va="center", parse_math=False)
-            axes = figure.add_axes((0.02 + 0.5 * column, top - (row - 0.1) / height, 0.46, (row - 0.35) / height), facecolor="black")
+            figure.text(left, top - 0.1 / height, shown(name), color=DIM, fontsize=8, va="center", parse_math=False)
+            axes = figure.add_axes((left, top - (row - 0.1) / height, 0.92 * share, (row - 0.35) / height), facecolor="black")
             draw_view(axes, view, intensity_window(turned, marked), font=8, width=1.0)
             axes.set_anchor("NW")
     return save_figure(figure, path)
@@ -309,36 +311,3 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a PNG file, whole or not at all."""
     options = {"format": "png", "dpi": DPI, "facecolor": figure.get_facecolor(), "pil_kwargs": {"compress_level": 1}}  # a third of the time
     return write_whole(path, lambda partial: figure.savefig(partial, **options))
-
-
-def visualize(
-    image: str | Path, prediction: str | Path, output_dir: str | Path, reference: str | Path | None = None, label_scheme: str = "verse"
-) -> Path:
-    """Draw a prediction (and a reference) over its scan into `<output_dir>/<case>.png`; prints and returns the path.
-
-    Args:
-        image, prediction, reference: files on one grid; the reference holds VerSe numbers.
-        output_dir: created if missing.
-        label_scheme: of the prediction's values: "verse", "channel", "spider" or "totalspineseg".
-
-    Raises:
-        CallError: for a file that is not there.
-        UserError: for unreadable files, different grids or unknown label values.
-    """
-    if not image or not prediction:
-        raise CallError("visualize needs --image, a scan, and --prediction, its mask")
-    check_files(image=image, prediction=prediction, reference=reference)
-    check_writable(str(output_dir), "output_dir")
-    scan = read_volume(image, series=True)
-    labels = []
-    for path, scheme in ((prediction, label_scheme), (reference, "verse")):
-        if path:
-            label = read_volume(path)
-            check_on_grid(path, label, image, scan)
-            labels.append(encode(label.data, str(path), scheme))
-    name = case_name(image)
-    reference_label = labels[1] if len(labels) > 1 else None
-    path = Path(output_dir) / f"{name}.png"
-    written = draw_case(scan.data, labels[0], scan.affine, path, reference=reference_label, title=shown(name))
-    print(shown(written))
-    return written

@@ -10,8 +10,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from scripts import figures
-from scripts.common.errors import UserError
-from scripts.labels import decode, label_table, structure
+from scripts.labels import label_table, structure
 
 L1, L2, DISC = (structure(name).channel for name in ("L1", "L2", "L1/L2"))
 SPACING = np.array([4.0, 1.0, 1.5])  # of the phantom, right, anterior, superior
@@ -201,50 +200,19 @@ def test_draw_batch(tmp_path):
     stored, affine = turned(image, "PIR", 8)
     before = (stored, turned(label, "PIR")[0], affine, "one")
     after = (image[2:8, 5:35, 20:45], label[2:8, 5:35, 20:45], SPACING, "one")
-    path = figures.draw_batch([before, before], [after, after], tmp_path / "batch.png")
+    path = figures.draw_batch({"before": [before, before], "after": [after, after], "view": [after]}, tmp_path / "batch.png")
     from matplotlib.image import imread
 
-    left, right = np.array_split(imread(path)[..., :3] * 255, 2, axis=1)
-    for half in (left, right):
-        assert share(half, L1) > 100
-        assert share(half, L2) > 100
-
-
-@pytest.fixture
-def files(tmp_path):
-    image, label = phantom()
-    stored, affine = turned(image, "PIR", 8)
-    marked = turned(label, "PIR")[0]
-    nib.save(nib.Nifti1Image(stored, affine), tmp_path / "c1_T2w.nii.gz")
-    for scheme in ("verse", "channel", "spider", "totalspineseg"):
-        nib.save(nib.Nifti1Image(decode(marked, scheme), affine), tmp_path / f"{scheme}.nii.gz")
-    return tmp_path
-
-
-def test_visualize(files, capsys):
-    out = figures.visualize(files / "c1_T2w.nii.gz", str(files / "verse.nii.gz"), files / "out", reference=files / "verse.nii.gz")
-    assert out == files / "out" / "c1_T2w.png"
-    assert out.read_bytes()[:4] == b"\x89PNG"
-    assert capsys.readouterr().out == f"{out}\n"
-
-
-def test_visualize_refuses_another_grid(files):
-    image = nib.load(files / "verse.nii.gz")
-    moved = image.affine.copy()
-    moved[0, 3] += 0.5
-    nib.save(nib.Nifti1Image(image.dataobj, moved), files / "moved.nii.gz")
-    nib.save(nib.Nifti1Image(image.dataobj[1:], moved), files / "short.nii.gz")
-    with pytest.raises(UserError, match=r"moved.nii.gz: not on the grid of .*c1_T2w.nii.gz \(affines that differ by up to 0.5 mm\)"):
-        figures.visualize(files / "c1_T2w.nii.gz", files / "moved.nii.gz", files)
-    with pytest.raises(UserError, match=r"short.nii.gz: not on the grid .*\(shape \(40, 50, 9\) and \(39, 50, 9\)\)"):
-        figures.visualize(files / "c1_T2w.nii.gz", files / "short.nii.gz", files)
+    for third in np.array_split(imread(path)[..., :3] * 255, 3, axis=1):
+        assert share(third, L1) > 100
+        assert share(third, L2) > 100
 
 
 def test_a_name_is_no_formula(tmp_path):
     image, label = phantom()
     stored, affine = turned(image, "RAS")
     figures.draw_case(stored, label, affine, tmp_path / "a.png", title="do$llar_$_x")
-    figures.draw_batch([(stored, label, affine, "$_$ and \n")], [(stored, label, affine, "$_$")], tmp_path / "b.png")
+    figures.draw_batch({"a": [(stored, label, affine, "$_$ and \n")], "b": [(stored, label, affine, "$_$")]}, tmp_path / "b.png")
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
 
 

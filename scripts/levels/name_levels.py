@@ -91,7 +91,7 @@ class _Evidence:
 def _evidence(logits: SpineLogits, kind: str, numbers: np.ndarray, count: int) -> list[_Evidence]:
     """Of every instance of a kind, whose voxels have its number (XYZ)."""
     voxels = np.flatnonzero(numbers)
-    instance = numbers.flat[voxels].astype(np.uint16)  # of which NumPy's sort takes a tenth of the time
+    instance = numbers.flat[voxels].astype(np.min_scalar_type(count))  # small integers are sorted in a tenth of the time
     own_voxels = np.split(voxels[np.argsort(instance, kind="stable")], np.cumsum(np.bincount(instance, minlength=count + 1)[1:-1]))
     witnesses = [of_instance[:: max(1, len(voxels) // WITNESSES)] for of_instance in own_voxels[:count]]
     sizes = [len(of_instance) for of_instance in witnesses]

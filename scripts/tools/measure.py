@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -16,11 +13,12 @@ from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import write_rows
-from scripts.data.find import LABEL_POSTFIX, case_name, find_image, find_masks
+from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
+from scripts.data.reports import scan_of, scheme_of
 from scripts.data.scans import read_scan
 from scripts.data.volumes import check_on_grid, read_volume, turned_to_ras
 from scripts.figures import save_figure
-from scripts.labels import SCHEMES, check_scheme, encode, label_table
+from scripts.labels import check_scheme, encode, label_table
 from scripts.levels.cut import cut_faces, view_box, whole
 from scripts.measure.picture import measures_figure
 from scripts.measure.rows import structure_rows, table_row
@@ -96,30 +94,3 @@ def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str)
         {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
     ]
     return structure_rows(found, label, float(np.prod(voxel_sizes(volume.affine))), label_scheme), measures.spine
-
-
-def scheme_of(mask: Path) -> str:
-    """The label scheme that the report beside a mask names; `verse` if there is none.
-
-    Raises:
-        UserError: if it names one that does not exist.
-    """
-    scheme = _report_of(mask).get("label_scheme", "verse")
-    if scheme not in SCHEMES:
-        raise UserError(f"{mask}: its report has the label scheme {scheme!r}. Set --label_scheme to one of {', '.join(SCHEMES)}.")
-    return scheme
-
-
-def scan_of(mask: Path) -> Path | None:
-    """The scan that the report beside a mask names, or the one beside it; None if there is neither."""
-    source = _report_of(mask).get("source")
-    return Path(source) if isinstance(source, str) and os.path.exists(source) else find_image(mask)
-
-
-def _report_of(mask: Path) -> dict[str, Any]:
-    """What the report beside a mask says; nothing if there is none, or none of ours."""
-    try:
-        report = json.loads(mask.with_name(f"{case_name(mask)}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}

@@ -10,7 +10,6 @@ import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from scripts.common.errors import CallError
 from scripts.data.find import case_name
 from scripts.figures import draw_batch
 from scripts.labels import label_table
@@ -22,29 +21,35 @@ def show_batch(
     random_transforms: Sequence[Callable],
     count: int,
     output_dir: str | Path,
+    view_voxel: Sequence[int] = (1, 1, 1),
 ) -> Path:
-    """Draw the first `count` entries of `data` to `<output_dir>/batch.png`; prints and returns the path.
+    """Draw the first `count` entries of `data` to `<output_dir>/batch.png`, before and after; prints and returns the path.
 
     Args:
         data: entries of a datalist.
         deterministic_transforms: up to the cached scan on the working grid.
-        random_transforms: crop and augmentation, applied to the former's result.
+        random_transforms: crop and augmentation, applied to the former's result: `image` with `label`, or `view` with `view_label`, or
+            both.
+        view_voxel: size of a voxel of the view in voxels of the scan.
     """
-    if any(getattr(t, "samples", ("image",)) == ["view"] for t in random_transforms):
-        raise CallError("show_batch draws patches for the fine network: leave out --train_only levels")
-    before, after = [], []
+    columns: dict[str, list[tuple]] = {}
     read, change = Compose(deterministic_transforms), Compose(random_transforms)  # a new one would draw the same numbers again
     for entry in islice(data, count):
         scan = read(entry)
         sample = change(scan)
         name, spacing_mm = case_name(entry["image"]), scan["image"].pixdim.numpy()
-        before.append((*_volumes(scan), spacing_mm, name))
-        after.append((*_volumes(sample), spacing_mm, name))
-    path = draw_batch(before, after, Path(output_dir) / "batch.png")
+        parts = [("preprocessed", scan, "image", "label", spacing_mm), ("patch for the fine network", sample, "image", "label", spacing_mm)]
+        parts.append(("view for the coarse network", sample, "view", "view_label", spacing_mm * view_voxel))
+        for heading, volumes, image, label, voxel_mm in parts:
+            if image in volumes:
+                shown = np.asarray(volumes[image][0]), _channels(volumes[label][0]), voxel_mm, name
+                columns.setdefault(heading, []).append(shown)
+    path = draw_batch(columns, Path(output_dir) / "batch.png")
     print(path)
     return path
 
 
-def _volumes(sample: dict[str, MetaTensor]) -> tuple[np.ndarray, np.ndarray]:
-    label = np.asarray(sample["label"][0]).astype(np.uint8)
-    return np.asarray(sample["image"][0]), np.where(label < len(label_table()), label, 0)  # beyond the table: unknown
+def _channels(label: np.ndarray | MetaTensor) -> np.ndarray:
+    """What is no channel of the table, such as the mark of unknown voxels, as background."""
+    values = np.asarray(label).astype(np.uint8)
+    return np.where(values < len(label_table()), values, 0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ignite.distributed as idist
 import pytest
+import torch
 
 from scripts.batch.outcomes import Outcomes
 from scripts.common import distributed
 from scripts.common.distributed import ScanSampler, from_first, gathered
-from scripts.common.errors import UserError
+from scripts.common.errors import CallError, UserError
 
 
 @pytest.fixture
@@ -54,6 +55,31 @@ def test_one_process_needs_no_others():
     assert gathered({"a": [1], "b": [2]}) == [1, 2]
     assert gathered({}) == []
     assert from_first("20260101") == "20260101"
+
+
+@pytest.fixture
+def two_gpus(monkeypatch) -> dict:
+    """Pretend that this machine has two GPUs; what was asked of PyTorch."""
+    asked: dict = {}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: asked.update(gpu=index))
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, timeout: asked.update(backend=backend))
+    monkeypatch.setattr(idist, "sync", lambda: None)
+    return asked
+
+
+@pytest.mark.parametrize(("local", "share", "gpu", "backend"), [(1, False, 1, "nccl"), (1, True, 1, "gloo"), (3, True, 1, "gloo")])
+def test_a_gpu_for_every_process_or_shared_ones(two_gpus, monkeypatch, local, share, gpu, backend):
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    distributed.start(share_gpus=share)
+    assert two_gpus == {"gpu": gpu, "backend": backend}
+
+
+def test_more_processes_than_gpus(two_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(CallError, match="2 GPUs here, but more processes: lower --nproc_per_node"):
+        distributed.start()
+    assert not two_gpus  # it has not waited for the others
 
 
 def test_start_without_torchrun(monkeypatch):

@@ -15,11 +15,12 @@ from conftest import BUNDLE, TOOLS, fails
 from scripts.common.errors import CallError, UserError
 from scripts.common.tables import read_rows
 from scripts.data.find import find_image, find_masks
+from scripts.data.reports import scan_of
 from scripts.data.volumes import read_volume, turned_to_ras
 from scripts.labels import decode, encode, label_table, structure
 from scripts.measure.spine import measure_spine
 from scripts.phantoms.phantom import draw_phantom, write_phantom
-from scripts.tools.measure import measure, scan_of
+from scripts.tools.measure import measure
 
 
 @pytest.fixture(scope="module")

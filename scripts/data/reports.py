@@ -1,0 +1,39 @@
+"""What the report beside a mask tells of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from scripts.common.errors import UserError
+from scripts.data.find import case_name, find_image
+from scripts.labels import SCHEMES
+
+
+def scheme_of(mask: Path) -> str:
+    """The label scheme that the report beside a mask names; `verse` if there is none.
+
+    Raises:
+        UserError: if it names one that does not exist.
+    """
+    scheme = _report_of(mask).get("label_scheme", "verse")
+    if scheme not in SCHEMES:
+        raise UserError(f"{mask}: its report has the label scheme {scheme!r}. Set --label_scheme to one of {', '.join(SCHEMES)}.")
+    return scheme
+
+
+def scan_of(mask: Path) -> Path | None:
+    """The scan that the report beside a mask names, or the one beside it; None if there is neither."""
+    source = _report_of(mask).get("source")
+    return Path(source) if isinstance(source, str) and os.path.exists(source) else find_image(mask)
+
+
+def _report_of(mask: Path) -> dict[str, Any]:
+    """What the report beside a mask says; nothing if there is none, or none of ours."""
+    try:
+        report = json.loads(mask.with_name(f"{case_name(mask)}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}

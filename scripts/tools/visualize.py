@@ -1,0 +1,51 @@
+"""Draw a mask on its scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scripts.common.errors import CallError, shown
+from scripts.common.preflight import check_files, check_writable
+from scripts.data.find import case_name
+from scripts.data.reports import scan_of, scheme_of
+from scripts.data.volumes import check_on_grid, read_volume
+from scripts.figures import draw_case
+from scripts.labels import encode
+
+
+def visualize(
+    prediction: str | Path, output_dir: str | Path, image: str | Path = "", reference: str | Path = "", label_scheme: str = ""
+) -> Path:
+    """Draw a prediction (and a reference) over its scan into `<output_dir>/<case>.png`; prints and returns the path.
+
+    Args:
+        prediction: mask, on the grid of its scan.
+        output_dir: created if missing.
+        image: the scan; empty: the one that the report beside the mask names, or the one beside it.
+        reference: label on the same grid, in VerSe numbers.
+        label_scheme: of the prediction's values; empty: what the report beside it says, else `verse`.
+
+    Raises:
+        CallError: for a file that is not there, or a mask without a scan.
+        UserError: for unreadable files, different grids or unknown label values.
+    """
+    if not prediction:
+        raise CallError("visualize needs --prediction, a mask, and --image, its scan, where no report names it")
+    check_files(image=image, prediction=prediction, reference=reference)
+    check_writable(str(output_dir), "output_dir")
+    image = image or scan_of(Path(prediction))
+    if not image:
+        raise CallError(f"{prediction}: neither a report that names its scan, nor a scan beside it. Set --image.")
+    scan = read_volume(image, series=True)
+    labels = []
+    for path, scheme in ((prediction, label_scheme or scheme_of(Path(prediction))), (reference, "verse")):
+        if path:
+            label = read_volume(path)
+            check_on_grid(path, label, image, scan)
+            labels.append(encode(label.data, str(path), scheme))
+    name = case_name(image)
+    reference_label = labels[1] if len(labels) > 1 else None
+    path = Path(output_dir) / f"{name}.png"
+    written = draw_case(scan.data, labels[0], scan.affine, path, reference=reference_label, title=shown(name))
+    print(shown(written))
+    return written

@@ -1,0 +1,82 @@
+"""The command `visualize`: a mask on its scan, which it finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts.common.errors import CallError, UserError
+from scripts.labels import SCHEMES, decode, structure
+from scripts.tools.visualize import visualize
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A scan in the orientation PIR, and its mask in every label scheme."""
+    image = np.random.default_rng(0).uniform(0, 100, (40, 50, 9)).astype(np.float32)
+    label = np.zeros(image.shape, np.uint8)
+    label[10:30, 12:20, 2:7], label[10:30, 26:34, 2:7] = structure("L1").channel, structure("L2").channel
+    affine = np.array([[0, 0, 4.0, 0], [-1.0, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(image, affine), tmp_path / "c1_T2w.nii.gz")
+    for scheme in SCHEMES:
+        (tmp_path / scheme).mkdir()
+        nib.save(nib.Nifti1Image(decode(label, scheme), affine), tmp_path / scheme / "c1_T2w_seg.nii.gz")
+    return tmp_path
+
+
+def report(mask: Path, **items: str) -> None:
+    mask.with_name("c1_T2w_seg.json").write_text(json.dumps(items))
+
+
+def test_with_a_reference(folder, capsys):
+    mask = folder / "verse" / "c1_T2w_seg.nii.gz"
+    alone, beside = (
+        visualize(str(mask), folder / name, folder / "c1_T2w.nii.gz", reference) for name, reference in (("a", ""), ("b", mask))
+    )
+    assert [alone, beside] == [folder / name / "c1_T2w.png" for name in "ab"]
+    assert alone.read_bytes()[:4] == b"\x89PNG"
+    assert alone.read_bytes() != beside.read_bytes()
+    assert capsys.readouterr().out == f"{alone}\n{beside}\n"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_report_names_scan_and_scheme(folder, scheme):
+    mask, scan = folder / scheme / "c1_T2w_seg.nii.gz", folder / "c1_T2w.nii.gz"
+    expected = visualize(folder / "verse" / mask.name, folder / "expected", scan)
+    report(mask, label_scheme=scheme, source=str(scan))
+    assert visualize(mask, folder / "out").read_bytes() == expected.read_bytes()
+
+
+def test_what_the_call_says_comes_first(folder):
+    mask, scan = folder / "channel" / "c1_T2w_seg.nii.gz", folder / "c1_T2w.nii.gz"
+    expected = visualize(mask, folder / "expected", scan, label_scheme="channel")
+    report(mask, label_scheme="spider", source=str(folder / "verse" / mask.name))
+    assert visualize(mask, folder / "out", scan, label_scheme="channel").read_bytes() == expected.read_bytes()
+
+
+def test_the_scan_beside_a_mask(folder):
+    shutil.copy(folder / "verse" / "c1_T2w_seg.nii.gz", folder)
+    assert visualize(folder / "c1_T2w_seg.nii.gz", folder / "out") == folder / "out" / "c1_T2w.png"
+
+
+def test_no_scan(folder):
+    with pytest.raises(CallError, match=r"c1_T2w_seg\.nii\.gz: neither a report that names its scan, nor a scan beside it\. Set --image\."):
+        visualize(folder / "verse" / "c1_T2w_seg.nii.gz", folder)
+
+
+def test_another_grid(folder):
+    mask = nib.load(folder / "verse" / "c1_T2w_seg.nii.gz")
+    moved = mask.affine.copy()
+    moved[0, 3] += 0.5
+    nib.save(nib.Nifti1Image(mask.dataobj, moved), folder / "moved.nii.gz")
+    nib.save(nib.Nifti1Image(mask.dataobj[1:], moved), folder / "short.nii.gz")
+    scan = folder / "c1_T2w.nii.gz"
+    with pytest.raises(UserError, match=r"moved.nii.gz: not on the grid of .*c1_T2w.nii.gz \(affines that differ by up to 0.5 mm\)"):
+        visualize(folder / "moved.nii.gz", folder, scan)
+    with pytest.raises(UserError, match=r"short.nii.gz: not on the grid .*\(shape \(40, 50, 9\) and \(39, 50, 9\)\)"):
+        visualize(folder / "short.nii.gz", folder, scan)
