@@ -104,7 +104,8 @@ def draw_windows(
             weights[of_box] += weight
     bare = weights == 0
     total /= weights.masked_fill_(bare, 1.0)  # in place: the box is large
-    total[:, :, bare] = background_logits(total[..., :1, :1, :1]).flatten(2)
+    for channel, logit in zip(total[0], background_logits(total[..., :1, :1, :1]).flatten().tolist()):
+        channel.masked_fill_(bare, logit)
     return total
 
 

@@ -90,6 +90,8 @@ one process. `--spacing` and `--patch_size` belong to the weights: leave them.
 
 {compiled}
 
+The fine network alone is compiled, while the first scan is segmented: the coarse one would be for every size of a scan. No config does it.
+
 ## Folders
 
 {folder}{many}
@@ -243,7 +245,7 @@ def _training(results: Mapping[str, Any]) -> str:
         "ours": "`train.yaml`",
         "bfloat16": "`train.yaml`, `--train_amp True`",
         "batch of 8": "`train.yaml`, `--batch_size 8`",
-        "plain": "the same in float32, without channels last, transforms in the same process",
+        "plain": "`train.yaml` in float32, without channels last, transforms in the same process",
     }
     figures = {
         "steps per second": lambda own: f"{own['steps_per_s']:.3f}",
@@ -251,8 +253,8 @@ def _training(results: Mapping[str, Any]) -> str:
         "waiting for data": lambda own: f"{100 * own['waiting']:.0f} %",
         "peak memory, GB": lambda own: _gb(own["peak_mib"]),
     }
-    if all("gpu_busy" in own for own in training.values()):
-        figures["GPU computes"] = lambda own: f"{100 * own['gpu_busy']:.0f} %"
+    if all("gpu_peak_mib" in own for own in training.values()):
+        figures["GPU computes"] = lambda own: "-" if own["gpu_busy"] is None else f"{100 * own['gpu_busy']:.0f} %"
         figures["GPU memory, GB"] = lambda own: _gb(own["gpu_peak_mib"])
     figures["samples, times the last row's rate"] = lambda own: f"{own['samples_per_s'] / training['plain']['samples_per_s']:.1f}"
     rows = [[titles[way], *(figure(own) for figure in figures.values())] for way, own in training.items()]

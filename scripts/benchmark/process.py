@@ -10,8 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -75,22 +74,26 @@ def memory_mib(pid: int) -> float:
     return (int(found[1]) / 2**10 if found else 0.0) + sum(memory_mib(child) for child in children)
 
 
-@contextmanager
-def gpu_busy() -> Iterator[dict[str, float]]:
-    """Ask NVIDIA's driver, meanwhile, for the share of the time in which the first GPU computes: `gpu_busy`, nothing without such a GPU."""
-    found: dict[str, float] = {}
-    if (tool := shutil.which("nvidia-smi")) is None:
-        yield found
-        return
-    command = [tool, "--id=0", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", f"--loop-ms={1000 * INTERVAL_S:.0f}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield found
-        finally:
-            process.terminate()
-            percent = [int(line) for line in process.stdout if line.strip().isdecimal()]
-    if percent:
-        found["gpu_busy"] = mean(percent) / 100
+class GpuWatch:
+    """NVIDIA's driver, asked again and again which share of the time a GPU computes, until it is told to end.
+
+    Args:
+        uuid: of the GPU.
+    """
+
+    def __init__(self, uuid: str) -> None:
+        tool, options = shutil.which("nvidia-smi"), ["--format=csv,noheader,nounits", f"--loop-ms={1000 * INTERVAL_S:.0f}"]
+        command = [tool, f"--id={uuid}", "--query-gpu=utilization.gpu", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True) if tool else None
+
+    def end(self) -> float | None:
+        """The mean of the shares, 0 to 1; None if there was none."""
+        if self.process is None:
+            return None
+        self.process.terminate()
+        text, _ = self.process.communicate()
+        percent = [int(line) for line in text.splitlines() if line.strip().isdecimal()]
+        return mean(percent) / 100 if percent else None
 
 
 def run_child(command: Sequence[str], folder: str, timeout_s: float = 3600.0, with_children: bool = False) -> Child:

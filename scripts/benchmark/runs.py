@@ -24,7 +24,7 @@ from monai.transforms import AsDiscrete, Compose, Invertd, Spacingd
 from monai.utils import set_determinism
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.benchmark.process import gpu_busy
+from scripts.benchmark.process import GpuWatch
 from scripts.common.memory import keep_freed_memory
 from scripts.common.preflight import is_true
 from scripts.common.shared import inference_config
@@ -42,6 +42,7 @@ STEPS = {  # how the names of the transforms start
     "ScaleIntensity": "scale intensities", "CastToType": "scale intensities", "NameLevels": "name levels",
     "RestoreGrid": "back to the scan's grid", "CleanLabelMap": "clean up", "MeasureSpine": "measure", "SaveImage": "write mask",
 }  # fmt: skip
+PREFETCHED = 2  # batches that every process of a DataLoader draws ahead
 PLAIN_WINDOW, PLAIN_OVERLAP, PLAIN_BATCH = (96, 96, 96), 0.5, 4  # as in the spleen bundle of the model zoo
 
 
@@ -223,53 +224,52 @@ def plain(bundle_root: str, scan: str, output_dir: str, repeats: int = 1) -> dic
     return {"total_s": median(totals[1:]), "totals_s": totals[1:], "mask": str(path), **_gpu_memory()}
 
 
-def train(
-    bundle_root: str, dataset_dir: str, output_dir: str, steps: int, warmup: int = 3, as_usual: bool = False, overrides: dict | None = None
-) -> dict[str, float]:
+def train(bundle_root: str, dataset_dir: str, output_dir: str, steps: int, as_usual: bool = False, overrides: dict | None = None) -> dict:
     """Steps per second of train.yaml, without validation and checkpoints.
 
     Args:
         bundle_root: folder of the bundle.
         dataset_dir: folder with a datalist.
         output_dir: nothing of worth lands there.
-        steps: that count.
-        warmup: steps before them.
+        steps: that count, after those whose samples are drawn before the first of them is done.
         as_usual: the same samples and network in float32, without channels last, transforms in the process of the network.
         overrides: knobs of train.yaml.
 
     Returns:
-        `steps_per_s`, `samples_per_s`, and `waiting`, the share of the time in which the network waits for data; on a GPU `gpu_busy` and
-        `gpu_peak_mib` too.
+        `steps_per_s`, `samples_per_s`, and `waiting`, the share of the time in which the network waits for data; on a GPU `gpu_busy`, the
+        share of the time in which it computes, and `gpu_peak_mib` too.
     """
     parser = load_bundle_config(bundle_root, "train.yaml")
     scans = len(json.loads((Path(dataset_dir) / "datalist.json").read_text(encoding="utf-8"))["training"])
     parser.update({"bundle_root": bundle_root, "dataset_dir": dataset_dir, "output_dir": output_dir, "epochs": 1, **(overrides or {})})
-    batch_size = parser.get_parsed_content("batch_size")
-    times = -(-(steps + warmup) * batch_size // scans)
-    parser.update({"repeat": {"phantom": times}, "train::handlers": []})
     if as_usual:
         parser.update({"train_amp": False, "num_workers": 0})
     else:
         keep_freed_memory()
+    batch_size, workers = (parser.get_parsed_content(knob) for knob in ("batch_size", "num_workers"))
+    warmup = 3 + PREFETCHED * workers
+    parser.update({"repeat": {"phantom": -(-(steps + warmup) * batch_size // scans)}, "train::handlers": []})
     set_determinism(0)
     trainer = parser.get_parsed_content("train::trainer")
     if as_usual:
         trainer.network.to(memory_format=torch.contiguous_format)
-    with gpu_busy() as busy:
-        rate = step_rate(trainer, steps, warmup)
-    return {**rate, "samples_per_s": batch_size * rate["steps_per_s"], **busy, **_gpu_memory()}
+    rate = step_rate(trainer, steps, warmup)
+    return {**rate, "samples_per_s": batch_size * rate["steps_per_s"], **_gpu_memory()}
 
 
 def step_rate(trainer: Any, steps: int, warmup: int) -> dict[str, float]:
-    """Run an Ignite engine for `warmup + steps` iterations; rate and share of waiting of the last `steps`."""
+    """Run an Ignite engine for `warmup + steps` iterations; rate, share of waiting and use of a GPU of the last `steps`."""
     from ignite.engine import Events
 
     begun: list[float] = []
     waited: list[float] = []
     ended: list[float] = []
+    watches: list[GpuWatch] = []
 
     def end(engine: Any) -> None:
         ended.append(_now())
+        if len(ended) == warmup and torch.cuda.is_available():
+            watches.append(GpuWatch(f"GPU-{torch.cuda.get_device_properties(0).uuid}"))
         if len(ended) == warmup + steps:
             engine.terminate()
 
@@ -278,7 +278,8 @@ def step_rate(trainer: Any, steps: int, warmup: int) -> dict[str, float]:
     trainer.add_event_handler(Events.ITERATION_COMPLETED, end)
     trainer.run()
     took = ended[warmup + steps - 1] - ended[warmup - 1]
-    return {"steps_per_s": steps / took, "waiting": sum(waited[warmup : warmup + steps]) / took}
+    rate = {"steps_per_s": steps / took, "waiting": sum(waited[warmup : warmup + steps]) / took}
+    return {**rate, "gpu_busy": watches[0].end()} if watches else rate
 
 
 RUNS = {"segment": segment, "plain": plain, "train": train}

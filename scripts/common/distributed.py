@@ -36,6 +36,7 @@ def start(share_gpus: bool = False) -> None:
     if not dist.is_initialized():
         dist.init_process_group(backend="nccl" if gpus and not share_gpus else "gloo", timeout=TIMEOUT)
     idist.sync()
+    os.environ["LOCAL_RANK"] = str(local)  # under Slurm Ignite puts the rank that srun gave to all processes of one torchrun
     if gpus:
         torch.cuda.set_device(local % gpus)
 

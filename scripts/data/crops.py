@@ -102,7 +102,10 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         return d
 
     def _draw_view(self, image: torch.Tensor) -> torch.Tensor:
-        """The view of an averaged image: between the averages of two halves of a coarse voxel, interpolation gives that of the whole."""
+        """The view of an averaged image: halfway between the means of two halves of a coarse voxel lies that of the whole.
+
+        Elsewhere, and for an odd size of voxels, it is a weighted mean of about as many voxels.
+        """
         half = np.minimum(-(-self.view_voxel // 2), image.shape[1:])  # rounded up; of a single slice, that
         averaged = avg_pool3d(image[None].float(), half.tolist(), ceil_mode=True, count_include_pad=False)[0]
         centre = (self.view_centre - (half - 1) / 2) / half

@@ -9,8 +9,11 @@ from monai.data import CacheDataset
 from monai.transforms import Compose
 from torch.utils.data import get_worker_info
 
+from scripts.common.cores import cores
 from scripts.common.errors import CallError, UserError
 from scripts.data.sampling import Draw
+
+MOST_THREADS = 8  # that load scans into memory; each holds one before and after resampling
 
 
 class CarriedError(Exception):
@@ -33,9 +36,10 @@ class CachedScans(CacheDataset):
     def __init__(self, data: Sequence[Any], transform: Compose, **kwargs: Any) -> None:
         if not data:
             raise CallError("no scans: a training needs one at least to train on, and one to validate on")
-        self.errors: list[UserError] = []  # of the scans that could not be loaded into memory
+        self.errors: dict[int, UserError] = {}  # of the scans that could not be loaded into memory, by their place
         # flat, because CacheDataset takes a Compose within a Compose for random and caches nothing from there on
-        super().__init__(data, transform.flatten(), hash_as_key=True, **kwargs)  # a repeated scan is kept once
+        options = {"num_workers": min(MOST_THREADS, cores()), "hash_as_key": True, **kwargs}  # a repeated scan is kept once
+        super().__init__(data, transform.flatten(), **options)
 
     def __getitem__(self, index: Draw | int) -> Any:
         if isinstance(index, Draw):
@@ -54,11 +58,11 @@ class CachedScans(CacheDataset):
         try:
             return super()._load_cache_item(idx)
         except UserError as error:
-            self.errors.append(error)
+            self.errors[idx] = error
             return None
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list:
         cache = super()._fill_cache(indices)
         if self.errors:
-            raise self.errors[0]
+            raise self.errors[min(self.errors)]
         return cache

@@ -21,7 +21,7 @@ def show_batch(
     random_transforms: Sequence[Callable],
     count: int,
     output_dir: str | Path,
-    view_voxel: Sequence[int] = (1, 1, 1),
+    view_voxel: Sequence[int],
 ) -> Path:
     """Draw the first `count` entries of `data` to `<output_dir>/batch.png`, before and after; prints and returns the path.
 
@@ -38,9 +38,11 @@ def show_batch(
         scan = read(entry)
         sample = change(scan)
         name, spacing_mm = case_name(entry["image"]), scan["image"].pixdim.numpy()
-        parts = [("preprocessed", scan, "image", "label", spacing_mm), ("patch for the fine network", sample, "image", "label", spacing_mm)]
-        parts.append(("view for the coarse network", sample, "view", "view_label", spacing_mm * view_voxel))
-        for heading, volumes, image, label, voxel_mm in parts:
+        for heading, volumes, image, label, voxel_mm in (
+            ("preprocessed", scan, "image", "label", spacing_mm),
+            ("patch for the fine network", sample, "image", "label", spacing_mm),
+            ("view for the coarse network", sample, "view", "view_label", spacing_mm * view_voxel),
+        ):
             if image in volumes:
                 shown = np.asarray(volumes[image][0]), _channels(volumes[label][0]), voxel_mm, name
                 columns.setdefault(heading, []).append(shown)

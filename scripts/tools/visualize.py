@@ -30,7 +30,7 @@ def visualize(
         UserError: for unreadable files, different grids or unknown label values.
     """
     if not prediction:
-        raise CallError("visualize needs --prediction, a mask, and --image, its scan, where no report names it")
+        raise CallError("visualize needs --prediction, a mask")
     check_files(image=image, prediction=prediction, reference=reference)
     check_writable(str(output_dir), "output_dir")
     image = image or scan_of(Path(prediction))

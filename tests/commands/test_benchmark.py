@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from conftest import BUNDLE, SMALL
 from ignite.engine import Engine
 from monai.bundle import load_bundle_config
@@ -18,7 +20,7 @@ from scripts.benchmark import parts as bench
 from scripts.benchmark import runs as benchmark_runs
 from scripts.benchmark.page import KNOBS, NETWORKS, forward_s, write_page
 from scripts.benchmark.parts import benchmark
-from scripts.benchmark.process import Child, run_child
+from scripts.benchmark.process import Child, GpuWatch, run_child
 from scripts.benchmark.runs import Stopwatch, step_rate
 from scripts.common.errors import UserError
 from scripts.common.shared import inference_config
@@ -131,10 +133,31 @@ def test_child_that_fails(tmp_path, code, timeout):
         run_child([sys.executable, "-c", code], str(tmp_path), timeout)
 
 
+def test_use_of_a_gpu_is_the_mean_of_what_the_driver_says(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\necho "$@" > "$0.call"\necho 40\necho 80\necho "[N/A]"\nwhile true; do sleep 0.1; done\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    watch = GpuWatch("GPU-1234")
+    while not (tmp_path / "nvidia-smi.call").exists():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert watch.end() == pytest.approx(0.6)
+    assert "--id=GPU-1234 --query-gpu=utilization.gpu" in (tmp_path / "nvidia-smi.call").read_text()
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert GpuWatch("GPU-1234").end() is None
+
+
 @pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").exists(), reason="no weights are shipped")
 def test_both_ways_segment_the_same_spine(small_scan, tmp_path, monkeypatch):
     monkeypatch.chdir(BUNDLE)
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     ours = benchmark_runs.segment(str(BUNDLE), str(small_scan), str(tmp_path / "ours"), repeats=1)
+    assert not compiled
+    again = benchmark_runs.segment(str(BUNDLE), str(small_scan), str(tmp_path / "again"), repeats=1, compiled=True)
+    assert [type(module).__name__ for module in compiled] == ["UNet"]
+    assert np.array_equal(*(nib.load(way["mask"]).dataobj for way in (ours, again)))
     assert {"read", "orient and resample", *NETWORKS, "name levels", "back to the scan's grid", "figure", "report"} <= set(ours["steps"])
     assert 0.9 * ours["total_s"] < sum(ours["steps"].values()) <= ours["total_s"]
     assert ours["forward"]["gflops"] > 1
@@ -155,7 +178,7 @@ def test_training_is_measured(cohort, tmp_path, monkeypatch, as_usual):
         return parser
 
     monkeypatch.setattr(benchmark_runs, "load_bundle_config", small)
-    found = benchmark_runs.train(str(BUNDLE), str(cohort), str(tmp_path), steps=2, warmup=1, as_usual=as_usual)
+    found = benchmark_runs.train(str(BUNDLE), str(cohort), str(tmp_path), steps=2, as_usual=as_usual)
     assert found["samples_per_s"] == 2 * found["steps_per_s"] > 0
     assert 0 < found["waiting"] < 1
 

@@ -64,16 +64,6 @@ def test_processes_share_the_gpus_of_inference(monkeypatch, local, device):
     assert parser.get_parsed_content("device") == torch.device(device)
 
 
-def test_a_gpu_gets_a_process_for_every_core(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    parser = load_bundle_config(str(BUNDLE), "train.yaml")
-    for device, workers in ((torch.device("cuda:1"), 8), ("cuda", 8), ("cpu", 1)):
-        parser["device"] = device
-        parser.parse()
-        assert parser.get_parsed_content("num_workers") == workers
-
-
 def test_network_is_one_and_the_same():
     train, inference = (ConfigParser.load_config_file(f)["network_def"] for f in (TRAIN, INFERENCE))
     assert train == inference

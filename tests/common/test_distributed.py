@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import ignite.distributed as idist
 import pytest
 import torch
@@ -64,7 +66,7 @@ def two_gpus(monkeypatch) -> dict:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: asked.update(gpu=index))
     monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, timeout: asked.update(backend=backend))
-    monkeypatch.setattr(idist, "sync", lambda: None)
+    monkeypatch.setattr(idist, "sync", lambda: os.environ.update(LOCAL_RANK="0"))  # as under Slurm
     return asked
 
 
@@ -73,6 +75,7 @@ def test_a_gpu_for_every_process_or_shared_ones(two_gpus, monkeypatch, local, sh
     monkeypatch.setenv("LOCAL_RANK", str(local))
     distributed.start(share_gpus=share)
     assert two_gpus == {"gpu": gpu, "backend": backend}
+    assert os.environ["LOCAL_RANK"] == str(local)  # by which the configs choose the device
 
 
 def test_more_processes_than_gpus(two_gpus, monkeypatch):

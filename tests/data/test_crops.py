@@ -110,7 +110,7 @@ def test_outside_the_scan_is_zero():
     assert not any(v.any() for v in samples.values())
 
 
-@pytest.mark.parametrize("voxel", [(4, 4, 4), (2, 4, 2)])
+@pytest.mark.parametrize("voxel", [(4, 4, 4), (2, 4, 2), (1, 2, 1)])
 def test_view_averages_the_scan(voxel):
     size = tuple(np.array(VIEW) * voxel)
     image, _ = scan(size)
@@ -118,9 +118,16 @@ def test_view_averages_the_scan(voxel):
     label = coarse
     for axis, n in enumerate(voxel, start=1):
         label = label.repeat_interleave(n, axis)
-    samples = draw(image, label, view_centre=(np.array(size) - 1) / 2, view_voxel=voxel)
+    samples = draw(image, label, view_centre=(np.array(size) - 1) / 2, view_voxel=voxel, samples=("view",))
     torch.testing.assert_close(samples["view"], avg_pool3d(image[None], voxel)[0], atol=1e-4, rtol=0)
     assert torch.equal(samples["view_label"], coarse.float())
+
+
+def test_view_of_an_odd_number_of_voxels():
+    """Of a ramp, whatever the weights of the mean."""
+    ramp = torch.arange(18.0).view(1, 1, 1, -1).expand(1, 12, 18, 18)
+    samples = draw(ramp, torch.zeros(1, 12, 18, 18), view_centre=np.array([5.5, 8.5, 8.5]), view_voxel=(3, 3, 3), view_size=(2, 4, 4))
+    torch.testing.assert_close(samples["view"], torch.tensor([4.0, 7.0, 10.0, 13.0]).expand(1, 2, 4, 4), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(40, 30, 50), (9, 50, 12)])
@@ -292,3 +299,5 @@ def test_scan_of_a_single_slice():
     expected = torch.zeros(1, *PATCH)
     expected[:, 2] = image[:, 0, 10:18, 5:13]
     torch.testing.assert_close(samples["image"], expected, atol=1e-4, rtol=0)
+    view = draw(image, label, view_centre=np.array([0.0, *MIDDLE[1:]]), view_size=(1, 6, 5), samples=("view",))["view"]
+    torch.testing.assert_close(view, avg_pool3d(image[None], (1, 4, 4))[0], atol=1e-4, rtol=0)

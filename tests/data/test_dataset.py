@@ -69,9 +69,9 @@ def test_cached_scans_keep_a_repeated_scan_once():
 def test_cached_scans_with_a_share_in_memory():
     load, augment = Load(), Count()
     dataset = CachedScans(scans("a", "b", "a", "c", "d"), Compose([load, augment]), cache_rate=0.5, progress=False)
-    assert load.loaded == ["a", "b"]  # two of four
+    assert sorted(load.loaded) == ["a", "b"]  # two of four
     assert [dataset[i]["image"] for i in range(5)] == ["a", "b", "a", "c", "d"]
-    assert load.loaded == ["a", "b", "c", "d"]
+    assert load.loaded[2:] == ["c", "d"]
     load.loaded.clear()
     dataset = CachedScans(scans("a", "b"), Compose([Compose([load]), augment]), cache_rate=0.0, progress=False)
     assert [dataset[0]["image"], dataset[0]["image"]] == load.loaded == ["a", "a"]

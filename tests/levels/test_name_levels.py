@@ -71,6 +71,19 @@ def test_entropy_and_vote_by_hand():
     assert row(report, "L4") == {"name": "L4", "mean_entropy": pytest.approx(entropy), "vote": pytest.approx((6 * 0.5 + 3) / 9)}
 
 
+@pytest.mark.parametrize(("witnesses", "tolerance"), [(500, 0.02), (1, 1.0)], ids=["every tenth voxel", "one voxel of each"])
+def test_a_part_of_the_voxels_is_asked(monkeypatch, witnesses, tolerance):
+    logits = column(LUMBAR, DISCS)
+    *side, along = body_box(2)
+    paint(logits, (*side, slice(along.start, along.start + 3)), L3=0.4, L2=0.6)
+    monkeypatch.setattr("scripts.levels.name_levels.WITNESSES", witnesses)
+    label, report = named(logits)
+    np.testing.assert_array_equal(label, truth(dict(enumerate(LUMBAR)), dict(enumerate(DISCS))))
+    assert [r["name"] for r in report["structures"]] == [*LUMBAR, *DISCS]
+    assert row(report, "L3")["vote"] == pytest.approx((6 + 3 * 0.4) / 9, abs=tolerance)
+    assert row(report, "L4")["vote"] == pytest.approx(1)
+
+
 def test_touching_bodies_are_two_vertebrae():
     logits = column(LUMBAR, [])
     bridge = (slice(6, 10), slice(15, 19), disc_box(2)[2])  # 8 x 8 mm between L3 and L4

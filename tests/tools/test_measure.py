@@ -15,7 +15,6 @@ from conftest import BUNDLE, TOOLS, fails
 from scripts.common.errors import CallError, UserError
 from scripts.common.tables import read_rows
 from scripts.data.find import find_image, find_masks
-from scripts.data.reports import scan_of
 from scripts.data.volumes import read_volume, turned_to_ras
 from scripts.labels import decode, encode, label_table, structure
 from scripts.measure.spine import measure_spine
@@ -149,20 +148,6 @@ def test_wrong_calls(cohort, tmp_path):
     with pytest.raises(CallError, match="label scheme 'verses' does not exist"):
         measure(cohort, tmp_path, label_scheme="verses")
     assert not files(tmp_path)
-
-
-# which scan a mask is of
-
-
-def test_the_scan_that_the_report_names(cohort, tmp_path):
-    mask = tmp_path / "a_T2w_seg.nii.gz"
-    shutil.copy(cohort / mask.name, mask)
-    report = tmp_path / "a_T2w_seg.json"
-    report.write_text(json.dumps({"source": str(cohort / "a_T2w.nii.gz")}))
-    assert scan_of(mask) == cohort / "a_T2w.nii.gz"
-    for content in (json.dumps({"source": str(tmp_path / "gone.nii.gz")}), "[]", "{", json.dumps({"source": 5})):
-        report.write_text(content)
-        assert scan_of(mask) is None
 
 
 def test_the_scan_beside(tmp_path):

@@ -13,8 +13,8 @@ from scripts.data.complete_labels import UNKNOWN
 from scripts.tools import show_batch
 
 
-@pytest.mark.parametrize("kinds", [("image",), ("view",), ("image", "view")])
-def test_show_batch(monkeypatch, tmp_path, capsys, kinds):
+@pytest.mark.parametrize("keys", [{"image", "label"}, {"view", "view_label"}, {"image", "label", "view", "view_label"}])
+def test_show_batch(monkeypatch, tmp_path, capsys, keys):
     affine = torch.diag(torch.tensor([4.0, 2.0, 1.5, 1.0], dtype=torch.float64))
     calls = []
     monkeypatch.setattr(show_batch, "draw_batch", lambda columns, path: calls.append(columns) or path)
@@ -27,15 +27,15 @@ def test_show_batch(monkeypatch, tmp_path, capsys, kinds):
         label = sample["label"].as_tensor().clone()
         label[0, 0, 0, 0] = UNKNOWN
         samples = {"image": sample["image"] + 0.5, "label": label, "view": sample["image"] + 0.25, "view_label": label}
-        return {k: v for k, v in samples.items() if k.split("_")[0].replace("label", "image") in kinds}
+        return {k: samples[k] for k in keys}
 
     data = [{"image": f"{i}_T2w.nii.gz"} for i in (1, 2, 3)]
     assert show_batch.show_batch(data, [load], [augment], 2, tmp_path, (1, 2, 2)) == tmp_path / "batch.png"
     assert capsys.readouterr().out == f"{tmp_path / 'batch.png'}\n"
     (columns,) = calls
     expected = {"preprocessed": (0, (4, 2, 1.5))}
-    expected |= {"patch for the fine network": (0.5, (4, 2, 1.5))} if "image" in kinds else {}
-    expected |= {"view for the coarse network": (0.25, (4, 4, 3))} if "view" in kinds else {}
+    expected |= {"patch for the fine network": (0.5, (4, 2, 1.5))} if "image" in keys else {}
+    expected |= {"view for the coarse network": (0.25, (4, 4, 3))} if "view" in keys else {}
     assert [*columns] == [*expected]
     for heading, (added, voxel_mm) in expected.items():
         assert [row[3] for row in columns[heading]] == ["1_T2w", "2_T2w"]
@@ -54,6 +54,6 @@ def test_every_row_is_another_draw(monkeypatch, tmp_path):
     set_determinism(seed=0)
     change = [RandGaussianNoised(keys="image", prob=1.0)]
     volume = MetaTensor(torch.zeros(1, 2, 3, 4), affine=torch.eye(4))
-    show_batch.show_batch([{"image": "a.nii"}] * 2, [lambda entry: {"image": volume, "label": volume}], change, 2, tmp_path)
+    show_batch.show_batch([{"image": "a.nii"}] * 2, [lambda entry: {"image": volume, "label": volume}], change, 2, tmp_path, (4, 4, 4))
     set_determinism(None)
     assert not np.array_equal(*images)
