@@ -84,7 +84,7 @@ def write_good(folder: Path, scan: nib.Nifti1Image) -> dict[str, str]:
     shutil.copy(folder / "älter 1" / "Rücken 2.nii.gz", folder / "twin.nii.gz")
     nib.save(nib.Nifti1Image(voxels[..., 6:7], affine), folder / "one_slice.nii.gz")
     noise = np.random.default_rng(0).integers(0, 100, (16, 16, 16)).astype(np.int16)
-    nib.save(nib.Nifti1Image(noise, np.diag([4.0, 4, 4, 1])), folder / "no_spine.nii.gz")
+    nib.save(nib.Nifti1Image(noise, np.diag([0.25, 0.25, 0.25, 1])), folder / "no_spine.nii.gz")  # smaller than any vertebra
     negative = nib.Nifti1Image(voxels, affine)
     nib.save(negative, folder / "negative.nii")
     content = bytearray((folder / "negative.nii").read_bytes())
