@@ -11,7 +11,6 @@ from torch.nn import functional
 from scripts.labels import label_table
 
 KINDS = ("background", "body", "disc")  # classes of the fine network
-FAST_CHANNELS_LAST = (16, 32)  # with so many, PyTorch's group norm is faster on channels last in bfloat16; with 3 or 64 it is slower
 GATE_FLOOR = 1e-4  # the least that the coarse network may leave of a fine foreground probability
 
 
@@ -112,21 +111,14 @@ class ChannelsLastInstanceNorm(nn.InstanceNorm3d):
     """`InstanceNorm3d` that leaves its input's order in memory as it is, on CPUs as a group norm of one channel per group.
 
     PyTorch's instance norm leaves channels last there, and so does every layer up to the next convolution; a window takes 15 % longer. Its
-    group norm is faster still with channels last, but loses three digits then, and is slow with many channels, or to be differentiated: it
-    gets the channels first, unless it has `FAST_CHANNELS_LAST` in bfloat16, which has no such digits (a tenth of the network's time).
-    On GPUs instance norm is the faster one, and stays in bfloat16 under autocast.
+    group norm is faster still with channels last, but loses three digits then: it gets the channels first. On GPUs instance norm is the
+    faster one, and stays in bfloat16 under autocast.
     """
-
-    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
-        super().__init__(num_features, eps, affine=affine)
-        self.fast_as_it_is = num_features in FAST_CHANNELS_LAST  # TorchScript does not read globals
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_cuda:
             return functional.instance_norm(x, None, None, self.weight, self.bias, True, self.momentum, self.eps)
         channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
-        if channels_last and x.dtype == torch.bfloat16 and not x.requires_grad and self.fast_as_it_is:
-            return functional.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
         x = functional.group_norm(x.contiguous(), self.num_features, self.weight, self.bias, self.eps)
         return x.contiguous(memory_format=torch.channels_last_3d) if channels_last else x
 

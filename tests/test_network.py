@@ -253,7 +253,7 @@ def test_instance_norm_is_exact_far_from_zero():
     torch.testing.assert_close(net.fine(x), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("channels", [8, 16, 32, 64])
+@pytest.mark.parametrize("channels", [8, 16, 64])
 def test_instance_norm_in_bfloat16(channels):
     """The order in memory stays, with and without gradients, and the result has what digits bfloat16 leaves."""
     torch.manual_seed(0)
