@@ -215,7 +215,7 @@ class CaseReports:
 
     def add_rows(self, source: str, report: dict) -> None:
         mask = self.layout.filename(source).relative_to(self.output_dir).as_posix()
-        of_scan = {"mask": mask, "sequence_probability": report["sequence_probability"]}
+        of_scan = {"mask": mask, **{key: report.get(key) for key in ("sequence_probability", "uncertain")}}
         self.structures[source] = [{**of_scan, **row} for row in map(table_row, report["structures"])] or [of_scan]
         self.spines[source] = [{**of_scan, **report.get("spine", {})}]
 

@@ -178,9 +178,9 @@ def _channels_of(values: Iterable[int], where: str, scheme: str, if_many: str = 
     unknown = sorted({v for v in values if v not in numbers})
     if unknown:
         known = ", ".join(f"{number} = {s.name}" for number, s in sorted(numbers.items(), key=lambda n: n[0] or 0) if s.channel and number)
-        more = f" and {len(unknown) - LISTED} more.{if_many}" if len(unknown) > LISTED else "."
-        of_scheme = f"The label scheme '{scheme}' has {known}.{_other_scheme(values, scheme)}"
-        raise UserError(f"{where}: unknown label values {unknown[:LISTED]}{more} {of_scheme}")
+        other = _other_scheme(values, scheme)
+        more = f" and {len(unknown) - LISTED} more.{'' if other else if_many}" if len(unknown) > LISTED else "."
+        raise UserError(f"{where}: unknown label values {unknown[:LISTED]}{more} The label scheme '{scheme}' has {known}.{other}")
     return [numbers[v].channel for v in values]
 
 

@@ -300,14 +300,14 @@ def test_tables_of_all_scans(tmp_path):
     for _ in range(2):  # every run starts anew
         run(handler, steps)
     assert (tmp_path / "structures.csv").read_text().splitlines() == [
-        "mask,sequence_probability,name,value,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
-        "a/x_T2w_seg.nii.gz,0.95,L1,20,0.9,superior left,8.6,-1.5,0",
-        "y_seg.nii.gz,0.0,,,,,,,",  # nothing found in it
+        "mask,sequence_probability,uncertain,name,value,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
+        "a/x_T2w_seg.nii.gz,0.95,False,L1,20,0.9,superior left,8.6,-1.5,0",
+        "y_seg.nii.gz,0.0,False,,,,,,,",  # nothing found in it
     ]
     assert (tmp_path / "spines.csv").read_text().splitlines() == [
-        "mask,sequence_probability,cobb_deg,cobb_levels",
-        "a/x_T2w_seg.nii.gz,0.95,3.25,L1-L4",
-        "y_seg.nii.gz,0.0,,",
+        "mask,sequence_probability,uncertain,cobb_deg,cobb_levels",
+        "a/x_T2w_seg.nii.gz,0.95,False,3.25,L1-L4",
+        "y_seg.nii.gz,0.0,False,,",
     ]
     report = json.loads((tmp_path / "a" / "x_T2w_seg.json").read_text())
     assert report["structures"][0]["measures"] == found[0]["measures"]

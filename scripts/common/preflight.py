@@ -210,7 +210,8 @@ def check_device(device: Any) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
-        raise CallError(f"--device {device}: not there ({read_reason(error).rstrip('.')}). Leave it out, or set it to cpu.") from error
+        reason = "not a device of PyTorch, such as cuda" if "Expected one of" in str(error) else read_reason(error).rstrip(".")
+        raise CallError(f"--device {device}: not there ({reason}). Leave it out, or set it to cpu.") from error
 
 
 def check_input(image: str, datalist: str, split: str) -> None:

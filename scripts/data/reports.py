@@ -1,4 +1,4 @@
-"""What the report beside a mask tells of it."""
+"""Masks, and what the report beside each tells of it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,27 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scripts.common.errors import UserError
 from scripts.data.find import case_name, find_image
-from scripts.labels import SCHEMES
+from scripts.data.volumes import Volume, read_volume
+from scripts.labels import SCHEMES, encode
+
+
+def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, np.ndarray, str]:
+    """A mask, its channel indices, and the label scheme of its numbers: the given one, else that of its report, else `verse`.
+
+    Raises:
+        UserError: for a file that cannot be read, or numbers that the scheme does not hold.
+    """
+    volume, scheme = read_volume(mask), label_scheme or scheme_of(mask)
+    try:
+        return volume, encode(volume.data, str(mask), scheme), scheme
+    except UserError as error:
+        if label_scheme or "label_scheme" not in _report_of(mask):
+            raise
+        raise UserError(f"{error} Its report names that scheme; --label_scheme names another.") from None
 
 
 def scheme_of(mask: Path) -> str:

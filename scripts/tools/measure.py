@@ -9,16 +9,16 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
-from scripts.common.errors import CallError, UserError, shown
+from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
-from scripts.data.reports import scan_of, scheme_of
+from scripts.data.reports import read_mask, scan_of
 from scripts.data.scans import read_scan
-from scripts.data.volumes import check_on_grid, read_volume, turned_to_ras
+from scripts.data.volumes import check_on_grid, turned_to_ras
 from scripts.figures import save_figure
-from scripts.labels import check_scheme, encode, label_table
+from scripts.labels import check_scheme, label_table
 from scripts.levels.cut import cut_faces, view_box, whole
 from scripts.measure.picture import measures_figure
 from scripts.measure.rows import structure_rows, table_row
@@ -55,21 +55,25 @@ def measure(
     if label_scheme:
         check_scheme(label_scheme)
     check_writable(str(output_dir), "output_dir")
-    structures, spines, failed = [], [], []
+    structures, spines, failed, alone = [], [], [], []
     for mask in tqdm(masks, desc="measure", unit="mask"):
         name = mask.relative_to(root)
         of_mask = {"mask": name.as_posix()}
         try:
-            scheme, scan = label_scheme or scheme_of(mask), Path(image) if image else scan_of(mask)
-            rows, spine = _measure_one(mask, scan, Path(output_dir) / name.parent, scheme)
+            scan = Path(image) if image else scan_of(mask)
+            rows, spine = _measure_one(mask, scan, Path(output_dir) / name.parent, label_scheme)
         except UserError as error:
             failed.append(str(error))
             continue
+        if scan is None:
+            alone.append(mask)
         structures += [{**of_mask, **table_row(row)} for row in rows]
         spines.append({**of_mask, **spine})
     for table, rows in (("measures.csv", structures), ("measured_spines.csv", spines)):
         if rows:
             print(shown(write_whole(Path(output_dir) / table, partial(write_rows, rows))))
+    if alone:
+        print(f"{counted(alone, 'mask')} without a scan: no picture, and what a blank border of a scan cuts is not known")
     if failed:
         raise UserError("\n".join(failed))
     return structures
@@ -77,8 +81,7 @@ def measure(
 
 def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str) -> tuple[list[dict], dict[str, float | str]]:
     """A row per structure of a mask and the measures of the spine; their picture goes to `folder`."""
-    volume = read_volume(mask)
-    label = encode(volume.data, str(mask), label_scheme)
+    volume, label, label_scheme = read_mask(mask, label_scheme)
     turned, _ = turned_to_ras(label, volume.affine)
     view = whole(turned.shape)
     if scan:

@@ -25,6 +25,8 @@ def show_batch(
 ) -> Path:
     """Draw the first `count` entries of `data` to `<output_dir>/batch.png`, before and after; prints and returns the path.
 
+    Labels are drawn as the loss sees them, with the discs that geometry tells between bodies (`scripts/data/complete_labels.py`).
+
     Args:
         data: entries of a datalist.
         deterministic_transforms: up to the cached scan on the working grid.
@@ -39,7 +41,7 @@ def show_batch(
         sample = change(scan)
         name, spacing_mm = case_name(entry["image"]), scan["image"].pixdim.numpy()
         for heading, volumes, image, label, voxel_mm in (
-            ("preprocessed", scan, "image", "label", spacing_mm),
+            ("preprocessed, labels completed", scan, "image", "label", spacing_mm),
             ("patch for the fine network", sample, "image", "label", spacing_mm),
             ("view for the coarse network", sample, "view", "view_label", spacing_mm * view_voxel),
         ):

@@ -7,10 +7,9 @@ from pathlib import Path
 from scripts.common.errors import CallError, shown
 from scripts.common.preflight import check_files, check_writable
 from scripts.data.find import case_name
-from scripts.data.reports import scan_of, scheme_of
+from scripts.data.reports import read_mask, scan_of
 from scripts.data.volumes import check_on_grid, read_volume
 from scripts.figures import draw_case
-from scripts.labels import encode
 
 
 def visualize(
@@ -18,11 +17,13 @@ def visualize(
 ) -> Path:
     """Draw a prediction (and a reference) over its scan into `<output_dir>/<case>.png`; prints and returns the path.
 
+    The title tells which mask is shown; the picture of another one of the same scan is replaced.
+
     Args:
         prediction: mask, on the grid of its scan.
         output_dir: created if missing.
         image: the scan; empty: the one that the report beside the mask names, or the one beside it.
-        reference: label on the same grid, in VerSe numbers.
+        reference: label on the same grid, in VerSe numbers unless a report beside it names another scheme.
         label_scheme: of the prediction's values; empty: what the report beside it says, else `verse`.
 
     Raises:
@@ -38,14 +39,15 @@ def visualize(
         raise CallError(f"{prediction}: neither a report that names its scan, nor a scan beside it. Set --image.")
     scan = read_volume(image, series=True)
     labels = []
-    for path, scheme in ((prediction, label_scheme or scheme_of(Path(prediction))), (reference, "verse")):
+    for path, scheme in ((prediction, label_scheme), (reference, "")):
         if path:
-            label = read_volume(path)
-            check_on_grid(path, label, image, scan)
-            labels.append(encode(label.data, str(path), scheme))
+            mask, label, _ = read_mask(Path(path), scheme)
+            check_on_grid(path, mask, image, scan)
+            labels.append(label)
     name = case_name(image)
     reference_label = labels[1] if len(labels) > 1 else None
     path = Path(output_dir) / f"{name}.png"
-    written = draw_case(scan.data, labels[0], scan.affine, path, reference=reference_label, title=shown(name))
+    title = shown(f"{name}: {Path(*Path(prediction).absolute().parts[-2:])}")
+    written = draw_case(scan.data, labels[0], scan.affine, path, reference=reference_label, title=title)
     print(shown(written))
     return written

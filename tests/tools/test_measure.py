@@ -171,7 +171,7 @@ def test_the_scan_beside(tmp_path):
     assert [p.relative_to(tmp_path).as_posix() for p in find_masks(tmp_path)] == expected
 
 
-def test_a_scan_with_a_blank_border(tmp_path):
+def test_a_scan_with_a_blank_border(tmp_path, capsys):
     phantom = draw_phantom(3, contrast="T2w", order="RAS", oblique_deg=0.0)
     label = encode(phantom.label)
     middle = int(np.flatnonzero((label == structure("L1").channel).any((0, 1))).mean())
@@ -184,5 +184,7 @@ def test_a_scan_with_a_blank_border(tmp_path):
     assert found["L1"]["cut_by_view"] == "superior"
     assert "wedge_deg" not in found["L1"]
     assert "wedge_deg" in found["L2"]
+    assert "without a scan" not in capsys.readouterr().out
     (tmp_path / "a_T2w.nii.gz").unlink()  # without it nothing tells
     assert "wedge_deg" in {row["name"]: row for row in measure(tmp_path, tmp_path / "out")}["L1"]
+    assert "1 mask without a scan: no picture, and what a blank border of a scan cuts is not known\n" in capsys.readouterr().out

@@ -33,7 +33,7 @@ def test_show_batch(monkeypatch, tmp_path, capsys, keys):
     assert show_batch.show_batch(data, [load], [augment], 2, tmp_path, (1, 2, 2)) == tmp_path / "batch.png"
     assert capsys.readouterr().out == f"{tmp_path / 'batch.png'}\n"
     (columns,) = calls
-    expected = {"preprocessed": (0, (4, 2, 1.5))}
+    expected = {"preprocessed, labels completed": (0, (4, 2, 1.5))}
     expected |= {"patch for the fine network": (0.5, (4, 2, 1.5))} if "image" in keys else {}
     expected |= {"view for the coarse network": (0.25, (4, 4, 3))} if "view" in keys else {}
     assert [*columns] == [*expected]
