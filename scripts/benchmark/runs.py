@@ -221,7 +221,7 @@ def plain(bundle_root: str, scan: str, output_dir: str, repeats: int = 1) -> dic
         affine = label.meta.get("original_affine", label.affine)
         write_label_map(decode(label.cpu().numpy(), "verse"), torch.as_tensor(affine).numpy(), path)
         totals.append(_now() - start)
-    return {"total_s": median(totals[1:]), "totals_s": totals[1:], "mask": str(path), **_gpu_memory()}
+    return {"total_s": median(totals[1:]), "totals_s": totals[1:], "mask": str(path)}
 
 
 def train(bundle_root: str, dataset_dir: str, output_dir: str, steps: int, as_usual: bool = False, overrides: dict | None = None) -> dict:
