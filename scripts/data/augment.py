@@ -15,8 +15,8 @@ QUANTILE_VOXELS = 100_000  # of an image, about; all of them would take longer t
 class RandInvertIntensityd(RandomizableTransform, MapTransform):
     """1 - image with probability `prob`, for images scaled to [0, 1]: dark CSF becomes bright, as between T1 and T2."""
 
-    def __init__(self, keys: KeysCollection = "image", prob: float = 0.1) -> None:
-        MapTransform.__init__(self, keys)
+    def __init__(self, keys: KeysCollection = "image", prob: float = 0.1, allow_missing_keys: bool = False) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
@@ -97,13 +97,16 @@ class RandThickSlicesd(RandomizableTransform, MapTransform):
         RandomizableTransform.__init__(self, prob)
         self.thickness, self.axis_prob = thickness, axis_prob
 
+    def randomize(self, data: None = None) -> None:
+        super().randomize(data)
+        self.axis, self.voxels = self.R.choice(3, p=self.axis_prob), self.R.uniform(*self.thickness)
+
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
         d = dict(data)
-        self.randomize(None)
+        self.randomize()
         if self._do_transform:
-            axis, thickness = self.R.choice(3, p=self.axis_prob), self.R.uniform(*self.thickness)
             for key in self.key_iterator(d):
-                d[key] = _thick(d[key], axis, thickness)
+                d[key] = _thick(d[key], self.axis, self.voxels)
         return d
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +17,7 @@ NO_DISC = 252  # background or a body that is not labelled
 STRUCTURES_END = NO_DISC  # values from here on are no channels
 MARGIN_MM = 16.0  # around a pair of neighbours
 CERTAIN_COS = -0.92  # a voxel that sees its two neighbours in opposite directions lies between them ...
-MAX_PATH = 1.6  # longest way from one neighbour over a voxel to the other, in that of the median voxel between them
+MAX_PATH = 1.6  # largest sum of a disc voxel's distances to both neighbours, relative to the median of the candidates
 POSSIBLE_COS = -0.1  # ... and one that sees them in about the same direction does not
 RIM_MM = 1.5  # thickness of the end-plate between a body and its disc
 BEYOND_RADIUS_MM = 55.0
@@ -38,9 +39,18 @@ def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[f
         labelled: which channels are annotated in this scan, boolean, shape C.
         spacing_mm: voxel size.
     """
-    table = label_table()
     result, known = label.astype(np.uint8), labelled.copy()
-    boxes = ndimage.find_objects(label, max_label=len(table) - 1)
+    boxes = ndimage.find_objects(label, max_label=len(label_table()) - 1)
+    _mark_between_neighbours(result, known, label, boxes, spacing_mm)
+    _mark_gaps_and_beyond(result, labelled, label, boxes, spacing_mm)
+    return result, known
+
+
+def _mark_between_neighbours(
+    result: np.ndarray, known: np.ndarray, label: np.ndarray, boxes: Sequence[tuple[slice, ...] | None], spacing_mm: Sequence[float]
+) -> None:
+    """Discs, `NO_BODY` and `NO_DISC` of every pair of labelled neighbours, in `result`; the discs in `known` too."""
+    table = label_table()
     with_l6 = any(s.name == "L6" and boxes[s.channel - 1] is not None for s in table)
     for above, below, between in _neighbours(with_l6):
         if known[between] or boxes[above - 1] is None or boxes[below - 1] is None:
@@ -56,6 +66,13 @@ def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[f
             certain &= nearest_mm > RIM_MM
             result[box][certain] = between
             known[between] = True
+
+
+def _mark_gaps_and_beyond(
+    result: np.ndarray, labelled: np.ndarray, label: np.ndarray, boxes: Sequence[tuple[slice, ...] | None], spacing_mm: Sequence[float]
+) -> None:
+    """`UNKNOWN` between labelled levels that are no neighbours, `BEYOND` above the uppermost and below the lowest one, in `result`."""
+    table = label_table()
     present = [c for c in range(1, len(table)) if boxes[c - 1] is not None]
     listed = {s.name for s in table if labelled[s.channel]}
     for group in ("body", "disc"):
@@ -73,7 +90,6 @@ def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[f
             follows = every.index(last) + step
             if 0 <= follows < len(every) and not labelled[every[follows]]:
                 _mark_beyond(result, label, last, second, -step, spacing_mm)
-    return result, known
 
 
 def _neighbours(with_l6: bool) -> list[tuple[int, int, int]]:

@@ -7,8 +7,10 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 import torch
 from monai.transforms import MapTransform, Randomizable
+from monai.transforms.utils import create_rotate
 from torch.nn.functional import avg_pool3d, grid_sample, pad
 
+from scripts.common.errors import CallError
 from scripts.data.complete_labels import STRUCTURES_END
 
 BEND_LENGTH = (200.0, 400.0)  # voxels of the scan, of a whole wave: a lumbar spine is some 200 mm long
@@ -27,8 +29,9 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         patch_size: voxels of the patch.
         view_size: voxels of the view.
         view_voxel: size of a voxel of the view in voxels of the scan.
-        rotate: largest rotation about each axis, radians.
-        scale: largest relative change of size along each axis.
+        rotate: largest rotation of a patch about each axis, radians.
+        scale: largest relative change of a patch's size along each axis.
+        view_rotate, view_scale: the same of a view, which is turned and scaled in the same direction.
         flip_prob: probability of a left-right flip.
         bend: largest amplitude of a wave from left to right along the spine, voxels of the scan, in the view alone: scoliosis moves
             vertebrae out of the line that tells their level.
@@ -46,27 +49,33 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         patch_size: Sequence[int],
         view_size: Sequence[int],
         view_voxel: Sequence[int],
-        rotate: float = 0.2,
-        scale: float = 0.15,
+        rotate: float = 0.35,
+        scale: float = 0.1,
+        view_rotate: float = 0.25,
+        view_scale: float = 0.25,
         flip_prob: float = 0.5,
-        bend: float = 25.0,
+        bend: float = 35.0,
         cut: float = 0.3,
-        exact_prob: float = 0.5,
+        exact_prob: float = 0.6,
         spine_prob: float = 0.9,
         jitter: float = 0.2,
         samples: Sequence[str] = ("image", "view"),
     ) -> None:
         MapTransform.__init__(self, keys)
         self.patch_size, self.view_size, self.view_voxel = (np.array(n) for n in (patch_size, view_size, view_voxel))
-        self.rotate, self.scale, self.flip_prob, self.bend, self.cut, self.exact_prob = rotate, scale, flip_prob, bend, cut, exact_prob
-        self.spine_prob, self.jitter, self.samples = spine_prob, jitter, samples
+        self.patch_change, self.view_change = (rotate, scale), (view_rotate, view_scale)
+        self.flip_prob, self.bend, self.cut = flip_prob, bend, cut
+        self.exact_prob, self.spine_prob, self.jitter, self.samples = exact_prob, spine_prob, jitter, samples
 
     def randomize(self, label: torch.Tensor) -> None:
         """Draw the affine maps and the centres of both samples, all in voxels of the scan."""
         r, size = self.R, np.array(label.shape[1:])
-        self.matrix = _rotation(r.uniform(-self.rotate, self.rotate, 3)) @ np.diag(1 + r.uniform(-self.scale, self.scale, 3))
+        angles, growth = r.uniform(-1, 1, (2, 3))
         flip = np.array([-1 if r.rand() < self.flip_prob else 1, 1, 1])
-        self.matrix = self.matrix * flip
+        self.patch_matrix, self.view_matrix = (
+            create_rotate(3, rotate * angles)[:3, :3] @ np.diag(1 + scale * growth) * flip
+            for rotate, scale in (self.patch_change, self.view_change)
+        )
         self.patch_centre = r.uniform(0, 1, 3) * (size - 1)
         if r.rand() < self.spine_prob:
             candidates = r.randint(0, size, (CANDIDATES, 3))  # a list of all labelled voxels would take longer than the sample
@@ -74,7 +83,6 @@ class RandSpineSamplesd(Randomizable, MapTransform):
             labelled = np.flatnonzero((values > 0) & (values < STRUCTURES_END))
             if len(labelled):
                 self.patch_centre = candidates[labelled[0]] + r.uniform(-self.jitter, self.jitter, 3) * self.patch_size
-        self.patch_matrix = self.matrix
         if r.rand() < self.exact_prob:
             self.patch_matrix = np.diag(flip).astype(float)
             self.patch_centre = np.floor(self.patch_centre) + (self.patch_size - 1) / 2 % 1  # between two voxels if the size is even
@@ -93,7 +101,7 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         if "view" in self.samples:
             seen_image, seen_label = (v[..., self.seen[0] : self.seen[1]] for v in (image, label))
             d["view"] = self._draw_view(seen_image)
-            d["view_label"] = draw(seen_label, self.view_centre, self.matrix * self.view_voxel, self.view_size, "nearest", self.wave)
+            d["view_label"] = draw(seen_label, self.view_centre, self.view_matrix * self.view_voxel, self.view_size, "nearest", self.wave)
         for key, volume, mode in zip(self.keys, (image, label), ("bilinear", "nearest")):
             if "image" in self.samples:
                 d[key] = draw(volume, self.patch_centre, self.patch_matrix, self.patch_size, mode)
@@ -102,7 +110,7 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         return d
 
     def _draw_view(self, image: torch.Tensor) -> torch.Tensor:
-        """The view of an averaged image: halfway between the means of two halves of a coarse voxel lies that of the whole.
+        """The view, sampled from the image averaged over half coarse voxels: midway between two of them lies the mean of a whole one.
 
         Elsewhere, and for an odd size of voxels, it is a weighted mean of about as many voxels.
         """
@@ -111,18 +119,19 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         centre = (self.view_centre - (half - 1) / 2) / half
         amplitude, frequency, phase = self.wave
         wave = amplitude / half[0], frequency * half[2], phase
-        return draw(averaged, centre, self.matrix * self.view_voxel / half[:, None], self.view_size, "bilinear", wave)
+        return draw(averaged, centre, self.view_matrix * self.view_voxel / half[:, None], self.view_size, "bilinear", wave)
 
 
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = (k for k in range(3) if k != axis)
-        turn = np.eye(3)
-        turn[i, i] = turn[j, j] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = matrix @ turn
-    return matrix
+def samples_of(train_only: str) -> list[str]:
+    """What a training of `both` networks, of the `outlines` or of the `levels` alone draws: patches (`image`), views (`view`).
+
+    Raises:
+        CallError: for anything else.
+    """
+    samples = {"both": ["image", "view"], "outlines": ["image"], "levels": ["view"]}
+    if train_only not in samples:
+        raise CallError(f"--train_only {train_only}: choose both, outlines or levels")
+    return samples[train_only]
 
 
 def draw(

@@ -103,6 +103,9 @@ def training_entries(
     Raises:
         CallError, UserError: as `split_entries`, for a source that no scan has, and for a patient or a scan in two splits.
     """
+    repeat = repeat or {}
+    if not isinstance(repeat, Mapping) or any(not isinstance(n, int) or n < 0 for n in repeat.values()):
+        raise CallError(f"--repeat {repeat}: a whole number for every source is needed, such as \"{{'mine': 3}}\"")
     entries: list[dict] = []
     held_back: dict[str, list[dict]] = {}  # of the first datalist
     for file, folder in [(datalist, dataset_dir), *((Path(folder) / "datalist.json", folder) for folder in also)]:
@@ -115,10 +118,7 @@ def training_entries(
         else:
             held_back = {split: splits.get(split, []) for split in SPLITS[1:]}
         entries += added
-    repeat = repeat or {}
     sources = {e["source"] for e in entries if e.get("source")}
-    if any(not isinstance(n, int) or n < 0 for n in repeat.values()):
-        raise CallError(f"repeat: whole numbers are needed, got {repeat}")
     if set(repeat) - sources:
         raise CallError(
             f"repeat: no training scan has the source {', '.join(sorted(set(repeat) - sources))}; there is {', '.join(sorted(sources))}"

@@ -17,7 +17,7 @@ MOST_THREADS = 8  # that load scans into memory; each holds one before and after
 
 
 class CarriedError(Exception):
-    """Takes the line of a UserError out of a worker process, which a SystemExit would end. `ErrorAdvice` makes a UserError of it again.
+    """Carries the line of a UserError out of a worker process, which a SystemExit would end; `ErrorAdvice` turns it back into one.
 
     Args:
         text: the line, or what PyTorch makes of it in the main process: a traceback that ends with this class and the line.

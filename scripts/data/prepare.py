@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +69,36 @@ def prepare(
     patient_of = {image: _matched(patient_pattern or PATIENT_PATTERN, image, root) for image in paired}
     folder_of = {} if patient_pattern else _patient_folders(patient_of, root)
     patient_of |= folder_of
+    patients = _entries_of_patients(paired, patient_of, root, labelled, label_scheme)
+    if not patients:
+        hint = "A label of a.nii.gz is a_seg.nii.gz, or labels/a.nii.gz beside images/."
+        raise UserError(f"{root}: {counted(unpaired, 'scan')}, none with a label. {hint}")
+    try:
+        splits = _split(patients, validation_fraction, testing_fraction, seed)
+    except ValueError as error:
+        raise UserError(f"{root}: {error}. Is --patient_pattern right?") from None
+    scans = {s: [entry for p in sorted(splits[s]) for entry in patients[p]] for s in SPLITS}
+    write_datalist(scans, datalist)
+    sizes = (f"{s} {counted(splits[s], 'patient')} with {counted(scans[s], 'scan')}" for s in SPLITS)
+    without = f"{counted(unpaired, 'scan')} {'has' if len(unpaired) == 1 else 'have'} no label"
+    if unpaired:
+        without += f" ({unpaired[0].relative_to(root)}{', ...' if len(unpaired) > 1 else ''})"
+    by_folder = "; the names repeat, so a folder is a patient" if folder_of else ""
+    print(shown(f"{datalist}: {', '.join(sizes)}; {without}{by_folder}"))
+    return Path(datalist)
+
+
+def _entries_of_patients(
+    label_of: Mapping[Path, Path], patient_of: Mapping[Path, str], root: Path, labelled: Sequence[int], label_scheme: str
+) -> dict[str, list[dict]]:
+    """Entries of a datalist, by patient.
+
+    Raises:
+        UserError: naming all labels that cannot be read or are empty.
+    """
     patients: dict[str, list[dict]] = defaultdict(list)
     problems = []
-    for image, label in tqdm(paired.items(), desc="prepare", unit="scan"):
+    for image, label in tqdm(label_of.items(), desc="prepare", unit="scan"):
         try:
             values = _values(label, label_scheme)
         except UserError as error:
@@ -91,30 +118,25 @@ def prepare(
     if problems:
         more = [f"and {len(problems) - MAX_LINES} more"] if len(problems) > MAX_LINES else []
         raise UserError("\n".join([*problems[:MAX_LINES], *more]))
-    if not patients:
-        hint = "A label of a.nii.gz is a_seg.nii.gz, or labels/a.nii.gz beside images/."
-        raise UserError(f"{root}: {counted(unpaired, 'scan')}, none with a label. {hint}")
-    counts = {s: max(1, round(f * len(patients))) if f > 0 else 0 for s, f in zip(SPLITS[1:], (validation_fraction, testing_fraction))}
+    return patients
+
+
+def _split(patients: Collection[str], validation_fraction: float, testing_fraction: float, seed: int) -> dict[str, list[str]]:
+    """Patients of every split, drawn at random; each split that is asked for gets at least one.
+
+    Raises:
+        ValueError: if there are too few.
+    """
+    shares = zip(SPLITS[1:], (validation_fraction, testing_fraction))
+    counts = {split: max(1, round(share * len(patients))) if share > 0 else 0 for split, share in shares}
     if len(patients) <= sum(counts.values()):
-        needed = sum(counts.values()) + 1
-        there = counted(patients, "patient")
-        raise UserError(f"{root}: {there} with labels, {needed} are needed for these splits. Is --patient_pattern right?")
+        raise ValueError(f"{counted(patients, 'patient')} with labels, {sum(counts.values()) + 1} are needed for these splits")
     names = sorted(patients)
     random.Random(seed).shuffle(names)
     splits = {}
     for split in ("testing", "validation"):
-        chosen, names = names[: counts[split]], names[counts[split] :]
-        splits[split] = chosen
-    splits["training"] = names
-    write_datalist({s: [e for p in sorted(splits[s]) for e in patients[p]] for s in SPLITS}, datalist)
-    scans = {s: [entry for p in splits[s] for entry in patients[p]] for s in SPLITS}
-    sizes = (f"{s} {counted(splits[s], 'patient')} with {counted(scans[s], 'scan')}" for s in SPLITS)
-    without = f"{counted(unpaired, 'scan')} {'has' if len(unpaired) == 1 else 'have'} no label"
-    if unpaired:
-        without += f" ({unpaired[0].relative_to(root)}{', ...' if len(unpaired) > 1 else ''})"
-    by_folder = "; the names repeat, so a folder is a patient" if folder_of else ""
-    print(shown(f"{datalist}: {', '.join(sizes)}; {without}{by_folder}"))
-    return Path(datalist)
+        splits[split], names = names[: counts[split]], names[counts[split] :]
+    return {**splits, "training": names}
 
 
 def _matched(pattern: str, image: Path, root: Path) -> str:

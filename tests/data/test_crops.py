@@ -33,7 +33,7 @@ def draw(
     """Samples through a given map instead of a random one."""
     transform = sampler(**options)
     matrix = np.eye(3) if matrix is None else np.array(matrix, float)
-    given = {"matrix": matrix, "patch_matrix": matrix, "patch_centre": patch_centre, "view_centre": view_centre}
+    given = {"view_matrix": matrix, "patch_matrix": matrix, "patch_centre": patch_centre, "view_centre": view_centre}
     given["wave"], given["seen"] = wave, seen
     transform.randomize = lambda label: vars(transform).update(given)
     return transform({"image": image, "label": label})
@@ -87,14 +87,19 @@ def test_any_affine_map_of_a_ramp():
     size, weights = (40, 44, 36), torch.tensor([0.5, -0.25, 1.0])
     x = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in size], indexing="ij"))
     image = torch.einsum("a,axyz->xyz", weights, x)[None]  # linear, so that interpolation is exact
-    transform = sampler(rotate=0.4, scale=0.2, flip_prob=1.0).set_random_state(3)
+    transform = sampler(rotate=0.4, scale=0.2, exact_prob=0.0, flip_prob=1.0).set_random_state(3)
     transform.randomize(torch.zeros(1, *size))
     samples = draw(
-        image, torch.zeros(1, *size), transform.matrix, np.array([19.3, 22.1, 16.8]), np.array([18.5, 21.0, 17.25]), view_size=(3, 4, 3)
+        image,
+        torch.zeros(1, *size),
+        transform.patch_matrix,
+        np.array([19.3, 22.1, 16.8]),
+        np.array([18.5, 21.0, 17.25]),
+        view_size=(3, 4, 3),
     )
     for name, n, centre, voxel in (("image", PATCH, (19.3, 22.1, 16.8), 1), ("view", (3, 4, 3), (18.5, 21.0, 17.25), 4)):
         steps = torch.stack(torch.meshgrid(*[(torch.arange(float(k)) - (k - 1) / 2) * voxel for k in n], indexing="ij"))
-        places = torch.einsum("ab,bxyz->axyz", torch.tensor(transform.matrix).float(), steps) + torch.tensor(centre).view(3, 1, 1, 1)
+        places = torch.einsum("ab,bxyz->axyz", torch.tensor(transform.patch_matrix).float(), steps) + torch.tensor(centre).view(3, 1, 1, 1)
         torch.testing.assert_close(samples[name][0], torch.einsum("a,axyz->xyz", weights, places), atol=2e-3, rtol=0)
 
 
@@ -158,11 +163,11 @@ def test_random_samples(size):
 
 def test_exact_patches_are_crops():
     image, label = scan()
-    transform = sampler(rotate=0.3, scale=0.2, exact_prob=1.0).set_random_state(0)
+    transform = sampler(rotate=0.3, view_rotate=0.3, exact_prob=1.0).set_random_state(0)
     flipped = []
     for _ in range(20):
         samples = transform({"image": image, "label": label})
-        assert np.abs(transform.matrix - np.diag([np.linalg.det(transform.matrix), 1, 1])).max() > 0.01  # the view is still turned
+        assert np.abs(transform.view_matrix - np.diag([np.linalg.det(transform.view_matrix), 1, 1])).max() > 0.01  # still turned
         mirrored = transform.patch_matrix[0, 0] < 0
         start = (transform.patch_centre - (np.array(PATCH) - 1) / 2).astype(int)
         inside = [slice(max(0, -s), min(n, size - s)) for s, n, size in zip(start, PATCH, SIZE)]
@@ -194,21 +199,29 @@ def test_a_wave_bends_the_view_alone():
 
 def test_random_maps():
     label = torch.zeros(1, *SIZE)
-    still, mirrored = (sampler(rotate=0, scale=0, flip_prob=p) for p in (0.0, 1.0))
-    for transform, expected in ((still, [1, 1, 1]), (mirrored, [-1, 1, 1])):
-        transform.randomize(label)
-        np.testing.assert_array_equal(transform.matrix, np.diag(expected))
-    transform = sampler(rotate=0.2, scale=0.15, flip_prob=0.5).set_random_state(0)
-    flips = 0
+    for flip_prob, expected in ((0.0, [1, 1, 1]), (1.0, [-1, 1, 1])):
+        still = sampler(rotate=0, scale=0, view_rotate=0, view_scale=0, flip_prob=flip_prob)
+        still.randomize(label)
+        np.testing.assert_array_equal(still.patch_matrix, np.diag(expected))
+        np.testing.assert_array_equal(still.view_matrix, np.diag(expected))
+    transform = sampler(rotate=0.2, scale=0.15, view_rotate=0.4, view_scale=0.3, exact_prob=0.0).set_random_state(0)
+    flips, drawn = 0, []
     for _ in range(200):
         transform.randomize(label)
-        lengths = np.linalg.norm(transform.matrix, axis=0)
-        axes = transform.matrix / lengths
-        assert (np.abs(lengths - 1) <= 0.15).all()
-        np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)  # no shear
-        assert np.abs(np.diag(axes)).min() > np.cos(0.2) ** 2 - 0.01  # two turns move every axis
-        flips += np.linalg.det(axes) < 0
+        sizes = [np.linalg.norm(m, axis=0) for m in (transform.patch_matrix, transform.view_matrix)]
+        np.testing.assert_allclose(2 * (sizes[0] - 1), sizes[1] - 1, atol=1e-12)
+        patch_axes, view_axes = (m / size for m, size in zip((transform.patch_matrix, transform.view_matrix), sizes))
+        for axes in (patch_axes, view_axes):
+            np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)  # no shear
+        assert np.abs(np.diag(patch_axes)).min() > np.cos(0.2) ** 2 - 0.01  # two turns move every axis
+        assert np.abs(np.diag(view_axes)).min() > np.cos(0.4) ** 2 - 0.03
+        assert np.linalg.det(patch_axes) * np.linalg.det(view_axes) > 0
+        flips += np.linalg.det(patch_axes) < 0
+        drawn.append([*(np.abs(size - 1).max() for size in sizes), np.abs(np.diag(patch_axes)).min(), np.abs(np.diag(view_axes)).min()])
     assert 70 < flips < 130
+    assert (np.max(drawn, axis=0)[:2] <= [0.15, 0.3]).all()
+    assert (np.max(drawn, axis=0)[:2] > [0.14, 0.28]).all()
+    assert (np.min(drawn, axis=0)[2:] < [np.cos(0.19), np.cos(0.38)]).all()
 
 
 def test_patches_lie_near_the_spine():

@@ -112,7 +112,7 @@ def test_training_entries(tmp_path):
     assert cases(also=[second, third], repeat={"site": 3, "phantom": 2}) == ["x/a"] * 3 + ["x/b"] + ["y/c"] * 2 + ["z/a"] * 3
     assert cases(also=[second], repeat={"site": 0}) == ["x/b", "y/c"]
     assert cases(repeat=None) == cases(repeat={})
-    with fails("repeat: whole numbers are needed, got {'site': 0.5}"):
+    with fails("--repeat {'site': 0.5}: a whole number for every source is needed, such as \"{'mine': 3}\""):
         cases(repeat={"site": 0.5})
     with fails("repeat: no training scan has the source else, other; there is phantom, site"):
         training_entries(second / "datalist.json", second, [third], {"site": 2, "other": 2, "else": 2})

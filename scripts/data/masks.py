@@ -1,0 +1,120 @@
+"""Masks: where each of a scan goes and how it is written, and what the report beside it tells."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.data.folder_layout import FolderLayoutBase
+
+from scripts.common.errors import CallError, UserError, shown
+from scripts.common.files import write_whole
+from scripts.data.find import LABEL_POSTFIX, case_name, find_image, has_twin
+from scripts.data.volumes import Volume, read_volume
+from scripts.labels import SCHEMES, encode
+
+
+class MaskLayout(FolderLayoutBase):
+    """`<output_dir>/<folders below data_root_dir>/<stem>_seg.nii.gz`, so that equal stems in two folders do not collide.
+
+    A scan that lies outside `data_root_dir` is written straight into `output_dir`. One that shares its stem with another scan beside it
+    keeps its suffix: `a.mha_seg.nii.gz`.
+    """
+
+    def __init__(self, output_dir: str, data_root_dir: str = "") -> None:
+        self.output_dir = Path(output_dir)
+        self.data_root_dir = Path(os.path.abspath(data_root_dir))
+
+    def filename(self, subject: str = "subject", **kwargs) -> Path:
+        source = Path(os.path.abspath(subject))
+        inside = self.data_root_dir in source.parents  # not so for a DICOM folder that is the data set itself
+        folder = source.parent.relative_to(self.data_root_dir) if inside else Path()
+        name = source.name if has_twin(source) else case_name(source)
+        return self.output_dir / folder / f"{name}{LABEL_POSTFIX}.nii.gz"
+
+    def first_scans(self, entries: Iterable[Mapping[str, Any]]) -> dict[Path, str]:
+        """Path of each mask -> the first scan (`image` of an entry) that would be written there; a later one would overwrite it."""
+        first: dict[Path, str] = {}
+        for entry in entries:
+            first.setdefault(self.filename(entry["image"]), entry["image"])
+        return first
+
+
+def check_mask_names(entries: Sequence[Mapping[str, Any]], output_dir: str, data_root_dir: str) -> None:
+    """
+    Raises:
+        CallError: if the masks of two scans would have one name, as of scans outside `data_root_dir` that lie in folders of their own.
+    """
+    layout = MaskLayout(output_dir, data_root_dir)
+    first = layout.first_scans(entries)
+    for image in (entry["image"] for entry in entries):
+        other = first[layout.filename(image)]
+        if other != image:
+            raise CallError(f"{shown(image)}: its mask would have the name of that of {shown(other)}. Rename one of them.")
+
+
+def beside(mask: Path, suffix: str) -> Path:
+    """What lies beside a mask: its report (`.json`), its figure (`.png`)."""
+    return mask.with_name(case_name(mask) + suffix)
+
+
+def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path, description: bytes = b"") -> None:
+    """Write label values (XYZ, below 256) as 8-bit NIfTI, whole or not at all.
+
+    Args:
+        values, affine, path: of the file; the affine is 4x4, voxel -> world mm.
+        description: of the header, 79 bytes at most; with `MADE_BY` another run may replace the file.
+    """
+    image = nib.Nifti1Image(values.astype(np.uint8), affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)  # some readers look at the qform only
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description
+    write_whole(path, lambda partial: nib.save(image, partial))
+
+
+def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, np.ndarray, str]:
+    """A mask, its channel indices, and the label scheme of its numbers: the given one, else that of its report, else `verse`.
+
+    Raises:
+        UserError: for a file that cannot be read, or numbers that the scheme does not hold.
+    """
+    volume, scheme = read_volume(mask), label_scheme or scheme_of(mask)
+    try:
+        return volume, encode(volume.data, str(mask), scheme), scheme
+    except UserError as error:
+        if label_scheme or "label_scheme" not in _report_of(mask):
+            raise
+        raise UserError(f"{error} Its report names that scheme; --label_scheme names another.") from None
+
+
+def scheme_of(mask: Path) -> str:
+    """The label scheme that the report beside a mask names; `verse` if there is none.
+
+    Raises:
+        UserError: if it names one that does not exist.
+    """
+    scheme = _report_of(mask).get("label_scheme", "verse")
+    if scheme not in SCHEMES:
+        raise UserError(f"{mask}: its report has the label scheme {scheme!r}. Set --label_scheme to one of {', '.join(SCHEMES)}.")
+    return scheme
+
+
+def scan_of(mask: Path) -> Path | None:
+    """The scan that the report beside a mask names, or the one beside it; None if there is neither."""
+    source = _report_of(mask).get("source")
+    return Path(source) if isinstance(source, str) and os.path.exists(source) else find_image(mask)
+
+
+def _report_of(mask: Path) -> dict[str, Any]:
+    """What the report beside a mask says; nothing if there is none, or none of ours."""
+    try:
+        report = json.loads(beside(mask, ".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
