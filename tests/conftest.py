@@ -30,9 +30,8 @@ for part in ("coarse", "fine"):
     NETWORK |= {f"network_def::{part}::{k}": v for k, v in {"channels": [16, 32, 48, 64], "strides": [2, 2, 2], "num_res_units": 1}.items()}
 SMALL = {"bundle_root": str(BUNDLE), "num_workers": 0, **WORKING_GRID, **NETWORK}
 EPOCHS = 240  # of one step each
-NO_AUGMENTATION = dict.fromkeys(
-    ("rotate", "scale", "flip_prob", "bend", "cut", "intensity_prob", "contrast_prob", "invert_prob", "thick_prob"), 0.0
-)
+SAMPLE_KNOBS = [prefix + knob for prefix in ("", "view_") for knob in ("rotate", "scale", "intensity_prob", "contrast_prob", "invert_prob")]
+NO_AUGMENTATION = dict.fromkeys(["flip_prob", "thick_prob", "bend", "cut", *SAMPLE_KNOBS], 0.0)
 DICOM = bytes(128) + b"DICM" + bytes(20)
 
 

@@ -18,6 +18,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
 from scripts.common.errors import CallError, did_you_mean, show_tracebacks
+from scripts.common.knobs import check_knobs
 from scripts.common.preflight import check_bundle_root, is_true
 
 # what MONAI and its clients read or set, though no item of a config refers to it
@@ -38,8 +39,8 @@ def begin(debug: bool | str = False) -> None:
         debug: True or False: errors of the user come with a traceback.
 
     Raises:
-        CallError: for an override that nothing in the config reads (MONAI takes any name), a command that it does not have, a path or a
-            name that is none, or a `bundle_root` that is no bundle.
+        CallError: for an override that nothing in the config reads (MONAI takes any name), a command that it does not have, a number that
+            is beyond its limits, a path or a name that is none, or a `bundle_root` that is no bundle.
     """
     show_tracebacks(is_true(debug, "debug"))
     if is_command():
@@ -51,6 +52,7 @@ def begin(debug: bool | str = False) -> None:
             sys.excepthook = one_line
     if workflow := running_workflow():
         check_overrides(workflow.parser.config, {workflow.init_id, workflow.run_id, workflow.final_id}, workflow.config_root_path)
+        check_knobs(workflow.parser.config)
         read_texts(workflow.parser)
         if is_command():  # a program may never run what it sets up
             check_command(workflow.parser.config, workflow.run_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sized
 from datetime import timedelta
+from itertools import zip_longest
 from typing import Any
 
 import ignite.distributed as idist
@@ -96,8 +97,7 @@ def gathered(of_scan: dict[str, list]) -> list:
     """
     parts = idist.all_gather(of_scan) if idist.get_world_size() > 1 else [of_scan]
     merged: dict[str, list] = {}
-    for place in range(max(map(len, parts))):
-        for part in parts:
-            for name, rows in list(part.items())[place : place + 1]:
-                merged.setdefault(name, rows)
+    for scans in zip_longest(*(part.items() for part in parts)):
+        for name, rows in filter(None, scans):
+            merged.setdefault(name, rows)
     return [row for rows in merged.values() for row in rows]

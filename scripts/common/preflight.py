@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import math
 import pickle
 import pydoc
 import re
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +75,8 @@ def check_files(**files: Any) -> None:
 def check_start(train_only: str, pretrained: str, resume: str) -> None:
     """
     Raises:
-        CallError: for a training of one network that would leave the other at random, or of one that does not exist.
+        CallError: for a training of one network that would leave the other at random.
     """
-    if train_only not in ("both", "outlines", "levels"):
-        raise CallError(f"--train_only {train_only}: choose both, outlines or levels")
     if train_only != "both" and not (pretrained or resume):
         raise CallError(f"--train_only {train_only} keeps the rest of a trained network: set --pretrained, to models/model.pt for example")
 
@@ -106,74 +103,6 @@ def load_weights(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CallError(f"{path}: holds a {type(state).__name__}, not a state_dict")
     return state
-
-
-def check_numbers(**knobs: Any) -> None:
-    """
-    Args:
-        knobs: settings by name, a number or a list of three numbers each, all of which must be above 0.
-
-    Raises:
-        CallError: for any other values, all of them.
-    """
-    wrong = {}
-    for name, value in knobs.items():
-        values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        numbers = [v for v in values if _is_number(v) and 0 < v < math.inf]
-        if len(numbers) < len(values) or (values != [value] and len(values) != 3):
-            wrong[name] = "a number above 0 is" if values == [value] else "three numbers above 0 are"
-    _refuse(wrong, knobs)
-
-
-def check_between(low: float, high: float, whole: bool = False, **knobs: Any) -> None:
-    """
-    Args:
-        low, high: the least and the most that each knob may be; infinity for no limit.
-        whole: integers only.
-        knobs: settings by name.
-
-    Raises:
-        CallError: for any other values, all of them.
-    """
-    span = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-    needed = f"a {'whole ' * whole}number {span} is"
-    _refuse({name: needed for name, value in knobs.items() if not _is_number(value, whole) or not low <= value <= high}, knobs)
-
-
-def check_multiples(of: int, **knobs: Any) -> None:
-    """
-    Args:
-        of: what the strides of the networks divide.
-        knobs: settings by name, three whole numbers each.
-
-    Raises:
-        CallError: for any other values, all of them.
-    """
-
-    def fits(value: Any) -> bool:
-        is_three = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 3
-        return is_three and all(_is_number(v, whole=True) and v > 0 and v % of == 0 for v in value)
-
-    _refuse({name: f"three multiples of {of} are" for name, value in knobs.items() if not fits(value)}, knobs)
-
-
-def _is_number(value: Any, whole: bool = False) -> bool:
-    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-
-
-def _refuse(needed: Mapping[str, str], knobs: Mapping[str, Any]) -> None:
-    """One line on all knobs in `needed`, which says what is needed instead of their values."""
-    if needed:
-        raise CallError("; ".join(f"--{name} {knobs[name]}: {what} needed" for name, what in needed.items()))
-
-
-def check_repeat(repeat: Any) -> None:
-    """
-    Raises:
-        CallError: for a number, say, where every source has its own.
-    """
-    if not isinstance(repeat, Mapping):
-        raise CallError(f"--repeat {repeat}: a number for every source is needed, such as \"{{'mine': 3}}\"")
 
 
 def check_arguments(option: str, given: Any, function: str, without: Collection[str] = ()) -> None:

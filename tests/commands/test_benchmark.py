@@ -22,6 +22,7 @@ from scripts.benchmark.page import KNOBS, NETWORKS, forward_s, write_page
 from scripts.benchmark.parts import benchmark
 from scripts.benchmark.process import Child, GpuWatch, run_child
 from scripts.benchmark.runs import Stopwatch, step_rate
+from scripts.common.cores import cores
 from scripts.common.errors import UserError
 from scripts.common.shared import inference_config
 
@@ -196,7 +197,7 @@ def test_many_scans_by_the_times_of_their_reports(tmp_path, small_scan, monkeypa
 
     monkeypatch.setattr(bench, "_command", command)
     found = bench.many(bench.Bench(str(BUNDLE), tmp_path, {"thick": small_scan}, 1, 4, 100, 1, ""))
-    assert found.pop("processes") == os.cpu_count()
+    assert found.pop("processes") == cores()
     assert found == {"scans": 100, "seconds": 230.0, "first_tenth_s": 2.0, "last_tenth_s": 3.0, "peak_mib": 1024.0}
 
 
@@ -216,7 +217,7 @@ def test_folder_by_the_medians_of_three_turns(tmp_path, small_scan, monkeypatch)
         return Child("", 30.0 * slow, 1024.0 * processes)
 
     monkeypatch.setattr(bench, "_command", command)
-    monkeypatch.setattr(bench.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(bench, "cores", lambda: 2)
     found = bench.folder(bench.Bench(str(BUNDLE), tmp_path, {"thick": small_scan}, 3, 8, 100, 1, ""))
     assert turns == ["1 0", "1 1", "2 0"] * 3
     assert found == {

@@ -167,7 +167,7 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     assert infer(**options) == 0  # corrected by hand
     *before, last = capfd.readouterr().out.splitlines()
     assert last.startswith("0 segmented, 2 skipped")
-    told = "changed since it was segmented; the tables tell of it as it was, the command measure of it as it is"
+    told = "was edited after it was segmented: the tables describe it as it was then; run measure for the edited mask"
     assert [line for line in before if "changed" in line] == [f"{mask}: {told}"]
     mask.write_bytes(mask.read_bytes()[:-9])
     assert outcome() == (1, 1)

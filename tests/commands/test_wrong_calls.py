@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import subprocess
@@ -19,20 +18,18 @@ from monai.handlers import CheckpointLoader
 
 from scripts.benchmark.parts import PARTS, benchmark
 from scripts.common import command
+from scripts.common.cores import cores
 from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.common.preflight import (
     check_arguments,
-    check_between,
     check_device,
     check_input,
-    check_multiples,
-    check_numbers,
-    check_repeat,
     check_start,
     check_weights,
     check_writable,
     load_weights,
 )
+from scripts.data.crops import samples_of
 from scripts.labels import check_labelled, check_scheme
 from scripts.tools.package import package
 from scripts.training.checkpoint import PretrainedWeights, ResumableCheckpoint, check_resume
@@ -77,50 +74,7 @@ def test_overrides_that_clients_and_commands_need_pass():
         ConfigWorkflow(files, workflow_type=None, run_id=run_id, **overrides).initialize()
 
 
-@pytest.mark.parametrize(
-    ("knobs", "message"),
-    [
-        ({"spacing": [0, 1, 1]}, "--spacing [0, 1, 1]: three numbers above 0 are needed"),
-        ({"spacing": [1.0, 1.0]}, "--spacing [1.0, 1.0]: three numbers above 0 are needed"),
-        ({"spacing": [1.0, float("nan"), 1.0]}, "--spacing [1.0, nan, 1.0]: three numbers above 0 are needed"),
-        ({"epochs": 1, "batch_size": 0}, "--batch_size 0: a number above 0 is needed"),
-        ({"epochs": "ten"}, "--epochs ten: a number above 0 is needed"),
-        ({"rate": -1, "norm": "abc"}, "--rate -1: a number above 0 is needed; --norm abc: a number above 0 is needed"),
-    ],
-)
-def test_numbers(knobs, message):
-    check_numbers(spacing=[1.0, 0.5, 2], epochs=1)
-    with fails(message):
-        check_numbers(**knobs)
-
-
-@pytest.mark.parametrize("value", [-0.1, 0.91, "half", True, None, float("nan")])
-def test_ranges(value):
-    check_between(0, 0.9, overlap=0, other=0.9)
-    with fails(f"--overlap {value}: a number from 0 to 0.9 is needed"):
-        check_between(0, 0.9, overlap=value)
-
-
-def test_whole_numbers_and_no_limit():
-    check_between(1, math.inf, whole=True, epochs=10**9)
-    check_between(0, math.inf, size=0.5)
-    with fails("--epochs 1.5: a whole number of at least 1 is needed; --batch_size 0: a whole number of at least 1 is needed"):
-        check_between(1, math.inf, whole=True, epochs=1.5, batch_size=0)
-    with fails("--size -300: a number of at least 0 is needed"):
-        check_between(0, math.inf, size=-300)
-
-
-@pytest.mark.parametrize("value", [[50, 80, 128], 17, [16, 32], [16, 16, 16.0], "abc", [0, 16, 16], [16, 16, -16]])
-def test_multiples(value):
-    check_multiples(16, patch_size=[16, 32, 48])
-    with fails(f"--patch_size {value}: three multiples of 16 are needed"):
-        check_multiples(16, patch_size=value)
-
-
 def test_mappings():
-    check_repeat({})
-    with fails("--repeat 3: a number for every source is needed, such as \"{'mine': 3}\""):
-        check_repeat(3)
     draw = "scripts.phantoms.phantom.draw_phantom"
     check_arguments("phantom_options", {"lumbar": 6}, draw)
     known = "contrast, lumbar, wedged, slipped, spacing_mm, shape, oblique_deg, view, order"
@@ -162,7 +116,7 @@ def test_one_network_is_not_trained_beside_a_random_one():
     with fails("--train_only levels keeps the rest of a trained network: set --pretrained, to models/model.pt for example"):
         check_start(train_only="levels", pretrained="", resume="")
     with fails("--train_only fine: choose both, outlines or levels"):
-        check_start(train_only="fine", pretrained="", resume="")
+        samples_of("fine")
 
 
 def test_configs_check_their_numbers_first(tmp_path):
@@ -188,8 +142,10 @@ def test_configs_check_their_numbers_first(tmp_path):
             run_bundle(files, device="cuda:99", **folders)
     with fails("--learning_rate -1: a number of at least 0 is needed; --max_gradient abc: a number of at least 0 is needed"):
         run_bundle(TRAIN, learning_rate=-1, max_gradient="abc", **folders)
-    with fails("--repeat 3: a number for every source is needed, such as \"{'mine': 3}\""):
+    with fails("--repeat 3: a whole number for every source is needed, such as \"{'mine': 3}\""):
         run_bundle(TRAIN, repeat=3, **folders)
+    with fails("--train_only fine: choose both, outlines or levels"):
+        run_bundle(TRAIN, run_id="show_batch", train_only="fine", **folders)
     with fails("--image takes one scan, --split a list of them: leave out one or the other"):
         run_bundle(INFERENCE, image="a.nii", split="testing", **folders)
     assert not list(tmp_path.iterdir())
@@ -207,7 +163,8 @@ def test_configs_check_their_numbers_first(tmp_path):
         ("visualize", {"image": "none.nii", "prediction": TOOLS}, "none.nii: no such file. --image takes one."),
         ("visualize", {"image": TOOLS, "prediction": "none_seg.nii"}, "none_seg.nii: no such file. --prediction takes one."),
         ("visualize", {"image": TOOLS, "prediction": TOOLS, "reference": "none.nii"}, "none.nii: no such file. --reference takes one."),
-        ("phantoms", {"training": -1, "seed": "x"}, "--training -1: a whole number of at least 0 is needed; --seed x: a whole number"),
+        ("benchmark", {"repeats": 0}, "--repeats 0: a whole number of at least 1 is needed"),
+        ("phantoms", {"training": -1, "seed": "x"}, "--seed x: a whole number of at least 0 is needed; --training -1: a whole number"),
     ],
 )
 def test_commands_check_their_options_first(command_id, options, message, tmp_path):
@@ -220,7 +177,7 @@ def test_benchmark_checks_its_options_first(tmp_path):
     for options, message in (
         ({"parts": ["outs"]}, f"benchmark has no part outs; choose from {', '.join(PARTS)}. Did you mean ours?"),
         ({"scans": ["none.nii"]}, "none.nii: no such file. --scans takes a list of scans, or nothing for phantoms."),
-        ({"repeats": 0}, "--repeats 0: a whole number of at least 1 is needed"),
+        ({"folder_size": 1}, f"--folder_size 1: two scans for each of the {cores()} processes are needed"),
     ):
         with fails(message):
             benchmark(str(BUNDLE), str(tmp_path / "results.json"), **{"parts": [], **options})
