@@ -22,16 +22,16 @@ from scripts.common.files import alone_in, write_whole
 from scripts.common.preflight import is_true
 from scripts.common.tables import aligned, check_column, read_rows, write_rows
 from scripts.data.find import case_name
+from scripts.data.masks import MaskLayout, beside
 from scripts.data.scans import read_scan
 from scripts.measure.doubts import doubts
 from scripts.measure.rows import rounded, structure_rows, table_row
 from scripts.metrics import scans_digest, score_structures, summarise, worst_cases
-from scripts.transforms import MaskLayout
 
 FORMATS = {
     "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f", "asd_mm": ".2f", "hd95_mm": ".2f", "identified": ".3f", "all_levels": ".3f",
 }  # fmt: skip
-CHANGED = "changed since it was segmented; the tables tell of it as it was, the command measure of it as it is"
+CHANGED = "was edited after it was segmented: the tables describe it as it was then; run measure for the edited mask"
 TABLES = ("structures.csv", "spines.csv")  # of all masks in a folder
 
 
@@ -146,7 +146,7 @@ class CaseFigures:
             figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=title, note=note)
             if self.output_dir:
                 mask = self.layout.filename(source)
-                save_figure(figure, mask.with_name(case_name(mask) + ".png"))
+                save_figure(figure, beside(mask, ".png"))
             name = self.name_of(str(source))
             track_figure(engine, figure, name)
             if self.summary_writer is not None:
@@ -210,7 +210,7 @@ class CaseReports:
             if mask.is_file():
                 report["mask_sha256"] = digest(mask)
             text = json.dumps(report, indent=1) + "\n"
-            write_whole(mask.with_name(case_name(mask) + ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
+            write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
             self.add_rows(source, report)
 
     def add_rows(self, source: str, report: dict) -> None:

@@ -124,7 +124,9 @@ class MarginalDiceCELoss(_Loss):
         merged = torch.zeros_like(label)
         if "merged" in target:
             merged = target["merged"].flatten(1).long()
-            p_merged = p.gather(1, merged[:, None])[:, 0] * (merged > 0)
+            may_be = ~free
+            may_be[:, 0] = False
+            p_merged = p.gather(1, merged[:, None])[:, 0] * may_be.gather(1, merged)  # of free classes it is in p_background already
             p_background = p_background + p_merged
             predicted = predicted.index_add(0, merged.flatten(), -(p_merged * weight).flatten())
         p_truth = torch.where(label > 0, p.gather(1, label[:, None])[:, 0], p_background)

@@ -18,14 +18,17 @@ from scripts.labels import label_table
 class StructureDice(CumulativeIterationMetric):
     """Dice per channel of label maps (B1XYZ, channel indices), shape BC; NaN where the reference has none of that channel.
 
-    In place of the background stands a number for the scan's file (NaN without one).
+    In place of the background stands a number for the scan's file (NaN without one), which a batch of one alone can tell.
     Aggregates to the mean over all structures of all scans. In a partly labelled scan the rest costs nothing. A scan that occurs more
     than once (two processes had it, so that none was idle) counts once.
     """
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs) -> torch.Tensor:
         channels = len(label_table())
-        scan = _number_of(y.meta["filename_or_obj"]) if isinstance(y, MetaTensor) and "filename_or_obj" in y.meta else torch.nan
+        named = isinstance(y, MetaTensor) and "filename_or_obj" in y.meta
+        if named and len(y) > 1:
+            raise ValueError(f"one scan at a time, got a batch of {len(y)}: its metadata do not tell which file is which")
+        scan = _number_of(y.meta["filename_or_obj"]) if named else torch.nan
         scores = []
         for predicted, truth in zip(y_pred.flatten(1).long().cpu(), y.flatten(1).long().cpu()):
             n_truth = torch.bincount(truth, minlength=channels).float()

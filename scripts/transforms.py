@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Hashable, Mapping
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.data.folder_layout import FolderLayoutBase
 from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd
 from monai.utils import SpaceKeys
 
 from scripts.batch.own_masks import MADE_BY, check_replaceable
-from scripts.common.errors import CallError, UserError, shown
-from scripts.common.files import write_whole
+from scripts.common.errors import UserError
 from scripts.common.preflight import is_true
 from scripts.data.complete_labels import complete_labels
-from scripts.data.find import LABEL_POSTFIX, case_name, has_twin
+from scripts.data.masks import MaskLayout, beside, write_label_map
 from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, read_volume
@@ -37,7 +31,7 @@ from scripts.measure.spine import measure_spine
 class LoadImageVolumesd(LoadImaged):
     """Read scans (`read_scan`) and label maps (`read_volume`): float32, shape XYZ, with their grid and nothing else of their headers.
 
-    What is said of the reading is in the metadata as `notes`, a line each. Headers may hold the patient's name: they stay behind.
+    `notes` in the metadata holds a line for each remark of the reader. Headers may hold the patient's name: they stay behind.
     It is a `LoadImaged` for MONAI Label, which tells such a loader to hand out `<key>_meta_dict` too, and for MONAI Deploy, which drops it.
 
     Args:
@@ -175,8 +169,8 @@ class RestoreGridd(MapTransform):
     """Class logits -> label map (channel indices, 1XYZ, uint8) on the grid that `ref_key` was read from.
 
     Args:
-        keys: `NamedLevels`, whose report goes into the metadata as `report`; without `NameLevelsd`, what that takes, every voxel with the
-            level that it votes for; or other logits, shape CXYZ, on the working grid or, with an affine of their own, on a box of it.
+        keys: `NamedLevels`, whose report goes into the metadata as `report`; or level logits, as `NameLevelsd` takes them, which are
+            decided voxel by voxel; or other logits, shape CXYZ, on the working grid or, with an affine of their own, on a box of it.
         ref_key: the preprocessed image; its metadata hold the working grid, the original grid and the file name.
     """
 
@@ -260,32 +254,6 @@ class MeasureSpined(MapTransform):
         return d
 
 
-class MaskLayout(FolderLayoutBase):
-    """`<output_dir>/<folders below data_root_dir>/<stem>_seg.nii.gz`, so that equal stems in two folders do not collide.
-
-    A scan that lies outside `data_root_dir` is written straight into `output_dir`. One that shares its stem with another scan beside it
-    keeps its suffix: `a.mha_seg.nii.gz`.
-    """
-
-    def __init__(self, output_dir: str, data_root_dir: str = "") -> None:
-        self.output_dir = Path(output_dir)
-        self.data_root_dir = Path(os.path.abspath(data_root_dir))
-
-    def filename(self, subject: str = "subject", **kwargs) -> Path:
-        source = Path(os.path.abspath(subject))
-        inside = self.data_root_dir in source.parents  # not so for a DICOM folder that is the data set itself
-        folder = source.parent.relative_to(self.data_root_dir) if inside else Path()
-        name = source.name if has_twin(source) else case_name(source)
-        return self.output_dir / folder / f"{name}{LABEL_POSTFIX}.nii.gz"
-
-    def first_scans(self, entries: Iterable[Mapping[str, Any]]) -> dict[Path, str]:
-        """Mask -> the first `image` of the entries that it would be of: any other one would replace it."""
-        first: dict[Path, str] = {}
-        for entry in entries:
-            first.setdefault(self.filename(entry["image"]), entry["image"])
-        return first
-
-
 class SaveImageLabelsd(SaveImaged):
     """Write label maps as `<stem>_seg.nii.gz` in the numbering of `label_scheme`; the data keep channel indices.
 
@@ -316,36 +284,8 @@ class SaveImageLabelsd(SaveImaged):
             path = self.saver.folder_layout.filename(label.meta["filename_or_obj"])
             if not self.overwrite:
                 check_replaceable(path, str(label.meta["filename_or_obj"]))
-            path.with_name(f"{case_name(path)}.json").unlink(missing_ok=True)  # an older report: it tells of the mask that goes now
+            beside(path, ".json").unlink(missing_ok=True)  # an older report: it tells of the mask that goes now
             write_label_map(decode(label[0].numpy(), self.label_scheme), label.affine.numpy(), path, MADE_BY)
             label.meta["saved_to"] = str(path)
             label.meta["label_scheme"] = self.label_scheme
         return dict(data)
-
-
-def check_mask_names(entries: Sequence[Mapping[str, Any]], output_dir: str, data_root_dir: str) -> None:
-    """
-    Raises:
-        CallError: if the masks of two scans would have one name, as of scans outside `data_root_dir` that lie in folders of their own.
-    """
-    layout = MaskLayout(output_dir, data_root_dir)
-    first = layout.first_scans(entries)
-    for image in (entry["image"] for entry in entries):
-        other = first[layout.filename(image)]
-        if other != image:
-            raise CallError(f"{shown(image)}: its mask would have the name of that of {shown(other)}. Rename one of them.")
-
-
-def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path, description: bytes = b"") -> None:
-    """Write label values (XYZ, below 256) as 8-bit NIfTI, whole or not at all.
-
-    Args:
-        values, affine, path: of the file; the affine is 4x4, voxel -> world mm.
-        description: of the header, 79 bytes at most; with `MADE_BY` another run may replace the file.
-    """
-    image = nib.Nifti1Image(values.astype(np.uint8), affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)  # some readers look at the qform only
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = description
-    write_whole(path, lambda partial: nib.save(image, partial))

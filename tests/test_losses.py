@@ -288,6 +288,13 @@ def test_value_with_merged_voxels_by_hand():
     assert dice.item() == pytest.approx(1 - (2 / 3 + 1) / (1 + 3 * 1 / 3 + 1), abs=1e-6)  # where it may be, a body is no false one
 
 
+def test_a_merged_class_that_is_not_labelled_counts_once():
+    background, labelled = torch.zeros(1, 1, 2, 1, 1, dtype=torch.int64), torch.tensor([[True, True, False]])
+    given = {"label": background, "labelled": labelled, "merged": torch.full_like(background, 2)}
+    loss = MarginalDiceCELoss(0, 1)(torch.zeros(1, 3, 2, 1, 1), given)
+    assert loss.item() == pytest.approx(math.log(3 / 2), abs=1e-6)  # of three equal classes, two may be there
+
+
 def test_merged_classes_share_their_gradient():
     logits = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(9)).requires_grad_()
     merged = torch.full((2, 1, *SHAPE), 2)

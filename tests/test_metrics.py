@@ -88,6 +88,12 @@ def test_structure_dice_counts_a_scan_once():
     assert metric.aggregate().item() == pytest.approx(1 / 2)
 
 
+def test_structure_dice_of_a_batch_whose_files_nobody_can_tell():
+    truth = MetaTensor(torch.full((2, 1, 2, 2, 1), L1), meta={"filename_or_obj": ["a_seg.nii.gz", "b_seg.nii.gz"]})
+    with pytest.raises(ValueError, match="one scan at a time, got a batch of 2"):
+        StructureDice()(torch.full((2, 1, 2, 2, 1), L1), truth)
+
+
 # surface_distances_mm and score_structures
 
 

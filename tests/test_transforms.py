@@ -12,8 +12,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
 
-from scripts import transforms
-from scripts.common.errors import CallError, UserError
+from scripts.common.errors import UserError
 from scripts.data.complete_labels import BEYOND, NO_BODY, complete_labels
 from scripts.labels import decode, encode, label_table, structure
 from scripts.levels.postprocess import clean_label_map
@@ -24,7 +23,6 @@ from scripts.transforms import (
     CompleteLabelsd,
     EncodeLabelsd,
     LoadImageVolumesd,
-    MaskLayout,
     MeasureSpined,
     RestoreGridd,
     SaveImageLabelsd,
@@ -240,45 +238,6 @@ def test_of_a_header_only_the_grid_is_kept(tmp_path):
     np.testing.assert_allclose(load(paths)["image_meta_dict"]["affine"], affine, atol=1e-6)
 
 
-# MaskLayout
-
-
-@pytest.mark.parametrize(
-    ("root", "subject", "expected"),
-    [
-        ("/data", "/data/a.nii.gz", "a_seg.nii.gz"),
-        ("/data", "/data/site1/sub-01/a.nii.gz", "site1/sub-01/a_seg.nii.gz"),
-        ("/data", "/data/site2/sub-01/a.mha", "site2/sub-01/a_seg.nii.gz"),  # the same stem in another folder
-        ("/data", "/elsewhere/x/a.nrrd", "a_seg.nii.gz"),
-        ("/data", "/data2/a.nii", "a_seg.nii.gz"),  # not below /data
-        ("/data", "/data/x.1/b.v2_T2w.nii.gz", "x.1/b.v2_T2w_seg.nii.gz"),
-        ("/data", "/data/sub-01/series.12", "sub-01/series.12_seg.nii.gz"),  # a DICOM folder
-        ("/data", "/data/site1/../site2/a.nii.gz", "site2/a_seg.nii.gz"),
-    ],
-)
-def test_mask_layout(root, subject, expected):
-    assert MaskLayout("/out", root).filename(subject) == Path("/out") / expected
-
-
-def test_mask_layout_of_relative_paths(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert MaskLayout("out", "scans").filename("scans/a/b.nii.gz") == Path("out/a/b_seg.nii.gz")
-    assert MaskLayout("out", "scans").filename(str(tmp_path / "scans/a/b.nii.gz")) == Path("out/a/b_seg.nii.gz")
-    assert MaskLayout("out", "./scans/").filename("./scans/a/b.nii.gz") == Path("out/a/b_seg.nii.gz")
-    assert MaskLayout("out").filename("a/b.nii.gz") == Path("out/a/b_seg.nii.gz")  # no root: the working directory
-
-
-def test_mask_layout_of_a_dicom_folder_that_is_the_root():
-    assert MaskLayout("/out", "/data/series.12").filename("/data/series.12") == Path("/out/series.12_seg.nii.gz")
-
-
-def test_mask_layout_of_a_root_above_the_working_directory(tmp_path, monkeypatch):
-    (tmp_path / "bundle").mkdir()
-    monkeypatch.chdir(tmp_path / "bundle")
-    scan = str(Path("../scans/a/b.nii.gz").absolute())  # as inference_entries writes it
-    assert MaskLayout("/out", "../scans").filename(scan) == Path("/out/a/b_seg.nii.gz")
-
-
 # SaveImageLabelsd
 
 
@@ -354,7 +313,7 @@ def test_a_failed_write_leaves_the_old_mask(tmp_path, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(transforms.nib, "save", disk_full)
+    monkeypatch.setattr(nib, "save", disk_full)
     with pytest.raises(OSError, match="No space left"):
         save_mask({"pred": label_tensor(np.zeros_like(five_levels()), scan)})
     assert [p.name for p in tmp_path.iterdir()] == ["a_seg.nii.gz"]
@@ -364,10 +323,3 @@ def test_a_failed_write_leaves_the_old_mask(tmp_path, monkeypatch):
 def test_save_refuses_an_unknown_scheme_before_the_first_scan(tmp_path):
     with pytest.raises(UserError, match=r"^label scheme 'bids' does not exist; choose one of verse, channel, spider, totalspineseg\.$"):
         SaveImageLabelsd("pred", str(tmp_path), label_scheme="bids")
-
-
-def test_masks_of_one_name(tmp_path):
-    entries = [{"image": str(tmp_path / name)} for name in ("data/a/x.nii", "data/b/x.nii", "p1/T2.nii", "p1/T2.nii")]
-    transforms.check_mask_names(entries, str(tmp_path / "out"), str(tmp_path / "data"))
-    with pytest.raises(CallError, match=rf"^{tmp_path}/p2/T2.nii: its mask would have the name of that of {tmp_path}/p1/T2.nii"):
-        transforms.check_mask_names([*entries, {"image": str(tmp_path / "p2/T2.nii")}], str(tmp_path / "out"), str(tmp_path / "data"))

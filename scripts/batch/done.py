@@ -15,9 +15,8 @@ from scripts.batch.own_masks import other_scan
 from scripts.common.command import running_workflow
 from scripts.common.files import is_whole_gzip
 from scripts.common.preflight import is_true
-from scripts.data.find import case_name
+from scripts.data.masks import MaskLayout, beside
 from scripts.labels import METADATA_FILE, label_table
-from scripts.transforms import MaskLayout
 
 HEADERS, VOXELS = (".mhd", ".nhdr"), (".raw", ".zraw", ".raw.gz", ".gz")
 SECTIONS = ("network_def", "preprocessing", "inferer", "postprocessing")  # of a config: what they hold changes masks
@@ -43,7 +42,7 @@ class Done:
     ) -> None:  # fmt: skip
         self.layout = MaskLayout(output_dir, data_root_dir)
         self.weights = weights
-        self.settings = dict(settings)
+        self.settings = {name: _plain(value) for name, value in settings.items()}
         workflow = running_workflow()
         running = workflow.parser.config if workflow else {}
         config = running if running.keys() >= {*SECTIONS} else ConfigParser.load_config_file(config_file)
@@ -75,7 +74,7 @@ class Done:
 
     def report_of(self, scan: str | Path) -> Path:
         mask = self.layout.filename(str(scan))
-        return mask.with_name(case_name(mask) + ".json")
+        return beside(mask, ".json")
 
     def __call__(self, scan: str | Path, made_from: Mapping[str, str]) -> bool:
         """True if mask, report and, if wanted, figure are there and whole, and were made from `made_from`."""
@@ -87,9 +86,18 @@ class Done:
             known = content["made_from"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        has_figure = not self.figures or is_whole_png(mask.with_name(f"{case_name(mask)}.png"))
+        has_figure = not self.figures or is_whole_png(beside(mask, ".png"))
         mine = is_report(content) and not other_scan(content, scan)
         return known == dict(made_from) and mine and has_figure and is_whole_gzip(mask)
+
+
+def _plain(value: Any) -> Any:
+    """A setting, however it is spelled: 300 is 300.0, and `--amp false` a text."""
+    if str(value).lower() in ("true", "false"):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return float(value) if isinstance(value, (int, float)) else value
 
 
 def files_of_voxels(scan: Path) -> list[Path]:

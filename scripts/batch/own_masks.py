@@ -13,7 +13,7 @@ import nibabel as nib
 
 from scripts.common.errors import ScanError
 from scripts.common.files import is_half_gzip
-from scripts.data.find import case_name
+from scripts.data.masks import beside
 
 MADE_BY = b"spine_mri_segmentation"  # in the header (descrip) of a mask
 
@@ -34,7 +34,7 @@ def check_replaceable(mask: Path, scan: str) -> None:
             that is of another scan.
     """
     fix = "Move it, set another --output_dir, or set --overwrite True if it may go."
-    report = mask.with_name(f"{case_name(mask)}.json")
+    report = beside(mask, ".json")
     if not mask.exists():
         if _is_foreign(report):
             raise ScanError(scan, f"{report} is there already and not as this bundle has written it", fix)

@@ -6,7 +6,6 @@ Every measurement has a process of its own, and they run one after the other.
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import shutil
@@ -27,10 +26,11 @@ import torch
 from scripts.benchmark.page import KNOBS, write_page
 from scripts.benchmark.process import Child, run_child
 from scripts.benchmark.runs import FINE
+from scripts.common.cores import cores
 from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.common.files import write_whole
-from scripts.common.preflight import check_between
 from scripts.data.find import LABEL_POSTFIX, case_name, find_label
+from scripts.data.masks import write_label_map
 from scripts.data.resampling import resample_axes
 from scripts.data.volumes import read_volume
 from scripts.inferers import has_bfloat16
@@ -38,7 +38,6 @@ from scripts.labels import METADATA_FILE, encode, label_table
 from scripts.metrics import score_structures
 from scripts.phantoms.phantom import write_cohort
 from scripts.tools.check_setup import check_device
-from scripts.transforms import write_label_map
 
 SCANS = {  # of phantoms: slices, posterior-anterior, inferior-superior; in-plane and slice spacing in mm
     "thick_slices": {"shape": (20, 320, 320), "spacing_mm": (0.8, 4.0), "order": "PIR"},
@@ -99,9 +98,8 @@ def benchmark(
     for scan in scans:
         if not Path(scan).exists():
             raise CallError(f"{scan}: no such file. --scans takes a list of scans, or nothing for phantoms.{similar_path(scan)}")
-    check_between(1, math.inf, whole=True, repeats=repeats, training_steps=training_steps)
-    check_between(2 * (os.cpu_count() or 1), math.inf, whole=True, folder_size=folder_size)
-    check_between(20, math.inf, whole=True, many_scans=many_scans)
+    if folder_size < 2 * cores():
+        raise CallError(f"--folder_size {folder_size}: two scans for each of the {cores()} processes are needed")
     path = Path(results_file)
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     setting = {"machine": machine(), "repeats": repeats}
@@ -132,7 +130,7 @@ def machine() -> dict[str, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "processor": cpu,
-        "cores": str(os.cpu_count()),
+        "cores": str(cores()),
         "device": check_device(device).found,
         "bundle": json.loads(METADATA_FILE.read_text(encoding="utf-8"))["version"],
         "python": platform.python_version(),
@@ -249,8 +247,7 @@ def folder(bench: Bench) -> dict[str, Any]:
     Medians of the seconds of the command and of those per scan, from the first report (of every process) to the last.
     """
     source = _copies(next(iter(bench.scans.values())), bench.work / "folder", bench.folder_size)
-    cores = os.cpu_count() or 1
-    ways = {"one_by_one": (0, 1), "overlapped": (1, 1), "side_by_side": (0, cores)}
+    ways = {"one_by_one": (0, 1), "overlapped": (1, 1), "side_by_side": (0, cores())}
     children: dict[str, list[Child]] = {name: [] for name in ways}
     per_scan_s: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(bench.repeats):
@@ -262,7 +259,7 @@ def folder(bench: Bench) -> dict[str, Any]:
             per_scan_s[name].append((ended[-1] - ended[0]) / (len(ended) - 1))
     return {
         "scans": bench.folder_size,
-        "processes": cores,
+        "processes": cores(),
         **{
             name: {
                 "seconds": median(c.seconds for c in children[name]),
@@ -281,15 +278,15 @@ def _report_times(folder: Path) -> list[float]:
 
 def many(bench: Bench) -> dict[str, Any]:
     """A folder of `many_scans` copies of the first scan, a process for every core: what a scan takes in its first and in its last tenth."""
-    cores, target = os.cpu_count() or 1, bench.work / "many_masks"
+    target = bench.work / "many_masks"
     source = _copies(next(iter(bench.scans.values())), bench.work / "many", bench.many_scans)
     options = ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", "0"]
-    child = _command(bench, options, with_children=True, processes=cores)
+    child = _command(bench, options, with_children=True, processes=cores())
     ended = _report_times(target)
     tenth = len(ended) // 10
     return {
         "scans": len(ended),
-        "processes": cores,
+        "processes": cores(),
         "seconds": child.seconds,
         "first_tenth_s": (ended[tenth - 1] - ended[0]) / (tenth - 1),
         "last_tenth_s": (ended[-1] - ended[-tenth]) / (tenth - 1),

@@ -29,12 +29,13 @@ from scripts.common.memory import keep_freed_memory
 from scripts.common.preflight import is_true
 from scripts.common.shared import inference_config
 from scripts.data.find import case_name
+from scripts.data.masks import write_label_map
 from scripts.data.volumes import read_volume
 from scripts.figures import case_figure, save_figure
 from scripts.handlers import CaseReports
 from scripts.inferers import has_bfloat16
 from scripts.labels import decode
-from scripts.transforms import KeysOnlySpacingd, write_label_map
+from scripts.transforms import KeysOnlySpacingd
 
 COARSE, FINE = "coarse network", "fine network"
 STEPS = {  # how the names of the transforms start

@@ -24,7 +24,7 @@ NEVER = -30.0  # logit of a level that a voxel does not have
 REACH = 3  # voxels around an instance with logits of its level: beyond the last one that can be the largest, what interpolation reads
 NEIGHBOUR_COST = 5.0  # nats below the level that a voxel has, for that of a neighbour of the same kind that touches it
 CERTAIN = 0.96  # a sequence less probable than this is reported as uncertain, as all are without a sacrum in view
-WITNESSES = 20_000  # voxels of all bodies, or of all discs, asked at least: their means were at most 0.01 off those of twice as many
+MIN_VOTING_VOXELS = 20_000  # sampled of all bodies, and of all discs; with twice as many, mean votes differed by at most 0.01
 MAX_DISC_OFFSET_MM = 25.0  # of a disc's centre from the line between its two bodies
 
 
@@ -95,7 +95,7 @@ def _evidence(logits: SpineLogits, kind: str, numbers: np.ndarray, count: int) -
     voxels = np.flatnonzero(numbers)
     instance = numbers.flat[voxels].astype(np.min_scalar_type(count))  # small integers are sorted in a tenth of the time
     own_voxels = np.split(voxels[np.argsort(instance, kind="stable")], np.cumsum(np.bincount(instance, minlength=count + 1)[1:-1]))
-    witnesses = [of_instance[:: max(1, len(voxels) // WITNESSES)] for of_instance in own_voxels]
+    witnesses = [of_instance[:: max(1, len(voxels) // MIN_VOTING_VOXELS)] for of_instance in own_voxels]
     sizes = [len(of_instance) for of_instance in witnesses]
     log_p = logits.at(np.concatenate(witnesses))
     own = channels_of(kind)

@@ -16,7 +16,7 @@ CHUNK_VOXELS = 2**20  # output voxels resampled at a time where the axes are obl
 
 @dataclass(frozen=True)
 class ClassLogits:
-    """Class logits on one grid, every class but the background in a box: outside it can nowhere be the largest, nor beside such a voxel.
+    """Class logits on one grid; every class but the background has a box, outside which it is never the largest, nor a voxel from there.
 
     Of a lumbar spine, 24 whole volumes take 0.4 GB, and as long to fill as half of the network takes.
     """

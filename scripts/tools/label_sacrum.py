@@ -16,11 +16,12 @@ from tqdm import tqdm
 from scripts.common.errors import CallError, UserError, shown
 from scripts.common.preflight import check_weights, check_writable, is_true
 from scripts.data.datalist import read_datalist, write_datalist
+from scripts.data.masks import MaskLayout, write_label_map
 from scripts.data.sacrum import find_sacrum
 from scripts.data.volumes import read_volume
 from scripts.labels import label_table, structure
 from scripts.levels.restore import ClassLogits, restore_label_map
-from scripts.transforms import EncodeLabelsd, MaskLayout, write_label_map
+from scripts.transforms import EncodeLabelsd
 
 DATALIST = "datalist.json"
 

@@ -14,7 +14,7 @@ from scripts.common.files import write_whole
 from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
-from scripts.data.reports import read_mask, scan_of
+from scripts.data.masks import read_mask, scan_of
 from scripts.data.scans import read_scan
 from scripts.data.volumes import check_on_grid, turned_to_ras
 from scripts.figures import save_figure

@@ -20,7 +20,7 @@ COLUMNS = {
 
 WORST = {
     "case": "scan", "source": "source", "n": "n", "dice": "Dice", "level_dice": "Dice of the level", "identified": "identified",
-    "worst_structure": "worst structure", "worst_level_dice": "its Dice",
+    "worst_structure": "worst structure", "worst_level_dice": "its Dice of the level",
 }  # fmt: skip
 
 

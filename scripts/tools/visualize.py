@@ -7,7 +7,7 @@ from pathlib import Path
 from scripts.common.errors import CallError, shown
 from scripts.common.preflight import check_files, check_writable
 from scripts.data.find import case_name
-from scripts.data.reports import read_mask, scan_of
+from scripts.data.masks import read_mask, scan_of
 from scripts.data.volumes import check_on_grid, read_volume
 from scripts.figures import draw_case
 

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class ClipGradients:
-    """Scale the gradients of every step down to a largest norm, before the optimizer uses them; a step without a finite norm counts for 0.
+    """Clip the norm of the gradients before the optimizer uses them. If it is not finite, the step leaves the weights as they are.
 
     Args:
         network: whose gradients.

@@ -21,3 +21,17 @@ def test_the_file_of_the_voxels_counts(tmp_path, header, voxels):
     assert done.made_from(tmp_path / header) == first
     os.utime(tmp_path / voxels, ns=(0, 2**61))
     assert done.made_from(tmp_path / header)["scan"] == f"8 bytes, modified at {2**61} ns"
+
+
+@pytest.mark.parametrize(("changed", "same"), [({}, True), ({"size": 301}, False), ({"amp": True}, False), ({"spacing": [1, 1, 2]}, False)])
+def test_settings_count_by_their_value_not_by_their_spelling(tmp_path, changed, same):
+    (tmp_path / "weights.pt").write_bytes(b"1234")
+    made_from = []
+    for settings in (
+        {"size": 300.0, "amp": False, "spacing": [1.0, 1.0, 1.0], "scheme": "verse"},
+        {"size": 300, "amp": "false", "spacing": (1, 1, 1), "scheme": "verse", **changed},
+    ):
+        config = str(BUNDLE / "configs" / "inference.yaml")
+        done = Done(str(tmp_path), str(tmp_path), str(tmp_path / "weights.pt"), settings, config)
+        made_from.append(done.made_from(tmp_path / "weights.pt"))
+    assert (made_from[0] == made_from[1]) is same

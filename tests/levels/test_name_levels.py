@@ -76,7 +76,7 @@ def test_a_part_of_the_voxels_is_asked(monkeypatch, witnesses, tolerance):
     logits = column(LUMBAR, DISCS)
     *side, along = body_box(2)
     paint(logits, (*side, slice(along.start, along.start + 3)), L3=0.4, L2=0.6)
-    monkeypatch.setattr("scripts.levels.name_levels.WITNESSES", witnesses)
+    monkeypatch.setattr("scripts.levels.name_levels.MIN_VOTING_VOXELS", witnesses)
     label, report = named(logits)
     np.testing.assert_array_equal(label, truth(dict(enumerate(LUMBAR)), dict(enumerate(DISCS))))
     assert [r["name"] for r in report["structures"]] == [*LUMBAR, *DISCS]
