@@ -55,7 +55,7 @@ def structure_color(channel: int) -> tuple[float, float, float]:
     from matplotlib.colors import to_rgb
 
     structure = label_table()[channel]
-    bodies = [s.name for s in label_table() if s.group == "body"]
+    bodies = [s.name for s in label_table() if s.kind == "body"]
     rgb = np.array(to_rgb(BODY_COLORS[bodies.index(structure.name.split("/")[0]) % len(BODY_COLORS)]))
     return tuple((rgb + 1) / 2 if structure.is_disc else rgb)
 
@@ -85,7 +85,7 @@ def best_index(label: np.ndarray, plane: str) -> int:
     if box is None:
         return label.shape[axis] // 2
     ignored = [False] * 256  # values beyond the table
-    for counts in ([s.group == "body" for s in label_table()], [s.channel > 0 for s in label_table()]):
+    for counts in ([s.kind == "body" for s in label_table()], [s.channel > 0 for s in label_table()]):
         area = np.array(counts + ignored)[label[box]].sum(axis=tuple({0, 1, 2} - {axis}))
         if area.any():
             return int((box[axis].start + np.flatnonzero(area == area.max()).mean()).round())  # the middle one of equals

@@ -40,7 +40,7 @@ class Structure:
         return "/" in self.name
 
     @property
-    def group(self) -> str:
+    def kind(self) -> str:
         """`body` or `disc`; `background` for channel 0."""
         return "background" if self.channel == 0 else "disc" if self.is_disc else "body"
 
@@ -96,7 +96,7 @@ def _read_table(path: str) -> tuple[Structure, ...]:
     lost = [s.name for s in table if s.is_disc and not {*s.name.split("/")} <= names]
     if lost:
         raise UserError(f"{path}: no bodies above and below the discs {lost}; a disc is named after both, e.g. 'L1/L2'")
-    bodies = [s.name for s in table if s.group == "body"]
+    bodies = [s.name for s in table if s.kind == "body"]
     turned = [s.name for s in table if s.is_disc and bodies.index(s.name.split("/")[0]) > bodies.index(s.name.split("/")[1])]
     if turned:  # the sequence of names follows the order of the table
         raise UserError(f"{path}: the bodies must stand from top to bottom, the disc {turned[0]} says otherwise")

@@ -27,7 +27,7 @@ class PrepareSamples(PrepareBatch):
 
     def __init__(self) -> None:
         kinds = torch.full((256,), UNKNOWN, dtype=torch.uint8)
-        kinds[: len(label_table())] = torch.tensor([KINDS.index(s.group) for s in label_table()], dtype=torch.uint8)
+        kinds[: len(label_table())] = torch.tensor([KINDS.index(s.kind) for s in label_table()], dtype=torch.uint8)
         kinds[[NO_BODY, NO_DISC]] = KINDS.index("background")
         self.kind_of_value = kinds
         self.merged_of_value = torch.zeros(256, dtype=torch.uint8)

@@ -57,25 +57,25 @@ def score_structures(reference: np.ndarray, predicted: np.ndarray, spacing_mm: S
 
     Returns:
         rows with `structure`, `group` and
-        `dice`: with the predicted instance of the same group that covers most of the structure, whatever its level;
+        `dice`: with the predicted instance of the same kind that covers most of the structure, whatever its level;
         `level_dice`: with the predicted structure of the same level, 0 where the level is wrong;
         `asd_mm`, `hd95_mm`: symmetric surface distance to that instance, mean and 95th percentile (the larger of the two directions),
         infinite where there is no instance;
         `identified`: 1.0 if that instance carries the right level, else 0.0.
     """
     table = label_table()
-    group_of = np.array([s.group for s in table])
+    kind_of = np.array([s.kind for s in table])
     rows = []
     for channel in np.unique(reference[reference > 0]).tolist():
         truth = reference == channel
-        hits = np.bincount(predicted[truth], minlength=len(table)) * (group_of == table[channel].group)
+        hits = np.bincount(predicted[truth], minlength=len(table)) * (kind_of == table[channel].kind)
         best = int(hits.argmax()) if hits.any() else 0
         found = predicted == best if best else np.zeros_like(truth)
         asd, hd95 = surface_distances_mm(truth, found, spacing_mm) if best else (np.inf, np.inf)
         rows.append(
             {
                 "structure": table[channel].name,
-                "group": table[channel].group,
+                "group": table[channel].kind,
                 "dice": _dice(truth, found),
                 "level_dice": _dice(truth, predicted == channel),
                 "asd_mm": asd,

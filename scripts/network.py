@@ -41,11 +41,12 @@ class SpineNet(nn.Module):
         fine_multiple: Sequence[int] = (16, 16, 16),
     ) -> None:
         super().__init__()
-        groups = [s.group for s in label_table()]
-        self.kind_of_channel = [KINDS.index(g) for g in groups]
-        self.bodies, self.discs = ([c for c, g in enumerate(groups) if g == kind] for kind in KINDS[1:])
+        self.kind_of_channel = [KINDS.index(s.kind) for s in label_table()]
+        self.bodies, self.discs = ([s.channel for s in label_table() if s.kind == kind] for kind in KINDS[1:])
         # channels last: oneDNN's bfloat16 convolutions take two thirds of the time then
-        self.coarse = nn.Sequential(coarse, nn.Conv3d(features, len(groups), kernel_size=1)).to(memory_format=torch.channels_last_3d)
+        self.coarse = nn.Sequential(coarse, nn.Conv3d(features, len(self.kind_of_channel), kernel_size=1)).to(
+            memory_format=torch.channels_last_3d
+        )
         self.fine = fine.to(memory_format=torch.channels_last_3d)
         _keep_channels_last(self)
         self.gate_floor = GATE_FLOOR  # TorchScript does not read globals

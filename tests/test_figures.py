@@ -111,7 +111,7 @@ def test_intensity_window():
 
 def test_colors_of_neighbours_differ():
     table = label_table()
-    bodies = [s.channel for s in table if s.group == "body"]
+    bodies = [s.channel for s in table if s.kind == "body"]
     pairs = [*pairwise(bodies), (structure("L5").channel, structure("S1").channel)]
     for above, below in pairs:
         assert np.abs(np.subtract(figures.structure_color(above), figures.structure_color(below))).max() > 0.45

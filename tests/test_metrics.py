@@ -233,7 +233,7 @@ def row(case: str, source: str, name: str, dice: float, asd: float, identified: 
         "case": case,
         "source": source,
         "structure": name,
-        "group": structure(name).group,
+        "group": structure(name).kind,
         "dice": dice,
         "level_dice": dice * identified,
         "asd_mm": asd,

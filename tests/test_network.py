@@ -17,8 +17,8 @@ from scripts.network import GATE_FLOOR, KINDS, SpineNet
 TABLE = label_table()
 CHANNELS = len(TABLE)
 L3, L4, DISC = (structure(name).channel for name in ("L3", "L4", "L3/L4"))
-BODIES = [s.channel for s in TABLE if s.group == "body"]
-DISCS = [s.channel for s in TABLE if s.group == "disc"]
+BODIES = [s.channel for s in TABLE if s.kind == "body"]
+DISCS = [s.channel for s in TABLE if s.kind == "disc"]
 
 
 class Recorder(nn.Module):

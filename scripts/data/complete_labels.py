@@ -75,18 +75,18 @@ def _mark_gaps_and_beyond(
     table = label_table()
     present = [c for c in range(1, len(table)) if boxes[c - 1] is not None]
     listed = {s.name for s in table if labelled[s.channel]}
-    for group in ("body", "disc"):
-        of_group = [c for c in present if table[c].group == group and labelled[c]]
+    for kind in ("body", "disc"):
+        of_kind = [c for c in present if table[c].kind == kind and labelled[c]]
         without_l6 = "S1" in listed and not any(name.startswith("L6") for name in listed)  # nobody missed it then: there is none
-        every = [s.channel for s in table if s.group == group and not (without_l6 and s.name.startswith("L6"))]
-        if not of_group:
+        every = [s.channel for s in table if s.kind == kind and not (without_l6 and s.name.startswith("L6"))]
+        if not of_kind:
             continue
-        for above, below in pairwise(of_group):
+        for above, below in pairwise(of_kind):
             if not labelled[every[every.index(above) : every.index(below)]].all():
                 box = _joint_box(boxes[above - 1], boxes[below - 1], label.shape, spacing_mm)
                 cosine = _look_at_both(label[box] == above, label[box] == below, spacing_mm)[0]
                 result[box][(result[box] == 0) & ndimage.binary_dilation(cosine < POSSIBLE_COS)] = UNKNOWN
-        for last, second, step in ((of_group[-1], of_group[-2:][0], 1), (of_group[0], of_group[:2][-1], -1)):
+        for last, second, step in ((of_kind[-1], of_kind[-2:][0], 1), (of_kind[0], of_kind[:2][-1], -1)):
             follows = every.index(last) + step
             if 0 <= follows < len(every) and not labelled[every[follows]]:
                 _mark_beyond(result, label, last, second, -step, spacing_mm)
@@ -129,7 +129,7 @@ def _look_at_both(a: np.ndarray, b: np.ndarray, spacing_mm) -> tuple[np.ndarray,
 def _mark_beyond(result: np.ndarray, label: np.ndarray, last: int, second: int, upwards: int, spacing_mm) -> None:
     """Mark the background behind the far end of `last`, seen from `second`; next to it, what `last` is has ended for certain.
 
-    Where they are the same, the only one of its group, it is the upper end if `upwards` is 1, the lower one if it is -1.
+    Where they are the same, the only one of its kind, it is the upper end if `upwards` is 1, the lower one if it is -1.
     """
     scale = np.array(spacing_mm)
     points = np.argwhere(label == last) * scale

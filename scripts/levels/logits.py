@@ -80,7 +80,7 @@ def level_logits(pred: torch.Tensor) -> torch.Tensor:
 
 def channels_of(kind: str) -> list[int]:
     """Of the label table."""
-    return [s.channel for s in label_table() if s.group == kind]
+    return [s.channel for s in label_table() if s.kind == kind]
 
 
 def _take(volumes: torch.Tensor, voxels: np.ndarray) -> torch.Tensor:

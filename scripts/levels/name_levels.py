@@ -118,7 +118,7 @@ def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], vote: np.ndar
         discs = [s.channel for s in table if s.is_disc]
         return discs[int(np.argmax(vote[discs]))]
     absent = _absent_levels(bodies)
-    chain = [s.channel for s in table if s.group == "body" and s.name not in absent]
+    chain = [s.channel for s in table if s.kind == "body" and s.name not in absent]
     disc_below = {s.name.split("/")[0]: s.channel for s in table if s.is_disc}
     position = [chain.index(c) for _, c in bodies]
     centres = [b.centre_mm for b, _ in bodies]
@@ -179,8 +179,8 @@ def _agreeing_logits(log_kind: torch.Tensor, kind: np.ndarray, channel_map: np.n
             continue
         wide = tuple(slice(max(0, s.start - REACH), min(s.stop + REACH, n)) for s, n in zip(box, channel_map.shape))
         near = grown(channel_map[wide] == structure.channel)
-        of_kind = kind[wide] == KINDS.index(structure.group)
+        of_kind = kind[wide] == KINDS.index(structure.kind)
         other = torch.from_numpy(of_kind & (channel_map[wide] > 0) & (channel_map[wide] != structure.channel))
-        log_p = log_kind[(KINDS.index(structure.group), *wide)] - NEIGHBOUR_COST * other
+        log_p = log_kind[(KINDS.index(structure.kind), *wide)] - NEIGHBOUR_COST * other
         boxes[structure.channel] = (wide, torch.where(torch.from_numpy(near), log_p, NEVER))
     return ClassLogits(background, boxes)

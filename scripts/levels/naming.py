@@ -52,7 +52,7 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray, sacral: np.ndarra
         log_p: mean log-probability of every channel given that the voxel is a body, shape (bodies, channels).
         sacral: nats in favour of S1 for every body besides, shape (bodies,); None for none.
     """
-    levels, names = zip(*((s.channel, s.name) for s in label_table() if s.group == "body"))
+    levels, names = zip(*((s.channel, s.name) for s in label_table() if s.kind == "body"))
     if not bodies:
         return Naming([], 0.0, [], 0.0)
     if len(bodies) > MAX_BODIES:

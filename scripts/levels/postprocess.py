@@ -16,7 +16,7 @@ def clean_label_map(
     """Label map with one face-connected piece per channel and no holes inside; the input is not changed.
 
     1. The largest piece of every channel is its instance; one below `min_instance_mm3` is no instance at all.
-    2. Any other piece joins the instance of the same group (body or disc) that it touches most: a piece of a body that was given the
+    2. Any other piece joins the instance of the same kind (body or disc) that it touches most: a piece of a body that was given the
        wrong level. A piece that touches none, or is smaller than `min_speck_mm3`, becomes background.
     3. Background enclosed by an instance is filled.
 
@@ -34,11 +34,11 @@ def clean_label_map(
 
 
 def _clean(label: np.ndarray, voxel_mm3: float, min_instance_mm3: float, min_speck_mm3: float) -> np.ndarray:
-    groups = np.array([s.group for s in label_table()])
+    kinds = np.array([s.kind for s in label_table()])
     instances = np.zeros_like(label)
     loose = np.zeros(label.shape, np.int32)  # numbers of the pieces that are no instance
     channel_of_piece = [0]
-    for channel, box in enumerate(ndimage.find_objects(label, max_label=len(groups) - 1), start=1):
+    for channel, box in enumerate(ndimage.find_objects(label, max_label=len(kinds) - 1), start=1):
         if box is None:
             continue
         pieces, count = ndimage.label(label[box] == channel)
@@ -50,11 +50,11 @@ def _clean(label: np.ndarray, voxel_mm3: float, min_instance_mm3: float, min_spe
         loose[box] += numbers[pieces]
         channel_of_piece += [channel] * int(is_loose.sum())
 
-    contacts = _contacts(loose, len(channel_of_piece), instances, len(groups))
-    contacts[groups[channel_of_piece][:, None] != groups] = 0
+    contacts = _contacts(loose, len(channel_of_piece), instances, len(kinds))
+    contacts[kinds[channel_of_piece][:, None] != kinds] = 0
     joined = np.where(contacts.any(1), contacts.argmax(1), 0).astype(label.dtype)
     result = np.where(loose > 0, joined[loose], instances)
-    for channel, box in enumerate(ndimage.find_objects(result, max_label=len(groups) - 1), start=1):
+    for channel, box in enumerate(ndimage.find_objects(result, max_label=len(kinds) - 1), start=1):
         if box is not None:
             inside = ndimage.binary_fill_holes(result[box] == channel)
             result[box][inside & (result[box] == 0)] = channel

@@ -82,7 +82,7 @@ def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[s
     start = [s.start for s in occupied]
     cut = cut_faces(whole(label.shape), start, part)
     boxes = find_objects(part, max_label=len(label_table()) - 1)
-    present = {s.name: s for s in label_table() if s.group == "body" and boxes[s.channel - 1]}
+    present = {s.name: s for s in label_table() if s.kind == "body" and boxes[s.channel - 1]}
     masks, affines = {}, {}
     for name, s in present.items():
         masks[name] = part[boxes[s.channel - 1]] == s.channel

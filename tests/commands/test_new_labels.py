@@ -40,7 +40,7 @@ def test_use_table(lumbar_table):
     assert len(label_table()) == 24
     use_table(str(lumbar_table))
     assert [s.name for s in label_table()] == LUMBAR
-    assert [s.group for s in label_table()] == ["background", *["body"] * 5, *["disc"] * 4]
+    assert [s.kind for s in label_table()] == ["background", *["body"] * 5, *["disc"] * 4]
     values = torch.tensor([0, 10, 90, 50]).numpy()
     assert encode(values).tolist() == [0, 1, 9, 5]
     assert decode(encode(values), "verse").tolist() == values.tolist()

@@ -21,7 +21,7 @@ def channel(name: str) -> int:
 
 def labelled(*names: str, group: str = "") -> np.ndarray:
     """Booleans per channel: background, these structures and all of a group."""
-    return np.array([s.channel == 0 or s.name in names or s.group == group for s in label_table()])
+    return np.array([s.channel == 0 or s.name in names or s.kind == group for s in label_table()])
 
 
 def column(*names: str, spacing=(1.0, 1.0, 1.0), height_mm=BODY_MM, gap_mm=GAP_MM, side_mm=SIDE_MM, ends_mm=12.0) -> np.ndarray:

@@ -209,7 +209,7 @@ def test_completed_labels_keep_the_labels(label, more, spacing):
 def check_ends(result: np.ndarray, label: np.ndarray, only: int, labelled: np.ndarray, spacing: tuple[float, ...]) -> None:
     """Above the only structure nothing is marked if the next one above is labelled, or there is none; the same below."""
     table = label_table()
-    group = [s.channel for s in table if s.group == table[only].group]
+    group = [s.channel for s in table if s.kind == table[only].kind]
     from_centre = (np.indices(label.shape).T * spacing - (np.argwhere(label == only) * spacing).mean(0)).T  # mm
     far = np.linalg.norm(from_centre, axis=0)
     for upwards in (1, -1):

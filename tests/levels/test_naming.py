@@ -11,7 +11,7 @@ from scripts.labels import label_table, structure
 from scripts.levels.instances import Instance
 from scripts.levels.naming import BELOW_SACRUM, DROP_COST, FLOOR, L4_COST, L6_COST, LAST_OFF_COST, MISCOUNT_COST, Naming, name_bodies
 
-LEVELS = [s.name for s in label_table() if s.group == "body"]  # T8 .. L5, L6, S1
+LEVELS = [s.name for s in label_table() if s.kind == "body"]  # T8 .. L5, L6, S1
 FIVE_LUMBAR = [name for name in LEVELS if name != "L6"]
 DROP = sum(DROP_COST)  # of a body as large as the others
 MM = 35.0  # from one vertebra to the next
