@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from scripts.common.arrays import occupied_box
 from scripts.common.errors import shown
 from scripts.common.files import write_whole
 from scripts.data.volumes import turned_to_ras
@@ -81,8 +82,8 @@ def take_slice(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
 def best_index(label: np.ndarray, plane: str) -> int:
     """Index of the slice of a RAS label map (channel indices) through most of the bodies, else of all labels, else the middle."""
     axis = 0 if plane == "sagittal" else 1
-    box = next(iter(ndimage.find_objects((label > 0).astype(np.uint8))), None)
-    if box is None:
+    box = occupied_box(label > 0)
+    if not box:
         return label.shape[axis] // 2
     ignored = [False] * 256  # values beyond the table
     for counts in ([s.kind == "body" for s in label_table()], [s.channel > 0 for s in label_table()]):

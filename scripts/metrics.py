@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.metrics import CumulativeIterationMetric
 from scipy import ndimage
 
+from scripts.common.arrays import occupied_box
 from scripts.labels import label_table
 
 
@@ -88,7 +89,7 @@ def score_structures(reference: np.ndarray, predicted: np.ndarray, spacing_mm: S
 
 def surface_distances_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float]:
     """Mean and 95th percentile of the distances between the surface voxels of two non-empty masks, both ways."""
-    box = ndimage.find_objects((a | b).astype(np.uint8))[0]
+    box = occupied_box(a | b)
     a, b = np.pad(a[box], 1), np.pad(b[box], 1)
     edge_a, edge_b = a & ~ndimage.binary_erosion(a), b & ~ndimage.binary_erosion(b)
     a_to_b = ndimage.distance_transform_edt(~edge_b, sampling=spacing_mm)[edge_a]

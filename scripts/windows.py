@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn.functional import pad
 
-from scripts.levels.restore import occupied_box
+from scripts.common.arrays import occupied_box
 
 Box = tuple[slice, ...]  # voxels of an image, one slice per axis
 

@@ -84,8 +84,8 @@ no Dice. Dice is the mean over the structures of the scan's label. Memory is the
 {knobs}
 
 The first row has the settings of the table at the top: where their times differ, the machine has changed its speed, and differences
-between rows mean no more than that one. Others do not change a mask: `--num_workers 1` (the default) reads the next scan beside the network, `--num_workers 0` saves the memory of
-one process. `--spacing` and `--patch_size` belong to the weights: leave them.
+between rows mean no more than that one. Others do not change a mask: `--num_workers 1` (the default) reads the next scan beside the
+network, `--num_workers 0` saves the memory of one process. `--spacing` and `--patch_size` belong to the weights: leave them.
 
 ## torch.compile
 

@@ -18,7 +18,7 @@ from scripts.common.files import write_whole
 from scripts.common.preflight import is_true
 from scripts.data.dicom import holds_series
 from scripts.data.find import find_images, is_dicom_folder, is_in_label_folder
-from scripts.data.splits import check_added, patients_in_two_splits
+from scripts.data.leakage import check_added, patients_in_two_splits
 from scripts.labels import channels_from_verse
 
 SPLITS = ("training", "validation", "testing")

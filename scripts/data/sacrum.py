@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from scripts.common.arrays import occupied_box
 from scripts.data.crops import draw
 from scripts.labels import label_table, structure
 from scripts.levels.instances import CORE_DEPTH_MM, find_instances
@@ -59,7 +60,7 @@ def find_sacrum(
 
 def _solidity(mask: np.ndarray, spacing: np.ndarray) -> float:
     size = (2 * np.rint(CLOSING_MM / spacing) + 1).astype(int)
-    box = np.pad(mask[ndimage.find_objects(mask.astype(np.uint8))[0]], [(n, n) for n in size])
+    box = np.pad(mask[occupied_box(mask)], [(n, n) for n in size])
     return float(box.sum() / ndimage.grey_closing(box.astype(np.uint8), size).sum())
 
 

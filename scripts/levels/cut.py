@@ -30,11 +30,6 @@ def cut_faces(view: Sequence[slice], offset: Sequence[int], channel_map: np.ndar
     return cut
 
 
-def whole(shape: Sequence[int]) -> tuple[slice, ...]:
-    """The box of all voxels."""
-    return tuple(slice(0, n) for n in shape)
-
-
 def view_box(image: np.ndarray) -> tuple[slice, ...]:
     """What a scanner has seen of an image (XYZ): without the blank slices at its ends that reslicing or masking leaves behind."""
     box = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from scripts.levels.restore import occupied_box
+from scripts.common.arrays import occupied_box
 
 FUSED = 1.6  # times the usual volume: a piece that large may be two bodies
 MIN_SHARE = 0.35  # of the voxels of such a piece, which two levels must have each for it to be divided

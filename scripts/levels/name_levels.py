@@ -12,11 +12,12 @@ import torch
 from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
+from scripts.common.arrays import largest
 from scripts.labels import label_table
 from scripts.levels.instances import CORE_DEPTH_MM, Instance, find_instances, grown
 from scripts.levels.logits import SpineLogits, channels_of
 from scripts.levels.naming import name_bodies, usual_step
-from scripts.levels.restore import ClassLogits, largest
+from scripts.levels.restore import ClassLogits
 from scripts.levels.sacral_shape import sacral_evidence
 from scripts.network import KINDS
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from scripts.common.arrays import occupied_box
 from scripts.labels import label_table
 
 
@@ -27,9 +28,8 @@ def clean_label_map(
         min_speck_mm3: smaller loose pieces are dropped, not joined.
     """
     result = np.zeros_like(label)
-    occupied = ndimage.find_objects((label > 0).astype(np.uint8))
-    if occupied:
-        result[occupied[0]] = _clean(label[occupied[0]], float(np.prod(spacing_mm)), min_instance_mm3, min_speck_mm3)
+    if box := occupied_box(label > 0):
+        result[box] = _clean(label[box], float(np.prod(spacing_mm)), min_instance_mm3, min_speck_mm3)
     return result
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
+from scripts.common.arrays import occupied_box, whole
 from scripts.data.resampling import interpolate_straight, straight_axes
 
 CHUNK_VOXELS = 2**20  # output voxels resampled at a time where the axes are oblique: bounds the memory to about 100 MB
@@ -28,8 +29,7 @@ class ClassLogits:
     def of(cls, logits: torch.Tensor) -> ClassLogits:
         """Those of a tensor, CXYZ, which is not copied if it is float32 on the CPU."""
         first, *others = logits.float().cpu()
-        whole = tuple(slice(0, n) for n in first.shape)
-        return cls(first, {channel: (whole, values) for channel, values in enumerate(others, start=1)})
+        return cls(first, {channel: (whole(first.shape), values) for channel, values in enumerate(others, start=1)})
 
 
 def restore_label_map(
@@ -58,13 +58,13 @@ def restore_label_map(
                 boxes[channel] = box
     if not boxes:
         return result
-    whole = tuple(slice(min(b[a].start for b in boxes.values()), max(b[a].stop for b in boxes.values())) for a in range(3))
-    best = _interpolate(logits.background, to_source, whole).clone()  # on the same grid it is the volume itself
+    region = tuple(slice(min(b[a].start for b in boxes.values()), max(b[a].stop for b in boxes.values())) for a in range(3))
+    best = _interpolate(logits.background, to_source, region).clone()  # on the same grid it is the volume itself
     for channel, box in boxes.items():
         own, values = logits.boxes[channel]
         to_own = to_source.copy()
         to_own[:3, 3] -= [s.start for s in own]
-        part = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, whole))
+        part = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, region))
         values = _interpolate(values, to_own, box)
         wins = values > best[part]
         result[box][wins] = channel
@@ -89,23 +89,6 @@ def _interpolate(volume: torch.Tensor, to_source: np.ndarray, box: tuple[slice, 
         values = grid_sample(volume[None, None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0, 0]
         result.append(values.masked_fill_(outside, -torch.inf))
     return torch.cat(result)
-
-
-def largest(scores: torch.Tensor) -> np.ndarray:
-    """Index of the largest along the first axis, any shape behind it: argmax(0), which takes torch ten times as long."""
-    best, top = np.zeros(scores.shape[1:], np.uint8), scores[0].float().numpy().copy()
-    for channel in range(1, len(scores)):
-        plane = scores[channel].float().numpy()
-        best[plane > top] = channel
-        np.maximum(top, plane, out=top)
-    return best
-
-
-def occupied_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds what is true, shape XYZ; an empty tuple if nothing is."""
-    sides = mask.any(0)  # or-ing whole slices is fast, along single rows it is not
-    present = [np.flatnonzero(p) for p in (mask.reshape(len(mask), -1).any(1), sides.any(1), sides.any(0))]
-    return tuple(slice(int(p[0]), int(p[-1]) + 1) for p in present if len(p))
 
 
 def _target_box(low: Sequence[float], high: Sequence[float], to_target: np.ndarray, shape: tuple[int, int, int]) -> tuple[slice, ...]:

@@ -10,10 +10,10 @@ import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import find_objects
 
+from scripts.common.arrays import occupied_box, whole
 from scripts.data.volumes import turned_to_ras
 from scripts.labels import label_table
-from scripts.levels.cut import cut_faces, whole
-from scripts.levels.restore import occupied_box
+from scripts.levels.cut import cut_faces
 from scripts.measure.body import Body, EndPlate, measure_body
 
 SACRUM = "S1"  # of which nothing but the superior end-plate is measured

@@ -9,6 +9,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
+from scripts.common.arrays import whole
 from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_files, check_writable
@@ -19,7 +20,7 @@ from scripts.data.scans import read_scan
 from scripts.data.volumes import check_on_grid, turned_to_ras
 from scripts.figures import save_figure
 from scripts.labels import check_scheme, label_table
-from scripts.levels.cut import cut_faces, view_box, whole
+from scripts.levels.cut import cut_faces, view_box
 from scripts.measure.picture import measures_figure
 from scripts.measure.rows import structure_rows, table_row
 from scripts.measure.spine import measure_spine

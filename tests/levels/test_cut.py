@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from scripts.common.arrays import whole
 from scripts.labels import structure
-from scripts.levels.cut import cut_faces, view_box, whole
+from scripts.levels.cut import cut_faces, view_box
 
 
 def test_cut_faces():

@@ -10,7 +10,7 @@ import pytest
 from conftest import fails, touch
 
 from scripts.data.datalist import training_entries
-from scripts.data.splits import patients_in_two_splits
+from scripts.data.leakage import patients_in_two_splits
 
 
 def entry(image: str, patient: str | int | None = None) -> dict:
