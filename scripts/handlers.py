@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 
@@ -195,23 +197,33 @@ class CaseReports:
 
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
-            source, pred = str(batch["image"].meta["filename_or_obj"]), output["pred"]
-            report = {"scan": case_name(source), "source": os.path.abspath(source), **rounded(pred.meta["report"])}
-            if "label_scheme" in pred.meta:
-                report["label_scheme"] = pred.meta["label_scheme"]
-            voxel_mm3, scheme = float(np.prod(pred.pixdim.tolist())), report.get("label_scheme", "channel")
-            report["structures"] = structure_rows(report["structures"], pred.numpy(), voxel_mm3, scheme)
-            report["warnings"] = [*batch["image"].meta.get("notes", "").splitlines(), *doubts(report)]
-            for warning in report["warnings"]:
-                print(shown(f"{source}: {warning}"))
-            if "made_from" in batch:
-                report["made_from"] = batch["made_from"]
-            mask = self.layout.filename(source)
-            if mask.is_file():
-                report["mask_sha256"] = digest(mask)
-            text = json.dumps(report, indent=1) + "\n"
-            write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
-            self.add_rows(source, report)
+            self.write_report(batch["image"].meta, output["pred"], batch.get("made_from"))
+
+    def write_report(self, scan: Mapping[str, Any], pred: MetaTensor, made_from: Mapping[str, str] | None = None) -> None:
+        """Print what is doubtful, write the report, and keep its rows.
+
+        Args:
+            scan: metadata of the preprocessed scan.
+            pred: its mask, 1XYZ, with the `report` in the metadata.
+            made_from: see `Done.made_from`.
+        """
+        source = str(scan["filename_or_obj"])
+        report = {"scan": case_name(source), "source": os.path.abspath(source), **rounded(pred.meta["report"])}
+        if "label_scheme" in pred.meta:
+            report["label_scheme"] = pred.meta["label_scheme"]
+        voxel_mm3, scheme = float(np.prod(pred.pixdim.tolist())), report.get("label_scheme", "channel")
+        report["structures"] = structure_rows(report["structures"], pred.numpy(), voxel_mm3, scheme)
+        report["warnings"] = [*scan.get("notes", "").splitlines(), *doubts(report)]
+        for warning in report["warnings"]:
+            print(shown(f"{source}: {warning}"))
+        if made_from is not None:
+            report["made_from"] = made_from
+        mask = self.layout.filename(source)
+        if mask.is_file():
+            report["mask_sha256"] = digest(mask)
+        text = json.dumps(report, indent=1) + "\n"
+        write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
+        self.add_rows(source, report)
 
     def add_rows(self, source: str, report: dict) -> None:
         mask = self.layout.filename(source).relative_to(self.output_dir).as_posix()

@@ -135,8 +135,7 @@ def segment(
                 figure = case_figure(volume.data, data["pred"][0].cpu().numpy(), volume.affine, title=case_name(scan))
                 save_figure(figure, Path(output_dir) / f"{case_name(scan)}_seg.png")
         with watch.step("report"):
-            handler = CaseReports(output_dir, parser.get_parsed_content("dataset_dir"))
-            handler.write(SimpleNamespace(state=SimpleNamespace(batch=[{"image": data["image"]}], output=[data])))
+            CaseReports(output_dir, parser.get_parsed_content("dataset_dir")).write_report(data["image"].meta, data["pred"])
         runs.append((_now() - start, watch.seconds))
     totals = [total for total, _ in runs[1:]]
     steps = {name: median(seconds[name] for _, seconds in runs[1:]) for name in runs[0][1]}
