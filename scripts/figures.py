@@ -102,12 +102,11 @@ def make_view(image: np.ndarray, label: np.ndarray, spacing_mm: np.ndarray, plan
 def crop_columns(label: np.ndarray, plane: str, spacing_mm: np.ndarray) -> slice:
     """Columns of the drawn slices that hold the labels plus `MARGIN_MM`; all if there are none. The spine is never cut lengthwise."""
     axis = 1 if plane == "sagittal" else 0
-    present = np.flatnonzero((label > 0).any(axis=(2, 1 - axis)))[::-1]
-    if not len(present):
+    box = occupied_box(label > 0)
+    if not box:
         return slice(None)
-    margin = int(np.ceil(MARGIN_MM[plane] / spacing_mm[axis]))
-    size = label.shape[axis]
-    return slice(max(0, size - 1 - present[0] - margin), min(size, size - present[-1] + margin))
+    margin, size = int(np.ceil(MARGIN_MM[plane] / spacing_mm[axis])), label.shape[axis]
+    return slice(max(0, size - box[axis].stop - margin), min(size, size - box[axis].start + margin))
 
 
 def intensity_window(image: np.ndarray, label: np.ndarray) -> tuple[float, float]:
