@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -23,7 +24,7 @@ from scripts.common.errors import UserError, shown
 from scripts.common.files import alone_in, write_whole
 from scripts.common.preflight import is_true
 from scripts.common.tables import aligned, check_column, read_rows, write_rows
-from scripts.data.find import case_name
+from scripts.data.find import LABEL_POSTFIX, case_name, distinct_names
 from scripts.data.masks import MaskLayout, beside
 from scripts.data.scans import read_scan
 from scripts.measure.doubts import doubts
@@ -32,6 +33,7 @@ from scripts.metrics import scans_digest, score_structures, summarise, worst_cas
 
 FORMATS = {
     "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f", "asd_mm": ".2f", "hd95_mm": ".2f", "identified": ".3f", "all_levels": ".3f",
+    "missed": "d",
 }  # fmt: skip
 CHANGED = "was edited after it was segmented: the tables describe it as it was then; run measure for the edited mask"
 TABLES = ("structures.csv", "spines.csv")  # of all masks in a folder
@@ -59,7 +61,7 @@ class StructureReport:
         for batch, output in zip(engine.state.batch, engine.state.output):
             scan, label = str(batch["image"].meta["filename_or_obj"]), output["label"]
             rows = score_structures(label[0].cpu().numpy(), output["pred"][0].cpu().numpy(), label.pixdim.tolist())
-            case = {"case": case_name(scan), "source": batch.get("source", ""), "image": scan}
+            case = {"source": batch.get("source", ""), "image": scan}
             self.rows[scan] = [{**case, **row} for row in rows]
 
     def write(self, engine: Engine) -> None:
@@ -68,12 +70,15 @@ class StructureReport:
             return
         if not rows:
             raise UserError("nothing to score: no label of this split holds a structure")
-        columns = [{k: v for k, v in row.items() if k != "image"} for row in rows]
+        names = distinct_names(row["image"] for row in rows)
+        rows = [{"case": names[row["image"]], **row} for row in rows]
+        columns = [{k: "" if v == math.inf else v for k, v in row.items() if k != "image"} for row in rows]  # no distance of what is missed
         write_whole(self.output_dir / "metrics.csv", partial(write_rows, columns))
         tables = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
         summary = {**tables, "worst_cases": worst_cases(rows), "scans_sha256": scans_digest(row["image"] for row in rows)}
         write_whole(self.output_dir / "metrics.json", lambda path: path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8"))
-        print(*("\n" + format_table(table) for table in tables.values()), f"\n{self.output_dir / 'metrics.csv'}", sep="\n")
+        files = (f"{self.output_dir / name}" for name in ("metrics.csv", "metrics.json"))
+        print(*("\n" + format_table(table) for table in tables.values()), "", *files, sep="\n")
 
 
 def format_table(rows: list[dict]) -> str:
@@ -143,7 +148,7 @@ class CaseFigures:
             source = batch["image"].meta["filename_or_obj"]
             volume = read_scan(source)  # the batch holds the resampled scan only
             reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
-            title, report = shown(case_name(source)), output["pred"].meta.get("report") or {}
+            title, report = shown(self.title_of(source)), output["pred"].meta.get("report") or {}
             note = f"levels uncertain ({report['sequence_probability']:.2f})" if report.get("uncertain") else ""
             figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=title, note=note)
             if self.output_dir:
@@ -153,6 +158,11 @@ class CaseFigures:
             track_figure(engine, figure, name)
             if self.summary_writer is not None:
                 self.summary_writer.add_image(name, figure_to_array(figure), engine.state.epoch, dataformats="HWC")
+
+    def title_of(self, source: str) -> str:
+        """The stem of a scan, behind its folders in the folder that was searched."""
+        mask = self.layout.filename(source)
+        return mask.with_name(case_name(mask).removesuffix(LABEL_POSTFIX)).relative_to(self.output_dir).as_posix()
 
     def name_of(self, source: str) -> str:
         """The stem of a scan, behind as many of its folders as tell it from the other scans that were drawn."""
@@ -229,7 +239,7 @@ class CaseReports:
         mask = self.layout.filename(source).relative_to(self.output_dir).as_posix()
         of_scan = {"mask": mask, **{key: report.get(key) for key in ("sequence_probability", "uncertain")}}
         self.structures[source] = [{**of_scan, **row} for row in map(table_row, report["structures"])] or [of_scan]
-        self.spines[source] = [{**of_scan, **report.get("spine", {})}]
+        self.spines[source] = [{**of_scan, **report.get("spine", {}), "warnings": " | ".join(report.get("warnings", []))}]
 
     def read_skipped(self, engine: Engine) -> None:
         if "skipped" in engine.state.batch:

@@ -20,6 +20,7 @@ from scripts.common.errors import CallError, UserError, did_you_mean, similar_pa
 METADATA_FILE = Path(__file__).resolve().parents[1] / "configs" / "metadata.json"
 SCHEMES = ("verse", "channel", "spider", "totalspineseg")
 SHARED = {("totalspineseg", "L6/S1"), ("spider", "L6")}  # numbers that others have too: files tell by what else they hold
+SPIDER_ALONE = frozenset(range(100, 126))  # what SPIDER's masks hold besides: the canal, and vertebrae that are partly visible
 LISTED = 5  # unknown values in a message
 IS_IT_A_SCAN = " Is it a scan, not a mask?"  # what so many of them mean, mostly
 OWN_TABLE = "SPINE_MRI_LABELS"  # environment variable, because worker processes have to know too
@@ -178,16 +179,21 @@ def _channels_of(values: Iterable[int], where: str, scheme: str, if_many: str = 
     unknown = sorted({v for v in values if v not in numbers})
     if unknown:
         known = ", ".join(f"{number} = {s.name}" for number, s in sorted(numbers.items(), key=lambda n: n[0] or 0) if s.channel and number)
-        other = _other_scheme(values, scheme)
-        more = f" and {len(unknown) - LISTED} more.{'' if other else if_many}" if len(unknown) > LISTED else "."
-        raise UserError(f"{where}: unknown label values {unknown[:LISTED]}{more} The label scheme '{scheme}' has {known}.{other}")
+        many = len(unknown) > LISTED
+        hint = _other_scheme(values, scheme) or f"{if_many * many} The label scheme '{scheme}' has {known}."
+        if scheme == "spider" and SPIDER_ALONE.intersection(unknown):
+            hint += " Set SPIDER's canal (100) and partly visible vertebrae (101 to 125) to 0 first."
+        more = f" and {len(unknown) - LISTED} more" if many else ""
+        raise UserError(f"{where}: unknown label values {unknown[:LISTED]}{more}.{hint}")
     return [numbers[v].channel for v in values]
 
 
 def _other_scheme(values: Sequence[int], scheme: str) -> str:
     """A sentence that names the schemes which hold all values, or nothing."""
-    fitting = [other for other in SCHEMES if other != scheme and {*values} <= {getattr(s, other) for s in label_table()}]
-    return f" All of them are numbers of {' and '.join(map(repr, fitting))}." if fitting else ""
+    held = {other: {getattr(s, other) for s in label_table()} for other in SCHEMES if other != scheme}
+    fitting = [other for other, own in held.items() if {*values} <= own | (SPIDER_ALONE if other == "spider" else set())]
+    which = " or ".join(map(repr, fitting))
+    return f" All values are numbers of {which}: set --read_scheme to that, or --label_scheme for a mask." if fitting else ""
 
 
 def check_labelled(numbers: Sequence[int]) -> None:

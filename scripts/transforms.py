@@ -89,7 +89,8 @@ class EncodeLabelsd(MapTransform):
         keys: the label map, shape 1XYZ.
         ref_key: the scan, if it is there: the label file must be on its grid.
         labelled_key: item with the VerSe numbers that are annotated in this scan; becomes a boolean tensor, shape C.
-        label_scheme: of the numbers in the file: `verse`, `channel`, `spider` or `totalspineseg`.
+        label_scheme: of the numbers in the file, unless the item `label_scheme` names another: `verse`, `channel`, `spider` or
+            `totalspineseg`.
 
     Raises:
         UserError: for values that the label table does not hold or another grid; the message names the file.
@@ -112,7 +113,7 @@ class EncodeLabelsd(MapTransform):
             mismatch = self.ref_key in d and _grid_mismatch(d[self.ref_key], d[key])
             if mismatch:
                 raise UserError(f"{where}: not on its scan's grid ({mismatch}). Resample it to the scan by nearest neighbour.")
-            channels = encode(d[key].numpy(), where, self.label_scheme)
+            channels = encode(d[key].numpy(), where, d.get("label_scheme", self.label_scheme))
             labelled = np.zeros(len(label_table()), bool)
             labelled[[0, *np.unique(channels), *channels_from_verse(listed, where)]] = True
             d[key] = MetaTensor(torch.from_numpy(channels), meta=d[key].meta)

@@ -98,7 +98,7 @@ def test_report(tmp_path, capsys):
         "sub-01.v2_T2w,spider,L1,body,1.0,1.0,0.0,0.0,1.0\r\n"
         "sub-01.v2_T2w,spider,L1/L2,disc,1.0,1.0,0.0,0.0,1.0\r\n"
         "sub-02,,L1,body,1.0,0.0,0.0,0.0,0.0\r\n"
-        "sub-02,,L1/L2,disc,0.0,0.0,inf,inf,0.0\r\n"
+        "sub-02,,L1/L2,disc,0.0,0.0,,,0.0\r\n"
     )
     summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(summary) == ["by_structure", "by_source", "worst_cases", "scans_sha256"]
@@ -139,7 +139,7 @@ def test_report(tmp_path, capsys):
         "spider  disc       1  1  1.000    0.000       1.000    0.00     0.00       0       1.000       1.000\n"
         "all     all        2  4  0.750    0.433       0.500    0.00     0.00       1       0.500       0.500\n"
         "\n"
-        f"{tmp_path / 'out' / 'metrics.csv'}\n"
+        f"{tmp_path / 'out' / 'metrics.csv'}\n{tmp_path / 'out' / 'metrics.json'}\n"
     )
 
 
@@ -206,6 +206,12 @@ def test_figures_stand_beside_the_masks(tmp_path, scans):
     pictures = [imread(tmp_path / "out" / name) for name in written]
     assert all(p.ndim == 3 and p.shape[1] >= 6 * figures.DPI for p in pictures)
     assert pictures[0].shape != pictures[1].shape or not np.array_equal(*pictures)  # the second shows the reference too
+
+
+def test_a_title_tells_patients_apart():
+    handler = CaseFigures("/out", "/data")
+    names = {"/data/a_T2w.nii.gz": "a_T2w", "/data/P1/T2/scan.nii": "P1/T2/scan", "/data/P2/series": "P2/series", "/other/b.mha": "b"}
+    assert {path: handler.title_of(path) for path in names} == names
 
 
 def test_figures_get_the_scan_the_map_and_the_reference(tmp_path, scans, monkeypatch):
@@ -305,9 +311,9 @@ def test_tables_of_all_scans(tmp_path):
         "y_seg.nii.gz,0.0,False,,,,,,,",  # nothing found in it
     ]
     assert (tmp_path / "spines.csv").read_text().splitlines() == [
-        "mask,sequence_probability,uncertain,cobb_deg,cobb_levels",
-        "a/x_T2w_seg.nii.gz,0.95,False,3.25,L1-L4",
-        "y_seg.nii.gz,0.0,False,,",
+        "mask,sequence_probability,uncertain,cobb_deg,cobb_levels,warnings",
+        "a/x_T2w_seg.nii.gz,0.95,False,3.25,L1-L4,",
+        "y_seg.nii.gz,0.0,False,,,no vertebra and no disc was found: the mask is empty",
     ]
     report = json.loads((tmp_path / "a" / "x_T2w_seg.json").read_text())
     assert report["structures"][0]["measures"] == found[0]["measures"]

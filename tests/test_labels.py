@@ -68,6 +68,16 @@ def test_spider_counts_from_the_lowest_vertebra(names, expected):
         ([-2, 0, *range(150, 154)], "verse", r"a.nii: unknown label values \[-2, 150, 151, 152, 153\]. The label scheme"),
         (range(1, 4000), "verse", r"values \[1, 2, 3, 4, 5\] and 3\d\d\d more. Is it a scan, not a mask\? The label scheme 'verse' has"),
         ([0, 77], "spider", r"a.nii: unknown label values \[77\]. The label scheme 'spider' has 1 = L5"),
+        (
+            [5, 100, 120],
+            "spider",
+            r"values \[100, 120\]. The label scheme .* Set SPIDER's canal \(100\) and partly visible vertebrae .* to 0",
+        ),
+        (
+            [1, 5, 100, 205],
+            "verse",
+            r"a.nii: unknown label values \[1, 5, 100, 205\]. All values are numbers of 'spider': set --read_scheme",
+        ),
         ([0], "verso", r"label scheme 'verso' does not exist; choose one of verse, channel, spider, totalspineseg. Did you mean verse\?"),
     ],
 )

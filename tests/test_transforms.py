@@ -87,6 +87,12 @@ def test_encode_adds_structures_that_the_list_forgot():
     assert encoded["labelled"].nonzero().flatten().tolist() == [0, L1, L5]
 
 
+def test_encode_reads_the_scheme_that_the_entry_names():
+    values = label_tensor(np.array([[[0, structure("L5").spider, structure("L1").spider]]], np.uint8))
+    encoded = EncodeLabelsd(label_scheme="verse")({"label": values, "label_scheme": "spider"})
+    assert encoded["label"].flatten().tolist() == [0, L5, L1]
+
+
 def test_encode_of_an_empty_label():
     encoded = EncodeLabelsd()({"label": label_tensor(np.zeros((2, 2, 2), np.float32)), "labelled": [20, 26]})
     assert not encoded["label"].any()

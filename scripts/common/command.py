@@ -114,6 +114,8 @@ def check_command(config: dict[str, Any], run_id: str) -> None:
         inner = {*_referred(config), *CLIENT_KEYS, "initialize", "finalize", "handlers"}
         commands = [key for key, item in config.items() if isinstance(item, (dict, list)) and key not in inner]
         what = "run: a command of this config belongs behind it" if run_id == "run" else f"run {run_id}: no such command in this config"
+        if Path(str(run_id)).exists():
+            raise CallError(f"{what}. Did you mean --dataset_dir {run_id}?")
         raise CallError(f"{what}; choose one of {', '.join(commands)}.{did_you_mean(str(run_id), commands)}")
 
 

@@ -23,15 +23,15 @@ def check_labels(entries: Iterable[Mapping[str, Any]], label_scheme: str = "vers
 
     Args:
         entries: of a datalist, with `image` and `label`; a pair that occurs more often is read once.
-        label_scheme: of the numbers in the files.
+        label_scheme: of the numbers in the files of entries that name none.
 
     Raises:
         UserError: with a line for every problem of every file, see `label_problems`.
     """
-    pairs = list(dict.fromkeys((str(e["label"]), str(e["image"])) for e in entries))
+    pairs = list(dict.fromkeys((str(e["label"]), str(e["image"]), e.get("label_scheme", label_scheme)) for e in entries))
     if idist.get_rank() > 0:
         return
-    problems = [line for pair in tqdm(pairs, desc="check labels", unit="scan") for line in _problems_of(*pair, label_scheme)]
+    problems = [line for pair in tqdm(pairs, desc="check labels", unit="scan") for line in _problems_of(*pair)]
     if problems:
         raise UserError("\n".join(problems))
 

@@ -19,10 +19,17 @@ from scripts.common.preflight import is_true
 from scripts.data.dicom import holds_series
 from scripts.data.find import find_images, is_dicom_folder, is_in_label_folder
 from scripts.data.leakage import check_added, patients_in_two_splits
-from scripts.labels import channels_from_verse
+from scripts.labels import channels_from_verse, check_scheme
 
 SPLITS = ("training", "validation", "testing")
-FIELDS = {"image": str, "label": str, "source": str, "patient": (str, int), "labelled": list}  # of an entry; others are not read
+FIELDS = {
+    "image": str,
+    "label": str,
+    "source": str,
+    "patient": (str, int),
+    "labelled": list,
+    "label_scheme": str,
+}  # of an entry; others are not read
 
 
 def read_datalist(
@@ -43,6 +50,8 @@ def read_datalist(
             that does not exist or lies outside.
     """
     datalist, root = Path(datalist), Path(dataset_dir).absolute()
+    if not root.is_dir():
+        raise CallError(f"{dataset_dir}: no such folder. --dataset_dir takes one.{similar_path(dataset_dir)}")
     if not datalist.is_file():
         hint = f"Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml --dataset_dir {dataset_dir}"
         raise CallError(f"{datalist}: no such datalist. {hint}{similar_path(datalist)}")
@@ -75,6 +84,8 @@ def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool, allow_ou
             if must_exist and not os.path.exists(path):  # false, where Path.exists raises, for a text that cannot be a path
                 raise UserError(f"{datalist}: {key} {shown(path)} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
             entry[key] = str(path)
+    if "label_scheme" in entry:
+        check_scheme(entry["label_scheme"])
     channels_from_verse(entry.get("labelled") or [], f"{datalist}: 'labelled' of {entry['image']}")
     return entry
 

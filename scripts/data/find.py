@@ -6,7 +6,8 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -27,6 +28,18 @@ def case_name(path: str | Path) -> str:
     """File name without its image suffix; other dots stay (`a/b.v2_T2w.nii.gz` -> `b.v2_T2w`). A DICOM folder's own name."""
     name = Path(path).name
     return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
+
+
+def distinct_names(paths: Iterable[str | Path]) -> dict[str, str]:
+    """Path -> its `case_name`, behind as many of its folders as tell it from the others."""
+    parts = {str(path): [*Path(path).parent.parts, case_name(path)] for path in paths}
+    names, depth = {}, 1
+    while len(names) < len(parts):
+        tails = {path: "/".join(of_path[-depth:]) for path, of_path in parts.items() if path not in names}
+        often = Counter(tails.values())
+        names |= {path: tail for path, tail in tails.items() if often[tail] == 1 or depth >= len(parts[path])}
+        depth += 1
+    return {path: names[path] for path in parts}
 
 
 def has_twin(path: Path) -> bool:

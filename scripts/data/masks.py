@@ -16,7 +16,7 @@ from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
 from scripts.data.find import LABEL_POSTFIX, case_name, find_image, has_twin
 from scripts.data.volumes import Volume, read_volume
-from scripts.labels import SCHEMES, encode
+from scripts.labels import SCHEMES, encode, label_table
 
 
 class MaskLayout(FolderLayoutBase):
@@ -81,16 +81,34 @@ def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path, descript
 def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, np.ndarray, str]:
     """A mask, its channel indices, and the label scheme of its numbers: the given one, else that of its report, else `verse`.
 
+    SPIDER's numbers count from the lowest lumbar vertebra: which one that is, the report tells as well.
+
     Raises:
         UserError: for a file that cannot be read, or numbers that the scheme does not hold.
     """
     volume, scheme = read_volume(mask), label_scheme or scheme_of(mask)
     try:
-        return volume, encode(volume.data, str(mask), scheme), scheme
+        channels = encode(volume.data, str(mask), scheme)
     except UserError as error:
         if label_scheme or "label_scheme" not in _report_of(mask):
             raise
         raise UserError(f"{error} Its report names that scheme; --label_scheme names another.") from None
+    report = _report_of(mask)
+    if scheme == "spider" and scheme == report.get("label_scheme"):
+        channels = _as_reported(volume.data, report, channels)
+    return volume, channels, scheme
+
+
+def _as_reported(values: np.ndarray, report: Mapping[str, Any], channels: np.ndarray) -> np.ndarray:
+    """Channel indices by the `value` and `name` of the report's structures; `channels` where these do not tell all values apart."""
+    of_name = {s.name: s.channel for s in label_table()}
+    rows = [row for row in report.get("structures", []) if isinstance(row, dict) and row.get("value")]
+    known = {row["value"]: of_name.get(row.get("name")) for row in rows}
+    if len(known) < len(rows) or None in known.values() or not {*np.unique(values[values > 0]).tolist()} <= known.keys():
+        return channels
+    table = np.zeros(256, np.uint8)
+    table[[*known]] = [*known.values()]
+    return table[values.astype(np.uint8)]
 
 
 def scheme_of(mask: Path) -> str:

@@ -46,13 +46,15 @@ def prepare(
         labelled: VerSe numbers annotated in every scan; empty: in each scan those that its label holds.
         seed: of the shuffle.
         overwrite: replace an existing datalist.
-        label_scheme: of the numbers in the labels; those in the datalist are VerSe's.
+        label_scheme: of the numbers in the labels; the entries name it, and list VerSe's.
 
     Raises:
-        CallError: if the datalist exists or cannot be written, or the pattern is none.
+        CallError: if the datalist exists or cannot be written, the fractions leave nothing for training, or the pattern is none.
         UserError: naming all labels that cannot be read or are empty; if there are no labelled scans or too few patients, or the pattern
             does not match a name.
     """
+    if validation_fraction + testing_fraction >= 1:
+        raise CallError(f"--validation_fraction {validation_fraction} --testing_fraction {testing_fraction}: nothing is left for training")
     if Path(datalist).exists() and not is_true(overwrite, "overwrite"):
         raise CallError(f"{datalist}: exists already; set --overwrite True to replace it")
     try:
@@ -113,6 +115,7 @@ def _entries_of_patients(
                 "source": _source(image),
                 "labelled": sorted({*values, *labelled}),
                 "patient": patient_of[image],
+                "label_scheme": label_scheme,
             }
         )
     if problems:

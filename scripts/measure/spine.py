@@ -44,7 +44,7 @@ def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Seque
     has `slip_mm`, the distance from that one's posterior rim to its own, positive to the front, and `slip_percent` of the end-plate below.
 
     A disc has three heights along the axis halfway between its end-plates, `angle_deg` between them, positive if it is taller in front,
-    and `height_index`, the mean of the three divided by that of the middle heights of its two bodies.
+    and `height_index`, the mean of the three divided by that of the middle heights of its two bodies, of L5 alone above the sacrum.
 
     The spine has `lordosis_deg` from the superior end-plate of L1 to that of S1, `lordosis_l1_l5_deg` to the inferior one of L5, and
     `cobb_deg`, the largest difference of two `coronal_deg`, with its `cobb_levels`. The planes are those of the scanner.
@@ -59,7 +59,7 @@ def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Seque
     disc_below = {s.name.split("/")[0]: s.name for s in label_table() if s.is_disc}
     neighbours: dict[str, list[str]] = {name: [] for name in bodies}
     for (above, upper), (below, lower) in pairwise(bodies.items()):
-        disc = _of_disc(upper, lower)
+        disc = _of_disc(upper, lower, [upper] if below == SACRUM else [upper, lower])
         if not 0 <= disc["middle_height_mm"] <= MAX_DISC_MM:
             continue
         structures[above] |= _slip(upper.inferior, lower.superior)
@@ -113,13 +113,13 @@ def _of_body(body: Body) -> dict[str, float]:
     return {**heights, "depth_mm": body.superior.depth_mm, "wedge_deg": wedge, "coronal_deg": coronal_deg(body.axes[:, 0])}
 
 
-def _of_disc(upper: Body, lower: Body) -> dict[str, float]:
+def _of_disc(upper: Body, lower: Body, whole_bodies: Sequence[Body]) -> dict[str, float]:
     normals = [np.cross(body.axes[:, 0], plate.chord) for body, plate in ((upper, upper.inferior), (lower, lower.superior))]
     axis = (normals[0] + normals[1]) / np.linalg.norm(normals[0] + normals[1])
     ends = ("anterior", "middle", "posterior")
     heights = [float(axis @ (getattr(upper.inferior, f"{end}_mm") - getattr(lower.superior, f"{end}_mm"))) for end in ends]
     angle = sagittal_deg(upper.inferior.chord) - sagittal_deg(lower.superior.chord)
-    of_bodies = [body.heights_mm()[1] for body in (upper, lower)]
+    of_bodies = [body.heights_mm()[1] for body in whole_bodies]
     return {
         **{f"{end}_height_mm": height for end, height in zip(ends, heights)},
         "angle_deg": angle,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from scripts.common.errors import UserError
+from scripts.common.errors import CallError
 from scripts.labels import label_table
 
 ENDS = 0.35  # heights are defined at u = +-ENDS: 15 % and 85 % of the depth
@@ -208,15 +208,15 @@ def build_spine(
         slipped: anterior shift in mm of a level on the one below; all levels above move along.
 
     Raises:
-        UserError: for an impossible number of lumbar vertebrae, an unknown level or an impossible loss of height.
+        CallError: for an impossible number of lumbar vertebrae, an unknown level or an impossible loss of height.
     """
     names, wedged, slipped = level_names(lumbar), wedged or {}, slipped or {}
     if lumbar not in (4, 5, 6):
-        raise UserError(f"lumbar = {lumbar}: a phantom has 4, 5 or 6 lumbar vertebrae")
+        raise CallError(f"lumbar = {lumbar}: a phantom has 4, 5 or 6 lumbar vertebrae")
     if unknown := sorted((set(wedged) | set(slipped)) - set(names)):
-        raise UserError(f"wedged/slipped: no vertebra {', '.join(unknown)} in a phantom with {lumbar} lumbar vertebrae")
+        raise CallError(f"wedged/slipped: no vertebra {', '.join(unknown)} in a phantom with {lumbar} lumbar vertebrae")
     if any(not 0 <= loss < 0.8 for loss in wedged.values()):
-        raise UserError(f"wedged = {dict(wedged)}: the share of the anterior height that is lost must lie in [0, 0.8)")
+        raise CallError(f"wedged = {dict(wedged)}: the share of the anterior height that is lost must lie in [0, 0.8)")
 
     means, degeneration, tilts_deg = _draw_levels(rng)
     stature = np.exp(rng.normal(0, 0.06))

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from scripts.common.errors import CallError, UserError, counted, shown
+from scripts.common.errors import CallError, counted, shown
 from scripts.common.files import write_whole
 from scripts.data.datalist import read_datalist, write_datalist
 from scripts.labels import label_table
@@ -66,7 +66,7 @@ def draw_phantom(
         order: voxel order of the arrays as nibabel axis codes, e.g. "PIR"; None draws one.
 
     Raises:
-        UserError: for an unknown contrast or order, or impossible anatomy.
+        CallError: for an unknown contrast or order, or impossible anatomy.
     """
     if contrast not in (None, *CONTRASTS):
         raise CallError(f"contrast '{contrast}' does not exist; choose one of {', '.join(CONTRASTS)}")
@@ -76,6 +76,8 @@ def draw_phantom(
     drawn_contrast = CONTRASTS[scanner.choice(len(CONTRASTS), p=[0.3, 0.5, 0.2])]
     drawn_order = VOXEL_ORDERS[scanner.integers(len(VOXEL_ORDERS))]
     contrast, order = contrast or drawn_contrast, order or drawn_order
+    if view and view not in (names := [v.name for v in spine.vertebrae]):
+        raise CallError(f"view '{view}': this phantom has {', '.join(names)}")
     grid = _draw_grid(scanner, spine, spacing_mm, shape, oblique_deg, view)
     image, label = render(spine, grid, contrast, painter)
 
@@ -124,7 +126,7 @@ def _reordered(phantom: Phantom, order: str) -> Phantom:
         target = nib.orientations.axcodes2ornt(tuple(order))
         change = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), target)
     except ValueError:
-        raise UserError(f"order '{order}' is no voxel order; use three letters like {', '.join(VOXEL_ORDERS)}") from None
+        raise CallError(f"order '{order}' is no voxel order; use three letters like {', '.join(VOXEL_ORDERS)}") from None
     image, label = (np.ascontiguousarray(nib.orientations.apply_orientation(a, change)) for a in (phantom.image, phantom.label))
     affine = phantom.affine @ nib.orientations.inv_ornt_aff(change, phantom.image.shape)
     return Phantom(image, label, affine, phantom.contrast, phantom.truth)
@@ -169,6 +171,7 @@ def write_cohort(
     options = {**options, **(phantom_options or {})}
     file = output_dir / "datalist.json"
     _check_own(file)
+    draw_phantom(seed, **{**options, "shape": (1, 2, 2)})  # refuses impossible options before anything is written
     splits = ["training"] * training + ["validation"] * validation + ["testing"] * testing
     cases = [(f"{split}/phantom_{i + 1:04d}", seed * 100_000 + i) for i, split in enumerate(splits)]
     for split in dict.fromkeys(splits):
@@ -207,7 +210,7 @@ def _write_case(output_dir: Path, anomalies: float, options: Mapping[str, Any], 
         (output_dir / f"{stem}_{contrast}.nii.gz").unlink(missing_ok=True)
     write_phantom(phantom, output_dir / names["image"], output_dir / names["label"], output_dir / f"{stem}_truth.json")
     labelled = [s.verse for s in label_table()[1:]]  # all of it: a level that is not in the label is not in the scan
-    return {**names, "source": "phantom", "labelled": labelled, "patient": Path(stem).name}
+    return {**names, "source": "phantom", "labelled": labelled, "patient": Path(stem).name, "label_scheme": "verse"}
 
 
 def write_phantom(phantom: Phantom, image_file: Path, label_file: Path, truth_file: Path) -> None:

@@ -10,7 +10,7 @@ from scripts.common.tables import aligned
 from scripts.handlers import FORMATS
 from scripts.tools.metrics_file import read_metrics
 
-METRICS = ("dice", "level_dice", "asd_mm", "identified", "all_levels")
+METRICS = ("dice", "level_dice", "missed", "asd_mm", "identified", "all_levels")
 
 
 def compare(before: str | Path, after: str | Path) -> list[list[str]]:

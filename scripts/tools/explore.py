@@ -47,6 +47,7 @@ class Scan:
     intensity: dict[str, float] = field(default_factory=dict)
     volume_ml: dict[int, float] = field(default_factory=dict)  # by channel; only structures that are present
     problems: list[str] = field(default_factory=list)
+    label_scheme: str = "verse"  # of the label
 
     @property
     def case(self) -> str:
@@ -91,7 +92,7 @@ def explore(
     output_dir = Path(output_dir)
     written = [
         write_whole(output_dir / "explore.csv", lambda path: write_csv(scans, path)),
-        draw(scans, output_dir / "explore.png", label_scheme),
+        draw(scans, output_dir / "explore.png"),
     ]
     print(scan_table(scans))
     print(totals(scans))
@@ -125,9 +126,10 @@ def examine(entry: dict, seen: dict[str, Path], label_scheme: str = "verse") -> 
     Args:
         entry: of a datalist, with its `split`.
         seen: images by path and by digest of their voxels, to find duplicates; this one is added.
-        label_scheme: of the numbers in the label.
+        label_scheme: of the numbers in the label, if the entry names none.
     """
     scan = Scan(entry["split"], entry.get("source", ""), Path(entry["image"]), Path(entry["label"]) if entry.get("label") else None)
+    scan.label_scheme = entry.get("label_scheme", label_scheme)
     path = str(scan.image.resolve())
     if path in seen:
         scan.problems.append(f"{scan.image}: listed twice. Remove one entry.")
@@ -147,7 +149,7 @@ def examine(entry: dict, seen: dict[str, Path], label_scheme: str = "verse") -> 
     if scan.label:
         try:
             label = read_volume(scan.label)
-            scan.problems += check_label(label, scan, grid, entry.get("labelled"), label_scheme)
+            scan.problems += check_label(label, scan, grid, entry.get("labelled"))
         except UserError as error:
             scan.problems.append(str(error))
     return scan
@@ -167,19 +169,17 @@ def describe(scan: Scan, volume: Volume) -> None:
             scan.problems.append(f"{scan.image}: all voxels have the value {scan.intensity['min']:g}. Export it again or remove it.")
 
 
-def check_label(
-    label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarray] | None, labelled: list[int] | None, label_scheme: str = "verse"
-) -> list[str]:
+def check_label(label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarray] | None, labelled: list[int] | None) -> list[str]:
     """Problems of a label map; fills in the volumes of `scan`.
 
     Args:
-        label: numbers of `label_scheme`.
+        label: of the scan, numbers of its `label_scheme`.
         scan: it belongs to.
         grid: shape and affine of the image; None if that could not be read.
         labelled: VerSe numbers that the datalist says are annotated; None if it does not say.
     """
     where = str(scan.label)
-    channels, problems = label_problems(label, where, scan.image, grid, label_scheme)
+    channels, problems = label_problems(label, where, scan.image, grid, scan.label_scheme)
     counts = np.bincount(channels.ravel(), minlength=len(label_table()))
     voxel_ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000
     scan.volume_ml = {int(c): float(counts[c] * voxel_ml) for c in np.flatnonzero(counts) if c}
@@ -254,8 +254,8 @@ def spread(scans: Iterable[Scan], count: int) -> list[Scan]:
     return turns[:count]
 
 
-def draw(scans: list[Scan], path: Path, label_scheme: str = "verse") -> Path:
-    """Montage of mid-sagittal slices with outlines, intensities per scan and volumes per structure; the labels are in `label_scheme`."""
+def draw(scans: list[Scan], path: Path) -> Path:
+    """Montage of mid-sagittal slices with outlines, intensities per scan and volumes per structure."""
     from matplotlib.figure import Figure
 
     chosen = spread(scans, MONTAGE)
@@ -266,7 +266,7 @@ def draw(scans: list[Scan], path: Path, label_scheme: str = "verse") -> Path:
     for i, scan in enumerate(chosen):
         box = ((i % columns + 0.03) / columns, 1 - (2.9 * (i // columns) + 2.8) / height, 0.94 / columns, 2.5 / height)
         axes = figure.add_axes(box, facecolor=figures.BACKGROUND)
-        _montage(axes, scan, label_scheme)
+        _montage(axes, scan)
         axes.set_title(shown(f"{scan.case}  {scan.axes}"), color=figures.DIM, fontsize=7, pad=3, parse_math=False)
     left, right = (
         figure.add_axes((x, 0.75 / height, w, 2.9 / height), facecolor=figures.BACKGROUND) for x, w in ((0.06, 0.4), (0.53, 0.45))
@@ -280,13 +280,13 @@ def draw(scans: list[Scan], path: Path, label_scheme: str = "verse") -> Path:
     return figures.save_figure(figure, path)
 
 
-def _montage(axes: Axes, scan: Scan, label_scheme: str) -> None:
+def _montage(axes: Axes, scan: Scan) -> None:
     volume = read_volume(scan.image, series=True)
     marked = np.zeros(volume.data.shape, np.uint8)
     if scan.volume_ml:  # only set for a label that could be read and has known values
         label = read_volume(scan.label)
         if not grid_mismatch(volume.data.shape, volume.affine, label.data.shape, label.affine):
-            marked = encode(label.data, str(scan.label), label_scheme)
+            marked = encode(label.data, str(scan.label), scan.label_scheme)
     turned, spacing_mm = figures.to_ras(volume.data, volume.affine)
     marked = figures.to_ras(marked, volume.affine)[0]
     columns = figures.crop_columns(marked, "sagittal", spacing_mm)

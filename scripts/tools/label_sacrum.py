@@ -1,11 +1,9 @@
-"""Add S1, as the network sees it, to labels that lack it: a command that prepares a dataset for training.
-
-Labels are read and written in VerSe numbers: SPIDER has none for S1.
-"""
+"""Add S1, as the network sees it, to labels that lack it: a command that prepares a dataset for training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from scripts.data.datalist import read_datalist, write_datalist
 from scripts.data.masks import MaskLayout, write_label_map
 from scripts.data.sacrum import find_sacrum
 from scripts.data.volumes import read_volume
-from scripts.labels import label_table, structure
+from scripts.labels import check_scheme, decode, encode, label_table, structure
 from scripts.levels.restore import ClassLogits, restore_label_map
 from scripts.transforms import EncodeLabelsd
 
@@ -49,20 +47,23 @@ def label_sacrum(
         weights: a state_dict.
         allow_outside: see `read_datalist`.
         overwrite: replace what an earlier call has written.
-        read_scheme: `verse`; others have no number for S1, or share it.
+        read_scheme: of the labels whose entries name none; those that are written have VerSe numbers.
 
     Returns:
         The datalist.
 
     Raises:
-        CallError: if `output_dir` is `dataset_dir`, or holds a datalist or a label already that may not be replaced, for another
-            `read_scheme`, if there is nothing to train on, the label table has no S1, or as `check_weights`.
+        CallError: if `output_dir` is `dataset_dir`, or holds a datalist or a label already that may not be replaced, if there is nothing
+            to train on, the label table has no S1, or as `check_weights`.
         UserError: as `read_datalist` and `EncodeLabelsd`, and for two scans outside `dataset_dir` with one name.
     """
     source, target = Path(datalist or Path(dataset_dir) / DATALIST), Path(output_dir)
     replace = is_true(overwrite, "overwrite")
-    _check(dataset_dir, target, read_scheme, replace)
+    check_scheme(read_scheme)
+    _check(dataset_dir, target, replace)
     splits = read_datalist(source, dataset_dir, allow_outside=allow_outside)
+    for entry in chain.from_iterable(splits.values()):
+        entry.setdefault("label_scheme", read_scheme)
     if not any(entry.get("label") for entry in splits.get("training", [])):
         raise CallError(f"{source}: no labelled scans under 'training'")
     without = _without_s1(splits["training"], target, dataset_dir, replace)
@@ -82,24 +83,22 @@ def label_sacrum(
         )
         if sacrum is None:
             continue
-        _write(entry["label"], sacrum, np.asarray(image.affine), s1.verse, path)
+        _write(entry["label"], entry["label_scheme"], sacrum, np.asarray(image.affine), path)
         labelled = [s.verse for s in label_table()[1:] if scan["labelled"][s.channel]]
-        entry.update(label=str(path.absolute()), labelled=sorted([*labelled, s1.verse]))
+        entry.update(label=str(path.absolute()), labelled=sorted([*labelled, s1.verse]), label_scheme="verse")
         added += 1
     write_datalist(splits, target / DATALIST)
     print(f"{shown(target / DATALIST)}: S1 added to {added} of {len(splits['training'])} training scans")
     return target / DATALIST
 
 
-def _check(dataset_dir: str | Path, target: Path, read_scheme: str, replace: bool) -> None:
+def _check(dataset_dir: str | Path, target: Path, replace: bool) -> None:
     """
     Raises:
         CallError: for a call that cannot be carried out, or that would replace the labels or the datalist of somebody else.
     """
     if "S1" not in {s.name for s in label_table()}:
         raise CallError("label_sacrum: the label table of --labels has no S1")
-    if read_scheme != "verse":
-        raise CallError(f"label_sacrum reads and writes VerSe numbers only, not --read_scheme {read_scheme}")
     if target.resolve() == Path(dataset_dir).resolve():
         raise CallError(f"{target}: holds the labels themselves; set --sacrum_dir to another folder")
     if (target / DATALIST).exists() and not replace:
@@ -128,9 +127,11 @@ def _without_s1(entries: Sequence[dict], target: Path, dataset_dir: str | Path, 
     return [(entry, path) for path, entry in found.items()]
 
 
-def _write(label: str, sacrum: np.ndarray, affine: np.ndarray, value: int, path: Path) -> None:
-    """Write the label with `value` where `sacrum` (boolean, with its affine) lies on its background."""
+def _write(label: str, label_scheme: str, sacrum: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    """Write the label in VerSe numbers, with S1 where `sacrum` (boolean, with its affine) lies on its background."""
     own = read_volume(label)
+    channels = encode(own.data, label, label_scheme)
     logits = ClassLogits.of(torch.from_numpy(np.stack([~sacrum, sacrum]).astype(np.float32)))
     added = restore_label_map(logits, affine, own.affine, own.data.shape).numpy() > 0
-    write_label_map(np.where(added & (own.data == 0), value, own.data), own.affine, path)
+    channels[added & (channels == 0)] = structure("S1").channel
+    write_label_map(decode(channels, "verse"), own.affine, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -157,10 +158,11 @@ class ResumableCheckpoint:
     def load(self, engine: Engine) -> None:
         """
         Raises:
-            CallError: as `read_checkpoint`, if its run is over, or an epoch of it had another number of steps.
+            CallError: as `read_checkpoint` and `check_unfinished`, or if an epoch of its run had another number of steps.
         """
         states = read_checkpoint(self.path)
         epochs, steps = engine.state.max_epochs, engine.state.epoch_length
+        check_unfinished(self.path, states, epochs)
         objects = self._objects(engine)
         if objects.keys() - states.keys():
             lacking = ", ".join(sorted(objects.keys() - states.keys()))
@@ -178,23 +180,33 @@ class ResumableCheckpoint:
                     group.update(own)
             else:
                 o.load_state_dict(states[name])
-        if engine.state.epoch >= epochs:
-            raise CallError(f"{self.path}: its run has done {engine.state.epoch} epochs already; set --epochs above that")
         engine.state.max_epochs = epochs
         loader = engine.state.dataloader
         if isinstance(getattr(loader, "sampler", None), SeededSampler):
             loader.sampler.skip = engine.state.iteration % engine.state.epoch_length * loader.batch_size
 
 
-def check_resume(folder: str | Path, network: torch.nn.Module, resume: bool | str = True) -> None:
+def check_new(folder: str | Path) -> None:
+    """
+    Raises:
+        CallError: if `folder` holds the weights of a training, which a new one would replace.
+    """
+    for name in ("last.pt", "model.pt"):
+        if (Path(folder) / name).exists():
+            raise CallError(f"{Path(folder) / name}: is there already. Go on with --resume {folder}, or set another --output_dir.")
+
+
+def check_resume(folder: str | Path, network: torch.nn.Module, resume: bool | str = True, epochs: float = math.inf) -> None:
     """
     Args:
         folder: output_dir of the run.
         network: what is to go on.
         resume: the option: the folder once more, or True.
+        epochs: up to which it is to go on.
 
     Raises:
-        CallError: if `resume` lacks its value or is another folder, or its `last.pt` is none, or that of another network.
+        CallError: if `resume` lacks its value or is another folder, or its `last.pt` is none, that of another network, or of a run that
+            is over.
     """
     if resume is True and str(folder) == "True":  # as train.yaml makes it
         raise CallError("--resume: its value is missing, the output_dir of an earlier run")
@@ -202,7 +214,19 @@ def check_resume(folder: str | Path, network: torch.nn.Module, resume: bool | st
         raise CallError(f"--resume {resume} and --output_dir {folder}: two folders. A run goes on in its own: leave --output_dir out.")
     path = Path(folder) / "last.pt"
     fix = "Resume with the --network_def and --labels of that run, or start anew in another --output_dir."
-    check_fit(path, read_checkpoint(path).get("model", {}), network, fix)
+    states = read_checkpoint(path)
+    check_fit(path, states.get("model", {}), network, fix)
+    check_unfinished(path, states, epochs)
+
+
+def check_unfinished(path: Path, states: Mapping[str, Any], epochs: float) -> None:
+    """
+    Raises:
+        CallError: if the run whose states these are (of `read_checkpoint`) has done so many epochs.
+    """
+    done = states["trainer"].get("iteration", 0) // states["trainer"].get("epoch_length", math.inf)
+    if done >= epochs:
+        raise CallError(f"{path}: its run has done {done} epochs already; set --epochs above that")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

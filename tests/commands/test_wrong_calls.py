@@ -30,6 +30,7 @@ from scripts.common.preflight import (
     load_weights,
 )
 from scripts.data.crops import samples_of
+from scripts.data.datalist import read_datalist
 from scripts.labels import check_labelled, check_scheme
 from scripts.tools.package import package
 from scripts.training.checkpoint import PretrainedWeights, ResumableCheckpoint, check_resume
@@ -156,6 +157,13 @@ def test_configs_check_their_numbers_first(tmp_path):
     [
         ("summary", {"patch_size": 17}, "--patch_size 17: three multiples of 16 are needed"),
         ("prepare", {"validation_fraction": -0.5}, "--validation_fraction -0.5: a number from 0 to 1 is needed"),
+        (
+            "prepare",
+            {"validation_fraction": 0.7, "testing_fraction": 0.5},
+            "--validation_fraction 0.7 --testing_fraction 0.5: nothing is left",
+        ),
+        ("phantoms", {"phantom_options": {"lumbar": 7}}, "lumbar = 7: a phantom has 4, 5 or 6 lumbar vertebrae"),
+        ("phantoms", {"phantom_options": {"view": "L9"}}, "view 'L9': this phantom has S4, S3, S2, S1, L5, "),
         ("prepare", {"labelled": [99]}, "--labelled [99]: the label table has no 99. It has 15 = T8, "),
         ("phantoms", {"phantom_options": {"lumbr": 6}}, "--phantom_options: there is no option 'lumbr'; choose from contrast, lumbar, "),
         ("measure", {"prediction": "none_seg.nii"}, "none_seg.nii: no such file. --prediction takes one."),
@@ -265,6 +273,26 @@ def test_resuming_what_cannot_go_on(tmp_path):
     torch.save(network.state_dict(), path)
     with fails(f"{path}: holds weights, not where a training was. Start anew, with --pretrained {path}"):
         check_resume(folder, network)
+
+
+def test_a_training_is_not_written_over(tmp_path):
+    for name in ("last.pt", "model.pt"):
+        (tmp_path / name).touch()
+        with pytest.raises(
+            CallError, match=rf"^{tmp_path}/\w+.pt: is there already. Go on with --resume {tmp_path}, or set another --output_dir"
+        ):
+            run_bundle(TRAIN, dataset_dir=str(tmp_path / "none"), output_dir=str(tmp_path))
+        (tmp_path / name).unlink()
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    with fails(f"{tmp_path}/scans: no such folder. --dataset_dir takes one."):
+        read_datalist(tmp_path / "list.json", tmp_path / "scans")
+
+
+def test_a_folder_is_no_command(tmp_path):
+    with fails(f"run {tmp_path}: no such command in this config. Did you mean --dataset_dir {tmp_path}?"):
+        command.check_command({}, str(tmp_path))
 
 
 def test_train_checks_what_it_resumes_before_it_reads_scans(tmp_path):

@@ -130,3 +130,4 @@ def test_good_labels_pass(tmp_path):
     image = write(tmp_path / "scan.nii.gz", np.zeros((4, 22, 3), np.int16))
     check_labels([{"image": image, "label": write(tmp_path / "verse.nii.gz", column(BODIES))}])
     check_labels([{"image": image, "label": write(tmp_path / "channel.nii.gz", column([6, 7, 8, 9]))}], label_scheme="channel")
+    check_labels([{"image": image, "label": str(tmp_path / "channel.nii.gz"), "label_scheme": "channel"}])

@@ -9,7 +9,7 @@ from conftest import fails, touch
 
 from scripts.data import find
 from scripts.data.datalist import inference_entries
-from scripts.data.find import case_name, find_images, find_label, has_twin, is_dicom_folder
+from scripts.data.find import case_name, distinct_names, find_images, find_label, has_twin, is_dicom_folder
 from scripts.data.volumes import read_volume
 
 
@@ -34,6 +34,14 @@ def found(root: Path) -> list[str]:
 )
 def test_case_name(path, name):
     assert case_name(path) == name
+
+
+def test_distinct_names():
+    names = {"/d/P1/T1/scan.nii": "P1/T1/scan", "/d/P1/T2/scan.nii": "T2/scan", "/d/P2/T1/scan.nii": "P2/T1/scan", "/d/P2/b.mha": "b"}
+    assert distinct_names(names) == names
+    assert list(distinct_names(reversed(names))) == list(reversed(names))
+    assert distinct_names(["/d/a.nii", "/d/a.mha"]) == {"/d/a.nii": "//d/a", "/d/a.mha": "//d/a"}  # nothing tells them apart
+    assert distinct_names([]) == {}
 
 
 @pytest.mark.parametrize(("path", "name"), [("A.NII.GZ", "A"), ("A.Nii", "A"), ("A.MHA", "A")])

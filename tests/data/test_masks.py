@@ -11,7 +11,7 @@ import pytest
 
 from scripts.common.errors import CallError, UserError
 from scripts.data.masks import MaskLayout, check_mask_names, read_mask, scan_of, scheme_of
-from scripts.labels import structure
+from scripts.labels import decode, encode, structure
 
 NO_REPORTS = ("[]", "{", json.dumps({"source": 5}))
 
@@ -65,6 +65,22 @@ def test_a_mask_in_the_numbers_of_its_report(mask, tmp_path):
     with pytest.raises(UserError, match=r"numbers of .*'spider'.*\.$") as error:
         read_mask(mask, "verse")
     assert "report" not in str(error.value)
+
+
+@pytest.mark.parametrize("names", [["L3", "L4", "S1"], ["L4", "L5", "L6", "L4/L5"], ["L4", "L5", "S1"]])
+def test_spider_numbers_stand_for_what_the_report_says(mask, tmp_path, names):
+    """Two numbers are those of L4 and L5, whatever their names, where nobody tells which vertebra is the lowest."""
+    truth = np.array([0, *(structure(name).channel for name in names)], np.uint8).reshape(-1, 1, 1)
+    values = decode(truth, "spider")
+    nib.save(nib.Nifti1Image(values.astype(np.uint8), np.eye(4)), mask)
+    rows = [{"name": name, "value": int(value) or None} for name, value in zip(names, values[1:].ravel())]
+    report = tmp_path / "a_T2w_seg.json"
+    report.write_text(json.dumps({"label_scheme": "spider", "structures": rows}))
+    expected = np.where(values > 0, truth, 0)
+    np.testing.assert_array_equal(read_mask(mask)[1], expected)
+    np.testing.assert_array_equal(read_mask(mask, "spider")[1], expected)
+    report.write_text(json.dumps({"label_scheme": "spider", "structures": rows[1:]}))  # the mask was edited since
+    np.testing.assert_array_equal(read_mask(mask)[1], encode(values, "mask", "spider"))
 
 
 @pytest.mark.parametrize(

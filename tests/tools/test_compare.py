@@ -19,6 +19,7 @@ def evaluation(path: Path, dice: float, asd_mm: float | None, n: int = 5) -> Pat
         "n": n,
         "dice": dice,
         "level_dice": dice / 2,
+        "missed": int(asd_mm is None),
         "asd_mm": asd_mm,
         "identified": 0.5,
         "all_levels": 0.0,
@@ -29,9 +30,9 @@ def evaluation(path: Path, dice: float, asd_mm: float | None, n: int = 5) -> Pat
 
 def test_every_metric_before_and_after(tmp_path, capsys):
     rows = compare(evaluation(tmp_path / "a.json", 0.5, None), evaluation(tmp_path / "b.json", 0.8, 1.25))
-    assert rows[1] == ["a", "body", "5", "0.500 -> 0.800", "0.250 -> 0.400", "- -> 1.25", "0.500 -> 0.500", "0.000 -> 0.000"]
+    assert rows[1] == ["a", "body", "5", "0.500 -> 0.800", "0.250 -> 0.400", "1 -> 0", "- -> 1.25", "0.500 -> 0.500", "0.000 -> 0.000"]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["source", "group", "n", "dice", "level_dice", "asd_mm", "identified", "all_levels"]
+    assert lines[0].split() == ["source", "group", "n", "dice", "level_dice", "missed", "asd_mm", "identified", "all_levels"]
     assert lines[1].startswith("a       body   5  0.500 -> 0.800")
 
 

@@ -16,6 +16,7 @@ from conftest import BUNDLE, TOOLS, fails
 from scripts.batch.own_masks import check_replaceable
 from scripts.common.errors import CallError, ScanError
 from scripts.common.shared import inference_config
+from scripts.labels import decode, encode
 from scripts.phantoms.phantom import write_cohort
 from scripts.tools.label_sacrum import label_sacrum
 
@@ -49,6 +50,25 @@ def without_s1(tmp_path_factory) -> Path:
     first["labelled"] = [v for v in first["labelled"] if v < S1]
     (folder / "datalist.json").write_text(json.dumps(splits))
     return folder
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="no weights are shipped")
+def test_labels_of_spider_become_those_of_verse(without_s1, tmp_path):
+    splits = json.loads((without_s1 / "datalist.json").read_text())
+    entry = {key: value for key, value in splits["training"][0].items() if key != "label_scheme"}
+    label = nib.load(without_s1 / entry["label"])
+    channels = encode(np.asarray(label.dataobj), "label", "verse")
+    nib.save(nib.Nifti1Image(decode(channels, "spider").astype(np.uint8), label.affine), tmp_path / "spider_seg.nii.gz")
+    entry |= {"image": str(without_s1 / entry["image"]), "label": str(tmp_path / "spider_seg.nii.gz")}
+    (tmp_path / "list.json").write_text(json.dumps({"training": [entry], "validation": [entry]}))
+    inference = inference_config(str(BUNDLE), keys=["image", "label"], modes=["bilinear", "nearest"], device=torch.device("cpu"))
+    written = label_sacrum(without_s1, tmp_path / "out", tmp_path / "list.json", inference, WEIGHTS, True, read_scheme="spider")
+    new = json.loads(written.read_text())
+    assert new["training"][0]["label_scheme"] == "verse"
+    assert new["validation"][0]["label_scheme"] == "spider"  # that label stays as it is
+    added = np.asarray(nib.load(new["training"][0]["label"]).dataobj)
+    assert (added == S1).sum() > 1000
+    np.testing.assert_array_equal(np.where(added == S1, 0, added), np.asarray(label.dataobj))
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="no weights are shipped")
@@ -105,5 +125,3 @@ def test_what_an_earlier_call_has_written_stays(without_s1, tmp_path):
     link.symlink_to(without_s1)
     with fails(f"{link}: holds the labels themselves; set --sacrum_dir to another folder"):
         label_sacrum(without_s1, link, "", inference_config(str(BUNDLE)), WEIGHTS, overwrite=True)
-    with fails("label_sacrum reads and writes VerSe numbers only, not --read_scheme spider"):
-        label_sacrum(without_s1, tmp_path, "", inference_config(str(BUNDLE)), WEIGHTS, read_scheme="spider")

@@ -55,6 +55,7 @@ def test_prepare(tmp_path, capsys):
             "source": "site",
             "labelled": [20, 26, 120] if stem.endswith("T2w") else [20, 120],
             "patient": entry["patient"],
+            "label_scheme": "verse",
         }
     assert len(split_entries(datalist, root, "validation")) == 4
     assert [p.name for p in datalist.parent.iterdir()] == ["list.json"]
