@@ -4,18 +4,8 @@
 #   bash scripts/demo.sh --dataset_dir DIR [--epochs 50]  on your labelled scans
 # --output_dir is where everything goes (output/demo); any other option goes to the training.
 set -euo pipefail
-dataset_dir=""
-out=""
-options=()
-while (($#)); do
-    case "$1" in
-        --dataset_dir=* | --output_dir=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-        --dataset_dir) dataset_dir=$(cd "$2" && pwd); shift 2 ;;
-        --output_dir) mkdir -p "$2"; out=$(cd "$2" && pwd); shift 2 ;;
-        *) options+=("$1"); shift ;;
-    esac
-done
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+read_options "$@"
 
 out=${out:-output/demo}
 mkdir -p "$out"
@@ -24,30 +14,30 @@ if [[ ! -e "$out/.demo" && -n "$(ls -A "$out")" ]]; then  # what an earlier run 
     exit 2
 fi
 touch "$out/.demo"
-run() { echo; echo "== $1"; shift; python -m monai.bundle run "$@"; }
+step() { echo; echo "== $1"; run "${@:2}"; }
 
-run "Check the installation" check --config_file configs/tools.yaml
+step "Check the installation" check --config_file configs/tools.yaml
 if [[ -z "$dataset_dir" ]]; then
     dataset_dir="$out/phantoms"
-    run "Draw phantoms" phantoms --config_file configs/tools.yaml --dataset_dir "$dataset_dir" --training 20 --validation 4 --testing 4
+    step "Draw phantoms" phantoms --config_file configs/tools.yaml --dataset_dir "$dataset_dir" --training 20 --validation 4 --testing 4
 fi
 datalist=$dataset_dir/datalist.json
 if [[ ! -f "$datalist" ]]; then
     datalist="$out/datalist.json"
-    run "Pair scans with labels and split them by patient" prepare --config_file configs/tools.yaml --dataset_dir "$dataset_dir" --datalist "$datalist" --overwrite True
+    step "Pair scans with labels and split them by patient" prepare --config_file configs/tools.yaml --dataset_dir "$dataset_dir" --datalist "$datalist" --overwrite True
 fi
 split=$(python -c "import json, sys; print('testing' if json.load(open(sys.argv[1])).get('testing') else 'validation')" "$datalist")
 data=(--dataset_dir "$dataset_dir" --datalist "$datalist")
 evaluate=(--config_file "['configs/train.yaml','configs/evaluate.yaml']" "${data[@]}" --split "$split")
 
-run "Explore the data" explore --config_file configs/tools.yaml "${data[@]}" --output_dir "$out/explore"
+step "Explore the data" explore --config_file configs/tools.yaml "${data[@]}" --output_dir "$out/explore"
 rm -rf "${out:?}"/{before,train,masks,after}
-run "Score the shipped weights" "${evaluate[@]}" --output_dir "$out/before" --figures False
-run "Fine-tune them" --config_file configs/train.yaml "${data[@]}" --pretrained models/model.pt --output_dir "$out/train" \
-    --epochs 16 --val_interval 8 --learning_rate 5.0e-4 --intensity_prob 0.1 --invert_prob 0.0 "${options[@]+"${options[@]}"}"
-run "Segment unseen scans" --config_file configs/inference.yaml "${data[@]}" --split "$split" --ckpt_path "$out/train/model.pt" --output_dir "$out/masks"
-run "Score the fine-tuned weights" "${evaluate[@]}" --ckpt_path "$out/train/model.pt" --output_dir "$out/after"
-run "Before -> after fine-tuning" compare --config_file configs/tools.yaml --before "$out/before/metrics.json" --after "$out/after/metrics.json"
+step "Score the shipped weights" "${evaluate[@]}" --output_dir "$out/before" --figures False
+step "Fine-tune them" --config_file configs/train.yaml "${data[@]}" --pretrained models/model.pt --output_dir "$out/train" \
+    --epochs 16 --val_interval 8 --learning_rate 5.0e-4 "${options[@]+"${options[@]}"}"
+step "Segment unseen scans" --config_file configs/inference.yaml "${data[@]}" --split "$split" --ckpt_path "$out/train/model.pt" --output_dir "$out/masks"
+step "Score the fine-tuned weights" "${evaluate[@]}" --ckpt_path "$out/train/model.pt" --output_dir "$out/after"
+step "Before -> after fine-tuning" compare --config_file configs/tools.yaml --before "$out/before/metrics.json" --after "$out/after/metrics.json"
 
 echo
 echo "== Written to $out"

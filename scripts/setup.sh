@@ -1,4 +1,5 @@
-# Sourced by demo.sh, test.sh and results.sh: enters the bundle and its virtual environment, which is made on the first call.
+# Sourced by the other scripts: enters the bundle and its virtual environment, which is made on the first call.
+called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! cmp --silent requirements.txt .venv/requirements.txt; then
     echo "== Installing the pinned packages into .venv (once, some minutes)"
@@ -7,3 +8,18 @@ if ! cmp --silent requirements.txt .venv/requirements.txt; then
         cp requirements.txt .venv/ || exit 1
 fi
 export PATH="$PWD/.venv/bin:$PATH"
+
+run() { python -m monai.bundle run "$@"; }
+
+# What --dataset_dir and --output_dir name, as seen from where the script was called, in $dataset_dir and $out; the rest in $options.
+dataset_dir="" out="" options=()
+read_options() {
+    while (($#)); do
+        case "$1" in
+            --dataset_dir=* | --output_dir=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+            --dataset_dir) dataset_dir=$(cd "$called_from" && cd "$2" && pwd); shift 2 ;;
+            --output_dir) out=$(cd "$called_from" && mkdir -p "$2" && cd "$2" && pwd); shift 2 ;;
+            *) options+=("$1"); shift ;;
+        esac
+    done
+}

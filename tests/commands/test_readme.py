@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import BUNDLE, SMALL
 
 from scripts.common.errors import UserError
@@ -99,9 +100,32 @@ def test_demo_on_own_scans(cohort, tmp_path):
     assert done.stdout.count("identified") == 5  # a table by structure and one by source, before and after, and the comparison
     out = cohort.parent / "out"
     written = ["explore/explore.png", "before/metrics.csv", "train/model.pt", "masks/testing", "after/metrics.csv"]
-    assert done.stdout.count(" -> ") == 1 + 3 * 5  # the title, and a row for bodies, discs and both, of five metrics
+    assert done.stdout.count(" -> ") == 1 + 3 * 6  # the title, and a row for bodies, discs and both, of six metrics
     assert all((out / path).exists() for path in written)
     assert len(list((out / "after").rglob("*_seg.png"))) == 2
+
+
+@pytest.mark.skipif(not (BUNDLE / ".venv").exists(), reason="needs the environment that scripts/test.sh makes")
+def test_retrain(cohort, tmp_path):
+    """The steps of the shipped weights, on two phantoms and with a small network."""
+    options = [f"--{k}={v}" for k, v in {**GRID, "epochs": 1, "repeat": {}}.items()]
+    command = ["bash", str(BUNDLE / "scripts" / "retrain.sh"), "--dataset_dir", cohort.name, "--output_dir", str(tmp_path), *options]
+    done = subprocess.run(
+        command, cwd=cohort.parent, env={**os.environ, "PHANTOMS": "2"}, capture_output=True, encoding="utf-8", timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    listed = json.loads((tmp_path / "phantoms" / "datalist.json").read_text())["training"]
+    assert len(listed) == 2
+    added = json.loads((tmp_path / "sacrum" / "datalist.json").read_text())["training"]
+    steps = -(-(len(added) + 2) // 2)
+    assert torch.load(tmp_path / "train" / "last.pt", weights_only=True)["trainer"]["iteration"] == steps
+
+
+@pytest.mark.parametrize("script", ["retrain.sh", "results.sh"])
+def test_scripts_need_a_dataset(script):
+    done = subprocess.run(["bash", str(BUNDLE / "scripts" / script)], capture_output=True, encoding="utf-8", timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"usage: bash scripts/{script} --dataset_dir DIR")
 
 
 def test_demo_deletes_nothing_of_others(cohort, tmp_path):
