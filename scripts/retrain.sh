@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the shipped weights anew, from random ones: draw phantoms, add S1 to the labels that lack it, train both networks.
+# Train from random weights: draw phantoms, add S1 to the labels that lack it, train both networks. docs/experiments.md has what it gives.
 #   bash scripts/retrain.sh --dataset_dir DIR
 # DIR holds the public scans of the model card and their datalist.json. --output_dir is where everything goes (output/retrain), the
 # weights to train/last.pt; any other option goes to the training. Two hours on two CPU cores.
