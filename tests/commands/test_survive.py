@@ -16,6 +16,7 @@ from conftest import failures, files, infer, last_line
 
 from scripts import handlers, transforms
 from scripts.common.files import write_whole
+from scripts.data import masks
 from scripts.data.scans import read_scan
 
 
@@ -168,7 +169,7 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     *before, last = capfd.readouterr().out.splitlines()
     assert last.startswith("0 segmented, 2 skipped")
     told = "was edited after it was segmented: the tables describe it as it was then; run measure for the edited mask"
-    assert [line for line in before if "changed" in line] == [f"{mask}: {told}"]
+    assert [line for line in before if "edited" in line] == [f"{mask}: {told}"]
     mask.write_bytes(mask.read_bytes()[:-9])
     assert outcome() == (1, 1)
     (out / "b_seg.png").write_bytes((out / "b_seg.png").read_bytes()[:-9])
@@ -260,7 +261,7 @@ def test_what_fails_after_reading_costs_one_scan(weights, two, tmp_path, capfd, 
             raise OSError(errno.ENOSPC, "No space left on device", path.name)
         return write_whole(path, write)
 
-    monkeypatch.setattr(transforms, "write_whole", full)
+    monkeypatch.setattr(masks, "write_whole", full)
     assert infer(weights, out, two) == 1
     assert last_line(capfd).startswith("1 segmented, 0 skipped (already done), 1 failed")
     assert failures(out)["a.nii.gz"]["reason"] == "No space left on device (a_seg.nii.gz)"
