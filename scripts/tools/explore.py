@@ -321,4 +321,4 @@ def _plot_volumes(axes: Axes, scans: list[Scan]) -> None:
         axes.hlines(np.median(values), x - 0.35, x + 0.35, color=figures.TEXT, linewidth=1.2)
     axes.set_xticks(range(len(order)), [label_table()[c].name for c in order], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_ylim(bottom=0)
-    axes.set_title("volume per structure in ml" if order else "no labels", color=figures.TEXT, fontsize=9, loc="left")
+    axes.set_title("volume per structure in ml, and the median" if order else "no labels", color=figures.TEXT, fontsize=9, loc="left")
