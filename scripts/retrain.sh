@@ -2,7 +2,7 @@
 # Train from random weights: draw phantoms, add S1 to the labels that lack it, train both networks. docs/experiments.md has what it gives.
 #   bash scripts/retrain.sh --dataset_dir DIR
 # DIR holds the public scans of the model card and their datalist.json. --output_dir is where everything goes (output/retrain), the
-# weights to train/last.pt; any other option goes to the training. Two hours on two CPU cores.
+# weights to train/last.pt; any other option goes to the training, and PHANTOMS=100 phantoms are drawn. Two hours on two CPU cores.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 read_options "$@"

@@ -86,15 +86,15 @@ def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, np.ndarray, s
     Raises:
         UserError: for a file that cannot be read, or numbers that the scheme does not hold.
     """
-    volume, scheme = read_volume(mask), label_scheme or scheme_of(mask)
+    report = report_of(mask)
+    volume, scheme = read_volume(mask), label_scheme or scheme_of(mask, report)
     try:
         channels = encode(volume.data, str(mask), scheme)
     except UserError as error:
-        if label_scheme or "label_scheme" not in _report_of(mask):
+        if label_scheme or "label_scheme" not in report:
             raise
         raise UserError(f"{error} Its report names that scheme; --label_scheme names another.") from None
-    report = _report_of(mask)
-    if scheme == "spider" and scheme == report.get("label_scheme"):
+    if scheme == "spider" == report.get("label_scheme"):
         channels = _as_reported(volume.data, report, channels)
     return volume, channels, scheme
 
@@ -111,13 +111,13 @@ def _as_reported(values: np.ndarray, report: Mapping[str, Any], channels: np.nda
     return table[values.astype(np.uint8)]
 
 
-def scheme_of(mask: Path) -> str:
-    """The label scheme that the report beside a mask names; `verse` if there is none.
+def scheme_of(mask: Path, report: Mapping[str, Any]) -> str:
+    """The label scheme that the report beside a mask names; `verse` if it names none.
 
     Raises:
         UserError: if it names one that does not exist.
     """
-    scheme = _report_of(mask).get("label_scheme", "verse")
+    scheme = report.get("label_scheme", "verse")
     if scheme not in SCHEMES:
         raise UserError(f"{mask}: its report has the label scheme {scheme!r}. Set --label_scheme to one of {', '.join(SCHEMES)}.")
     return scheme
@@ -125,11 +125,11 @@ def scheme_of(mask: Path) -> str:
 
 def scan_of(mask: Path) -> Path | None:
     """The scan that the report beside a mask names, or the one beside it; None if there is neither."""
-    source = _report_of(mask).get("source")
+    source = report_of(mask).get("source")
     return Path(source) if isinstance(source, str) and os.path.exists(source) else find_image(mask)
 
 
-def _report_of(mask: Path) -> dict[str, Any]:
+def report_of(mask: Path) -> dict[str, Any]:
     """What the report beside a mask says; nothing if there is none, or none of ours."""
     try:
         report = json.loads(beside(mask, ".json").read_text(encoding="utf-8"))
