@@ -85,7 +85,10 @@ def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool, allow_ou
                 raise UserError(f"{datalist}: {key} {shown(path)} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
             entry[key] = str(path)
     if "label_scheme" in entry:
-        check_scheme(entry["label_scheme"])
+        try:
+            check_scheme(entry["label_scheme"])
+        except CallError as error:
+            raise UserError(f"{datalist}: {shown(entry['image'])}: {error}") from None
     channels_from_verse(entry.get("labelled") or [], f"{datalist}: 'labelled' of {entry['image']}")
     return entry
 

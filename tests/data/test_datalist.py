@@ -78,6 +78,12 @@ def test_bad_labelled(tmp_path):
         read_datalist(datalist, tmp_path)
 
 
+def test_a_scheme_that_does_not_exist(tmp_path):
+    datalist = write(touch(tmp_path, "a.nii") / "list.json", {"training": [{"image": "a.nii", "label_scheme": "spidre"}]})
+    with pytest.raises(UserError, match=rf"^{datalist}: {tmp_path}/a.nii: label scheme 'spidre' does not exist; .* Did you mean spider\?$"):
+        read_datalist(datalist, tmp_path)
+
+
 def test_labelled_may_be_null(tmp_path):
     datalist = write(touch(tmp_path, "a.nii") / "list.json", {"training": [{"image": "a.nii", "labelled": None}]})
     assert len(read_datalist(datalist, tmp_path)["training"]) == 1
