@@ -6,6 +6,8 @@ import csv
 import gzip
 import hashlib
 import json
+import logging
+import re
 from pathlib import Path
 
 import itk
@@ -90,6 +92,14 @@ def test_resume_goes_on_where_it_stopped(cohort, tmp_path):
     assert torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["iteration"] == 3
     with pytest.raises(UserError, match=r"last.pt: its run has done 3 epochs already; set --epochs above that"):
         run_bundle(TRAIN, resume=str(tmp_path), **{**options, "epochs": 3})
+
+
+@pytest.mark.parametrize(("interval", "steps"), [(20, [2, 4]), (3, [2, 3, 4])])
+def test_the_loss_is_logged_at_an_interval_and_after_every_epoch(cohort, tmp_path, monkeypatch, caplog, interval, steps):
+    monkeypatch.setattr(logging.getLogger("monai.handlers.StatsHandler"), "handlers", [caplog.handler])
+    run_bundle(TRAIN, dataset_dir=str(cohort), output_dir=str(tmp_path), epochs=2, batch_size=1, val_interval=2, log_interval=interval)
+    logged = re.findall(r"Epoch: (\d)/2, Iter: (\d)/2 -- loss: \d", caplog.text)
+    assert logged == [(str((step + 1) // 2), str(2 - step % 2)) for step in steps]
 
 
 def test_a_resumed_run_with_more_epochs_still_learns(cohort, tmp_path):
