@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
-from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 
 from scripts.batch.own_masks import digest
@@ -27,6 +25,7 @@ from scripts.common.tables import aligned, check_column, read_rows, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, distinct_names
 from scripts.data.masks import MaskLayout, beside
 from scripts.data.scans import read_scan
+from scripts.data.volumes import voxel_mm3
 from scripts.measure.doubts import doubts
 from scripts.measure.rows import rounded, structure_rows, table_row
 from scripts.metrics import scans_digest, score_structures, summarise, worst_cases
@@ -85,26 +84,6 @@ def format_table(rows: list[dict]) -> str:
     """Aligned text of `summarise`: a line per row; words to the left, numbers to the right."""
     cells = [list(rows[0])] + [["-" if v is None else format(v, FORMATS.get(k, "")) for k, v in row.items()] for row in rows]
     return aligned(cells, left=[i for i, v in enumerate(rows[0].values()) if isinstance(v, str)])
-
-
-class FinalValidation:
-    """Validate after the last epoch of a training where the interval of `ValidationHandler` does not.
-
-    Args:
-        validator: the evaluator, with the saver of the best model among its handlers.
-        interval: epochs between validations.
-    """
-
-    def __init__(self, validator: Evaluator, interval: int) -> None:
-        self.validator = validator
-        self.interval = interval
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.validate)  # a checkpoint written after it holds its outcome
-
-    def validate(self, engine: Engine) -> None:
-        if engine.state.epoch == engine.state.max_epochs and engine.state.epoch % self.interval:
-            self.validator.run(engine.state.epoch)
 
 
 class CaseFigures:
@@ -221,8 +200,8 @@ class CaseReports:
         report = {"scan": case_name(source), "source": os.path.abspath(source), **rounded(pred.meta["report"])}
         if "label_scheme" in pred.meta:
             report["label_scheme"] = pred.meta["label_scheme"]
-        voxel_mm3, scheme = float(np.prod(pred.pixdim.tolist())), report.get("label_scheme", "channel")
-        report["structures"] = structure_rows(report["structures"], pred.numpy(), voxel_mm3, scheme)
+        scheme = report.get("label_scheme", "channel")
+        report["structures"] = structure_rows(report["structures"], pred.numpy(), voxel_mm3(pred.affine.numpy()), scheme)
         report["warnings"] = [*scan.get("notes", "").splitlines(), *doubts(report)]
         for warning in report["warnings"]:
             print(shown(f"{source}: {warning}"))

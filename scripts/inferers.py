@@ -19,8 +19,8 @@ from scripts.network import KINDS
 from scripts.windows import Box, background_logits, box_around, draw_windows, scaled, spine_windows
 
 ENDS = ((0.0, 0.2), (0.1, 0.0))  # share of the scan that each further view for the levels lacks at its lower and upper end
-LEAST_SLICES = 60  # coarse voxels from end to end, 240 mm, that such a view must have
-MAX_BOX_VOXELS = 12_000_000  # of the working grid; a whole spine with its margin has 9 million
+SHORTEST_VIEW_MM = 240.0  # from end to end; a shorter one does more harm than good
+MAX_BOX_MM3 = 12e6  # a whole spine with its margin has 9 litres
 
 
 class AutocastInferer(Inferer):
@@ -88,7 +88,7 @@ class CoarseToFineInferer(Inferer):
         self.importance = compute_importance_map(self.roi_size, mode="gaussian", sigma_scale=0.125)
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Level logits (1CXYZ) of `inputs` (11XYZ); of a MetaTensor, what `SpineLogits.of` takes for them.
+        """Level logits (1CXYZ) of `inputs` (11XYZ, voxels of 1 mm); of a MetaTensor, what `SpineLogits.of` takes for them.
 
         Those are the kind logits (13XYZ) of a box around the spine, with its affine, and in the metadata the levels on the coarse grid:
         level logits of all voxels would take longer than the networks.
@@ -102,8 +102,9 @@ class CoarseToFineInferer(Inferer):
             raise ValueError(f"one scan at a time, got a batch of {len(inputs)}: set the batch size to 1")
         network = getattr(network, "module", network)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        levels = self._locate(image, network)
-        coarse_box, box, kinds = self._draw(image, levels.argmax(1)[0] > 0, network)
+        voxel_mm = _voxel_mm(inputs)
+        levels = self._locate(image, network, voxel_mm[2])
+        coarse_box, box, kinds = self._draw(image, levels.argmax(1)[0] > 0, network, math.prod(voxel_mm))
         levels = levels[(..., *coarse_box)]
         meta = {GATED: network.gated(levels), COARSE_VOXEL: torch.tensor([network.coarse_voxel])}
         if isinstance(inputs, MetaTensor):
@@ -114,33 +115,37 @@ class CoarseToFineInferer(Inferer):
         whole[(0, slice(None), *box)] = level_logits(MetaTensor(kinds[0], meta=meta)).to(whole.device)
         return whole
 
-    def _locate(self, image: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
-        """Level logits of the image on the coarse grid; a short scan is seen as a whole only."""
+    def _locate(self, image: torch.Tensor, network: torch.nn.Module, layer_mm: float) -> torch.Tensor:
+        """Level logits of the image, whose layers along the spine are `layer_mm` apart, on the coarse grid.
+
+        A short scan is seen as a whole only.
+        """
         levels = network.locate(image).float()  # on CPUs autocast leaves log_softmax in bfloat16
         if not self.tta:
             return levels
         step, slices = network.coarse_voxel[2], levels.shape[-1]
+        least = round(SHORTEST_VIEW_MM / (step * layer_mm))
         total, views = levels.log_softmax(1), levels.new_ones(slices)
         for lower, upper in ENDS:
             seen = slice(int(lower * slices), slices - int(upper * slices))
-            if seen.stop - seen.start < LEAST_SLICES:
+            if seen.stop - seen.start < least:
                 continue
             total[..., seen] += network.locate(image[..., seen.start * step : seen.stop * step]).float().log_softmax(1)
             views[seen] += 1
         return total / views
 
-    def _draw(self, image: torch.Tensor, seen: torch.Tensor, network: torch.nn.Module) -> tuple[Box, Box, torch.Tensor]:
+    def _draw(self, image: torch.Tensor, seen: torch.Tensor, network: torch.nn.Module, voxel_mm3: float) -> tuple[Box, Box, torch.Tensor]:
         """The box around what the coarse network sees, in coarse and in fine voxels, and the kind logits in it (13XYZ)."""
         voxel, shape = network.coarse_voxel, image.shape[2:]
         if not seen.any():  # some box, for what comes after
             return (slice(0, 1),) * 3, (slice(0, 1),) * 3, background_logits(image.new_zeros(1, len(KINDS), 1, 1, 1))
         margin = [math.ceil(self.margin / v) for v in voxel]
         coarse_box = box_around(seen, margin)
-        if _voxels(coarse_box, voxel) > MAX_BOX_VOXELS:
+        if _voxels(coarse_box, voxel) * voxel_mm3 > MAX_BOX_MM3:
             seen = largest_cluster(seen)
             coarse_box = box_around(seen, margin)
-        if (size := _voxels(coarse_box, voxel)) > MAX_BOX_VOXELS:
-            raise ValueError(f"the coarse network sees a spine in a box of {size / 1e6:.0f} million voxels: no lumbar spine is so large")
+        if (size := _voxels(coarse_box, voxel) * voxel_mm3) > MAX_BOX_MM3:
+            raise ValueError(f"the coarse network sees a spine in a box of {size / 1e6:.0f} litres: no lumbar spine is so large")
         box = tuple(slice(s.start, min(s.stop, n)) for s, n in zip(scaled(coarse_box, voxel), shape))
         windows = spine_windows(seen, voxel, margin, shape, self.roi_size, self.overlap)
         kinds = draw_windows(image, windows, box, partial(self._delineate, network=network), self.importance, self.sw_batch_size)
@@ -155,6 +160,13 @@ class CoarseToFineInferer(Inferer):
         if len(windows) == 1 < self.sw_batch_size and not windows.is_cuda:
             return network.delineate(windows.expand(2, -1, -1, -1, -1).contiguous())[:1]
         return network.delineate(windows)
+
+
+def _voxel_mm(inputs: torch.Tensor) -> list[float]:
+    """Edges of a voxel; 1 mm, the working grid, where nothing tells them."""
+    if not isinstance(inputs, MetaTensor):
+        return [1.0, 1.0, 1.0]
+    return inputs.affine.reshape(4, 4)[:3, :3].norm(dim=0).tolist()  # of a collated batch, with its axis
 
 
 def _voxels(coarse_box: Box, voxel: Sequence[int]) -> int:

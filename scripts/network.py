@@ -63,7 +63,7 @@ class SpineNet(nn.Module):
         """
         if not torch.jit.is_scripting():  # noqa: SIM102 - alone in its line: TorchScript, which has one return type, then skips what is below it
             if view is not None:
-                return self.coarse(view) if view.numel() else view, self.fine(x) if x.numel() else x
+                return self.coarse(view) if view.numel() else view, self.delineate(x) if x.numel() else x
         return self.combine(self.locate(x), self.delineate(x))
 
     @torch.jit.export

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Train from random weights: draw phantoms, add S1 to the labels that lack it, train both networks. docs/experiments.md has what it gives.
+# Train from random weights: draw phantoms, add S1 to the labels that lack it, as the shipped weights see it, train both networks.
+# docs/experiments.md has what it gives.
 #   bash scripts/retrain.sh --dataset_dir DIR
 # DIR holds the public scans of the model card and their datalist.json. --output_dir is where everything goes (output/retrain), the
 # weights to train/last.pt; any other option goes to the training, and PHANTOMS=100 phantoms are drawn. Two hours on two CPU cores.

@@ -18,7 +18,7 @@ from scripts.data.complete_labels import complete_labels
 from scripts.data.masks import MaskLayout, beside, write_label_map
 from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
-from scripts.data.volumes import grid_mismatch, read_volume
+from scripts.data.volumes import grid_mismatch, not_on_grid, read_volume
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
 from scripts.levels.cut import cut_faces, view_box
 from scripts.levels.logits import SpineLogits, level_logits
@@ -112,7 +112,7 @@ class EncodeLabelsd(MapTransform):
             where = str(d[key].meta.get("filename_or_obj", key))
             mismatch = self.ref_key in d and _grid_mismatch(d[self.ref_key], d[key])
             if mismatch:
-                raise UserError(f"{where}: not on its scan's grid ({mismatch}). Resample it to the scan by nearest neighbour.")
+                raise UserError(not_on_grid(where, d[self.ref_key].meta.get("filename_or_obj", "its scan"), mismatch))
             channels = encode(d[key].numpy(), where, d.get("label_scheme", self.label_scheme))
             labelled = np.zeros(len(label_table()), bool)
             labelled[[0, *np.unique(channels), *channels_from_verse(listed, where)]] = True

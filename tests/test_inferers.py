@@ -117,15 +117,15 @@ def test_levels_are_the_mean_of_three_views():
             return torch.full((1, 2, *shape), 0.0).index_fill(1, torch.tensor([1]), float(shape[-1]))
 
     x, net = image(shape=(8, 8, 4 * 75 - 3)), Counting()  # 75 coarse slices, the last of one voxel
-    levels = CoarseToFineInferer(WINDOW, tta=True)._locate(x, net)
+    levels = CoarseToFineInferer(WINDOW, tta=True)._locate(x, net, 1.0)
     assert [torch.equal(a, b) for a, b in zip(net.seen, (x, x[..., :240], x[..., 28:]))] == [True] * 3
     whole, lower, upper = (torch.tensor([0.0, n]).log_softmax(0) for n in (75.0, 60.0, 68.0))
     torch.testing.assert_close(levels[0, :, 0, 0, 0], (whole + lower) / 2)
     torch.testing.assert_close(levels[0, :, 0, 0, 7], (whole + lower + upper) / 3)
     torch.testing.assert_close(levels[0, :, 0, 0, 60], (whole + upper) / 2)
-    short = x[..., : 4 * 64]
-    assert torch.equal(CoarseToFineInferer(WINDOW, tta=True)._locate(short, net), net.locate(short).log_softmax(1))
-    assert torch.equal(CoarseToFineInferer(WINDOW)._locate(x, net), net.locate(x))
+    for short, layer_mm in ((x[..., : 4 * 64], 1.0), (x, 0.8)):
+        assert torch.equal(CoarseToFineInferer(WINDOW, tta=True)._locate(short, net, layer_mm), net.locate(short).log_softmax(1))
+    assert torch.equal(CoarseToFineInferer(WINDOW)._locate(x, net, 1.0), net.locate(x))
 
 
 def test_box_holds_what_the_network_says_there():
@@ -180,10 +180,11 @@ def test_options_out_of_range(options):
 def test_what_lies_far_from_the_spine_is_left_out_where_the_box_would_be_too_large(monkeypatch):
     far = (slice(24, 28), slice(60, 64), slice(0, 4))
     x, affine = MetaTensor(image(SPINE, far), affine=oblique()), oblique()
-    monkeypatch.setattr(inferers, "MAX_BOX_VOXELS", 8 * 12 * 32)
+    mm3 = 8 * 12 * 32 * 0.9 * 1.1  # as the affine says
+    monkeypatch.setattr(inferers, "MAX_BOX_MM3", 1.001 * mm3)
     assert box_of(infer(x, margin=0), affine) == SPINE
-    monkeypatch.setattr(inferers, "MAX_BOX_VOXELS", 8 * 12 * 32 - 1)
-    with pytest.raises(ValueError, match="sees a spine in a box of 0 million voxels"):
+    monkeypatch.setattr(inferers, "MAX_BOX_MM3", 0.999 * mm3)
+    with pytest.raises(ValueError, match="sees a spine in a box of 0 litres"):
         infer(x, margin=0)
 
 
@@ -334,7 +335,7 @@ def test_views_are_summed_in_float32():
             shape = [-(-n // 4) for n in x.shape[2:]]
             return torch.linspace(-3, 3, 5, dtype=torch.bfloat16).reshape(1, 5, 1, 1, 1).expand(1, 5, *shape)
 
-    levels = CoarseToFineInferer(WINDOW, tta=True)._locate(image(shape=(8, 8, 300)), Half())
+    levels = CoarseToFineInferer(WINDOW, tta=True)._locate(image(shape=(8, 8, 300)), Half(), 1.0)
     assert levels.dtype == torch.float32
     expected = torch.linspace(-3, 3, 5, dtype=torch.bfloat16).float().log_softmax(0)
     torch.testing.assert_close(levels[0, :, 0, 0, 20], expected)

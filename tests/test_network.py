@@ -198,6 +198,7 @@ def test_training_gets_both_parts():
     assert torch.equal(levels, net.coarse(view))  # the view is on the coarse grid already
     assert torch.equal(kinds, net.fine(x))
     assert levels.shape == (2, CHANNELS, 8, 16, 16)
+    assert net(x, view)[1].shape == (2, 3, 16, 16, 16)
     (levels.sum() + kinds.sum()).backward()
     assert all(p.grad is not None for p in net.parameters())
 

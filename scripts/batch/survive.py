@@ -16,6 +16,7 @@ from torch.utils.data import Subset
 from scripts.batch.done import Done
 from scripts.batch.outcomes import Outcomes
 from scripts.batch.own_masks import check_replaceable
+from scripts.common.distributed import from_first
 from scripts.common.errors import ScanError, UserError, explain
 from scripts.common.memory import map_large_memory, return_freed_memory
 from scripts.data.volumes import check_there
@@ -36,9 +37,9 @@ class Scans(Dataset):
     """
 
     def __init__(self, data: Sequence[dict], transform: Transform, done: Done) -> None:
-        super().__init__(data, transform)
+        super().__init__(from_first(data), transform)  # a scan that arrives meanwhile would shift the shares of several processes
         self.done = done
-        self.first = done.layout.first_scans(data)
+        self.first = done.layout.first_scans(self.data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         source = self.data[index]["image"]

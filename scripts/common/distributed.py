@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 
 from scripts.common.errors import CallError
 
-TIMEOUT = timedelta(hours=1)  # for a process that still reads its scans; one that dies is noticed at once
+TIMEOUT = timedelta(days=7)  # for a process that still has scans to segment; torchrun ends all of them as soon as one dies
 
 
 def start(share_gpus: bool = False) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.common.errors import UserError
-from scripts.data.volumes import Volume, grid_mismatch, read_grid, read_volume
+from scripts.data.volumes import Volume, grid_mismatch, not_on_grid, read_grid, read_volume
 from scripts.labels import Structure, anatomical_order, encode, label_table
 
 TOLERANCE_MM = 5.0  # a structure may lie that much above the one that precedes it: oblique discs; exchanged levels are 15 mm apart or more
@@ -60,7 +60,7 @@ def label_problems(
     """
     problems = []
     if grid and (mismatch := grid_mismatch(*grid, label.data.shape, label.affine)):
-        problems.append(f"{where}: not on the grid of {image} ({mismatch}). Resample it to the scan by nearest neighbour.")
+        problems.append(not_on_grid(where, image, mismatch))
     channels = encode(label.data, where, label_scheme)
     if not channels.any():
         problems.append(f"{where}: no foreground, all values are 0. Label it or remove 'label' from its entry.")

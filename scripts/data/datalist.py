@@ -2,7 +2,7 @@
 
 A datalist is a JSON object with one list per split ("training", "validation", "testing"). An entry holds `image` and, for training
 and evaluation, `label` (paths relative to `dataset_dir`), `source` (where it comes from), `labelled` (the VerSe numbers annotated in
-that scan; an unlisted structure may be visible without being labelled) and, optionally, `patient`.
+that scan; an unlisted structure may be visible without being labelled) and, optionally, `patient` and the `label_scheme` of its label.
 """
 
 from __future__ import annotations

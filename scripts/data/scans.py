@@ -16,6 +16,7 @@ SPACING_MM = (0.05, 12.0)  # of a voxel: thicker slices miss half a vertebra; th
 MAX_VIEW_MM = 2100.0  # of an axis: more than a body
 MAX_VIEW_LITRES = 450.0  # more than a scanner's bore, and than the working grid may take in memory
 MAX_MASK_VALUES = 30  # a mask has one for every structure, a scan hundreds
+SHEAR_DEG = 1.0  # of two axes from a right angle: more than rounding, as a registration or the tilt of a gantry makes
 SLICE_RATIO = 2.0  # of slice thickness and voxels in plane, from which on a scan is a stack of slices
 MAX_SLICE_MM = 5.0  # the thickest in training
 ROUNDING_MM = 1e-3  # of the float32 numbers in a header
@@ -37,8 +38,17 @@ def read_scan(path: str | Path) -> Volume:
     if min(data.shape) == 1:
         of_series = ". A DICOM series is given by its folder" if is_dicom_file(Path(path)) else ""
         notes.append(f"a single slice: levels are hardly seen in it{of_series}")
-    notes += slice_notes(volume.affine)
+    notes += shear_notes(volume.affine) + slice_notes(volume.affine)
     return volume._replace(data=data, notes=(*volume.notes, *notes))
+
+
+def shear_notes(affine: np.ndarray) -> list[str]:
+    """Which axes are not at right angles, as the windows of the network and distances in mm take them to be."""
+    axes = affine[:3, :3] / nib.affines.voxel_sizes(affine)
+    off = float(np.rad2deg(np.arcsin(np.abs(np.triu(axes.T @ axes, 1)).max().clip(0, 1))))
+    if off > SHEAR_DEG:
+        return [f"its axes are {off:.0f} degrees from right angles: distances and outlines are coarse, take the original"]
+    return []
 
 
 def slice_notes(affine: np.ndarray) -> list[str]:

@@ -130,7 +130,8 @@ def _orientation_notes(image: nib.Nifti1Image) -> list[str]:
 
 
 def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
-    from monai.transforms import LoadImage  # here: MONAI takes seconds to import
+    from monai.data import ITKReader  # here: MONAI takes seconds to import
+    from monai.transforms import LoadImage
 
     silent_itk()
     try:
@@ -139,7 +140,8 @@ def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
         elif path.name.lower().endswith((".mha", ".mhd")):
             check_metaimage(path)
         warnings.filterwarnings("error", message=".*more than one DICOM series")
-        image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
+        # the reader is named: where pynrrd is installed, MONAI would take it, which reads fewer files
+        image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path, reader=ITKReader())
     except UserWarning:  # MONAI would take the first of them
         raise ScanError(path, "holds more than one DICOM series", "Move each into a folder of its own, or convert them to NIfTI.") from None
     except RuntimeError as error:
@@ -202,13 +204,23 @@ def turned_to_ras(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, n
     return nib.orientations.apply_orientation(volume, orientation), affine @ nib.orientations.inv_ornt_aff(orientation, volume.shape)
 
 
+def voxel_mm3(affine: np.ndarray) -> float:
+    """Volume of a voxel: the product of its edges only where they are at right angles."""
+    return float(abs(np.linalg.det(np.asarray(affine, float)[:3, :3])))
+
+
 def check_on_grid(path: str | Path, label: Volume, scan_path: str | Path, scan: Volume) -> None:
     """
     Raises:
         UserError: if a label map is not on the grid of its scan; the message names both files.
     """
     if mismatch := grid_mismatch(scan.data.shape, scan.affine, label.data.shape, label.affine):
-        raise UserError(f"{path}: not on the grid of {scan_path} ({mismatch}). Resample it to the scan by nearest neighbour.")
+        raise UserError(not_on_grid(path, scan_path, mismatch))
+
+
+def not_on_grid(path: str | Path, scan_path: str | Path, mismatch: str) -> str:
+    """What is wrong with a label map, and the fix; `mismatch` is that of `grid_mismatch`."""
+    return f"{path}: not on the grid of {scan_path} ({mismatch}). Resample it to the scan by nearest neighbour."
 
 
 def grid_mismatch(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> str:

@@ -112,12 +112,11 @@ def _evidence(logits: SpineLogits, kind: str, numbers: np.ndarray, count: int) -
 def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], vote: np.ndarray) -> int:
     """Channel of a disc from the levels of the named bodies above and below it; 0 if it lies beside the spine.
 
-    With fewer than two bodies to tell where the spine runs, its own vote counts.
+    With fewer than two bodies to tell where the spine runs, its own vote counts. A table need not have discs.
     """
     table = label_table()
     if len(bodies) < 2:
-        discs = [s.channel for s in table if s.is_disc]
-        return discs[int(np.argmax(vote[discs]))]
+        return max((s.channel for s in table if s.is_disc), key=lambda channel: vote[channel], default=0)
     absent = _absent_levels(bodies)
     chain = [s.channel for s in table if s.kind == "body" and s.name not in absent]
     disc_below = {s.name.split("/")[0]: s.channel for s in table if s.is_disc}

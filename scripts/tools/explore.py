@@ -22,7 +22,7 @@ from scripts.data.check_labels import label_problems
 from scripts.data.datalist import patients_in_two_splits, read_datalist
 from scripts.data.find import case_name, find_images, find_label, is_in_label_folder
 from scripts.data.scans import check_grid
-from scripts.data.volumes import Volume, grid_mismatch, read_volume
+from scripts.data.volumes import Volume, grid_mismatch, read_volume, voxel_mm3
 from scripts.labels import anatomical_order, channels_from_verse, encode, label_table
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def check_label(label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarr
     where = str(scan.label)
     channels, problems = label_problems(label, where, scan.image, grid, scan.label_scheme)
     counts = np.bincount(channels.ravel(), minlength=len(label_table()))
-    voxel_ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000
+    voxel_ml = voxel_mm3(label.affine) / 1000
     scan.volume_ml = {int(c): float(counts[c] * voxel_ml) for c in np.flatnonzero(counts) if c}
     if labelled is not None:
         missing = [label_table()[c] for c in sorted(set(scan.volume_ml) - set(channels_from_verse(labelled, where)))]

@@ -15,10 +15,10 @@ from scripts.common.errors import CallError, UserError, shown
 from scripts.common.preflight import check_weights, check_writable, is_true
 from scripts.data.datalist import read_datalist, write_datalist
 from scripts.data.masks import MaskLayout, write_label_map
-from scripts.data.sacrum import find_sacrum
 from scripts.data.volumes import read_volume
 from scripts.labels import check_scheme, decode, encode, label_table, structure
 from scripts.levels.restore import ClassLogits, restore_label_map
+from scripts.levels.sacrum import find_sacrum
 from scripts.transforms import EncodeLabelsd
 
 DATALIST = "datalist.json"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from scripts.common.arrays import whole
@@ -17,7 +15,7 @@ from scripts.common.tables import write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
 from scripts.data.masks import read_mask, scan_of
 from scripts.data.scans import read_scan
-from scripts.data.volumes import check_on_grid, turned_to_ras
+from scripts.data.volumes import check_on_grid, turned_to_ras, voxel_mm3
 from scripts.figures import save_figure
 from scripts.labels import check_scheme, label_table
 from scripts.levels.cut import cut_faces, view_box
@@ -97,4 +95,4 @@ def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str)
     found = [
         {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
     ]
-    return structure_rows(found, label, float(np.prod(voxel_sizes(volume.affine))), label_scheme), measures.spine
+    return structure_rows(found, label, voxel_mm3(volume.affine), label_scheme), measures.spine

@@ -15,6 +15,8 @@ from monai.bundle import ConfigWorkflow
 from scripts.common.errors import UserError
 from scripts.labels import METADATA_FILE, decode, encode, label_table, use_table
 from scripts.levels.instances import Instance
+from scripts.levels.logits import SpineLogits
+from scripts.levels.name_levels import name_levels
 from scripts.levels.naming import name_bodies
 from scripts.phantoms.phantom import write_cohort
 from scripts.training.checkpoint import PretrainedWeights
@@ -51,6 +53,22 @@ def test_use_table(lumbar_table):
 def test_metadata_is_a_table_itself():
     use_table(str(METADATA_FILE))
     assert label_table()[12].name == "S1"
+
+
+@pytest.mark.parametrize("bodies", [1, 2])
+def test_a_table_without_discs(tmp_path, bodies):
+    """The fine network draws them all the same."""
+    (tmp_path / "bodies.json").write_text(json.dumps([{"channel": c, "name": name, "verse": c} for c, name in enumerate(LUMBAR[:6])]))
+    use_table(str(tmp_path / "bodies.json"))
+    kinds, gated = torch.zeros(3, 16, 24, 48), torch.zeros(7, 4, 6, 12)
+    kinds[0] = 9
+    for place in range(bodies):
+        kinds[1, 4:12, 8:16, 32 - 20 * place : 40 - 20 * place] = 20
+        gated[2 + place, ..., 8 - 5 * place : 10 - 5 * place] = 9  # L2 and L3
+    kinds[2, 4:12, 8:16, 22:30] = 20
+    found = name_levels(SpineLogits.of_networks(kinds, gated, (4, 4, 4)), np.diag([2, 2, 2, 1.0]), 300.0)
+    assert np.unique(found.channel_map).tolist() == [0, *range(2, 2 + bodies)]
+    assert [row["name"] for row in found.report["structures"]] == ["L2", "L3"][:bodies]
 
 
 def test_missing_table(tmp_path):

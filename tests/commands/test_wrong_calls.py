@@ -141,7 +141,7 @@ def test_configs_check_their_numbers_first(tmp_path):
                 run_bundle(files, **options, **folders)
         with pytest.raises(CallError, match=r"^--device cuda:99: not there"):
             run_bundle(files, device="cuda:99", **folders)
-    with fails("--learning_rate -1: a number of at least 0 is needed; --max_gradient abc: a number of at least 0 is needed"):
+    with fails("--learning_rate -1: a number of at least 0 is needed; --max_gradient abc: a number of at least 0.001 is needed"):
         run_bundle(TRAIN, learning_rate=-1, max_gradient="abc", **folders)
     with fails("--repeat 3: a whole number for every source is needed, such as \"{'mine': 3}\""):
         run_bundle(TRAIN, repeat=3, **folders)

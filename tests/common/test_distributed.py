@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import ignite.distributed as idist
 import pytest
 import torch
 
 from scripts.batch.outcomes import Outcomes
+from scripts.batch.survive import Scans
 from scripts.common import distributed
 from scripts.common.distributed import ScanSampler, from_first, gathered
 from scripts.common.errors import CallError, UserError
+from scripts.data.masks import MaskLayout
 
 
 @pytest.fixture
@@ -51,6 +54,14 @@ def test_gathered_rows_have_the_order_of_the_scans(of_processes, monkeypatch):
     parts = [{"a": [1, 2], "c": [5]}, {"b": [3, 4], "a": [1, 2]}]
     monkeypatch.setattr(idist, "all_gather", lambda own: parts)
     assert gathered(parts[0]) == [1, 2, 3, 4, 5]
+
+
+def test_all_processes_divide_the_scans_that_the_first_has_found(monkeypatch):
+    found = [{"image": "/d/b.nii.gz"}, {"image": "/d/c.nii.gz"}]  # before a.nii.gz arrived
+    monkeypatch.setattr("scripts.batch.survive.from_first", lambda scans: found)
+    dataset = Scans([{"image": "/d/a.nii.gz"}, *found], None, SimpleNamespace(layout=MaskLayout("/out", "/d")))
+    assert list(dataset.data) == found
+    assert sorted(dataset.first.values()) == ["/d/b.nii.gz", "/d/c.nii.gz"]
 
 
 def test_one_process_needs_no_others():

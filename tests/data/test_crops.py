@@ -149,6 +149,7 @@ def test_random_samples(size):
         samples, repeated = transform(data), again(data)
         assert samples.pop("labelled") == "kept"
         for name, value in samples.items():
+            assert value.untyped_storage().data_ptr() not in (image.untyped_storage().data_ptr(), label.untyped_storage().data_ptr())
             assert type(value) is torch.Tensor
             assert value.shape == (1, *(VIEW if "view" in name else PATCH))
             assert torch.equal(value, repeated[name])

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.data.scans import few_values, read_scan, slice_notes
+from scripts.data.scans import few_values, read_scan, shear_notes, slice_notes
 
 MASK, SCAN = np.arange(4096).reshape(16, 16, 16) % 5, np.arange(4096).reshape(16, 16, 16) % 200
 
@@ -31,6 +31,23 @@ def test_few_values(order, monkeypatch):
     rare[3, 3, 3:6] = (1, 2, 3)
     monkeypatch.setattr("scripts.data.scans.SAMPLE", 16)  # which misses them
     assert few_values(rare) == 4
+
+
+@pytest.mark.parametrize(
+    ("shear", "notes"),
+    [
+        (0.0, []),
+        (np.tan(np.deg2rad(0.9)), []),
+        (-0.5, ["its axes are 27 degrees from right angles: distances and outlines are coarse, take the original"]),
+    ],
+)
+def test_axes_that_are_not_at_right_angles(shear, notes):
+    c, s = np.cos(0.4), np.sin(0.4)
+    turned = np.eye(4)
+    turned[:3, :3] = [[c, -s, 0], [s, c, 0], [0, 0, 1]]
+    sheared = np.diag([4.0, 0.8, 0.8, 1.0])
+    sheared[1, 0] = shear * 4
+    assert shear_notes(turned @ sheared) == notes
 
 
 AXIAL = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 5.0, 0], [0, 0, 0, 1]]

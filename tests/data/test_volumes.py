@@ -8,7 +8,7 @@ import pytest
 from conftest import fails
 
 from scripts.common.errors import UserError
-from scripts.data.volumes import grid_mismatch, read_volume
+from scripts.data.volumes import grid_mismatch, read_volume, voxel_mm3
 
 
 def test_grid_tolerance():
@@ -22,9 +22,22 @@ def test_grid_tolerance():
     assert grid_mismatch((2, 401, 2), np.eye(4), (2, 401, 2), turned) == "affines that differ by up to 0.36 mm"
 
 
+def test_volume_of_a_voxel():
+    sheared = np.diag([-4.0, 0.5, 1.0, 1.0])
+    sheared[1, 0] = 3.0  # its first edge is 5 mm long, and its height above the others 4 mm as before
+    assert voxel_mm3(sheared) == pytest.approx(2)
+
+
 @pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".mhd", ".nhdr"])
-def test_read_volume_of_other_formats(tmp_path, suffix):
+def test_read_volume_of_other_formats(tmp_path, suffix, monkeypatch):
     import itk
+    from monai.transforms.io.array import SUPPORTED_READERS
+
+    class Pynrrd:  # the reader that MONAI prefers where that package is installed
+        def verify_suffix(self, filename):
+            raise AssertionError
+
+    monkeypatch.setitem(SUPPORTED_READERS, "nrrdreader", Pynrrd)
 
     array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # ITK orders z, y, x
     image = itk.image_from_array(array)

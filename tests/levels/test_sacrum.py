@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.data.sacrum import find_sacrum
 from scripts.labels import structure
+from scripts.levels.sacrum import find_sacrum
 
 SIZE_MM = np.array([80, 120, 160])
 
