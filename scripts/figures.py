@@ -123,6 +123,12 @@ def intensity_window(image: np.ndarray, label: np.ndarray) -> tuple[float, float
     return low, high if high > low else low + 1
 
 
+def fitted(text: str, inches: float, points: float) -> str:
+    """The end of a bold text, which tells names apart, as far as the space for it goes."""
+    most = int(inches * 72 / (0.68 * points))
+    return text if len(text) <= most else f"…{text[1 - most :]}"
+
+
 def draw_view(
     axes: Axes, view: View, window: tuple[float, float], *, names: bool = True, letters: bool = True, font: float = 9, width: float = 1.1
 ) -> None:
@@ -251,6 +257,7 @@ def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float
     inch_per_mm = min((WIDTH_INCH - free) / sum(widths_mm), MAX_HEIGHT_INCH / height_mm)
     width, height = max(6.0, sum(widths_mm) * inch_per_mm + free), height_mm * inch_per_mm + head + foot
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=BACKGROUND)
+    title = fitted(title, width - 2 * side, 13)
     figure.text(side / width, 1 - 0.24 / height, title, color=TEXT, fontsize=13, fontweight="bold", va="center", parse_math=False)
     left, previous = side, ""
     for (heading, view), width_mm, gap in zip(panels, widths_mm, [*gaps[1:], 0.0]):
@@ -263,10 +270,17 @@ def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float
 
 
 def draw_case(
-    image: np.ndarray, prediction: np.ndarray, affine: np.ndarray, path: str | Path, *, reference: np.ndarray | None = None, title: str = ""
+    image: np.ndarray,
+    prediction: np.ndarray,
+    affine: np.ndarray,
+    path: str | Path,
+    *,
+    reference: np.ndarray | None = None,
+    title: str = "",
+    note: str = "",
 ) -> Path:
     """Write the `case_figure` as a PNG file and return its path."""
-    return save_figure(case_figure(image, prediction, affine, reference=reference, title=title), path)
+    return save_figure(case_figure(image, prediction, affine, reference=reference, title=title, note=note), path)
 
 
 def draw_batch(columns: Mapping[str, Sequence[tuple]], path: str | Path) -> Path:

@@ -26,8 +26,8 @@ from scripts.data.find import LABEL_POSTFIX, case_name, distinct_names
 from scripts.data.masks import MaskLayout, beside
 from scripts.data.scans import read_scan
 from scripts.data.volumes import voxel_mm3
-from scripts.measure.doubts import doubts
-from scripts.measure.rows import rounded, structure_rows, table_row
+from scripts.measure.doubts import doubts, names_note
+from scripts.measure.rows import in_order, rounded, structure_rows, table_row
 from scripts.metrics import scans_digest, score_structures, summarise, worst_cases
 
 FORMATS = {
@@ -127,8 +127,7 @@ class CaseFigures:
             source = batch["image"].meta["filename_or_obj"]
             volume = read_scan(source)  # the batch holds the resampled scan only
             reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
-            title, report = shown(self.title_of(source)), output["pred"].meta.get("report") or {}
-            note = f"levels uncertain ({report['sequence_probability']:.2f})" if report.get("uncertain") else ""
+            title, note = shown(self.title_of(source)), names_note(output["pred"].meta.get("report") or {})
             figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=title, note=note)
             if self.output_dir:
                 mask = self.layout.filename(source)
@@ -242,4 +241,4 @@ class CaseReports:
         except csv.Error as error:
             raise UserError(f"{table}: no table ({error}). Move it away and run the same command again.") from error
         kept = [row for row in earlier if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
-        write_whole(table, partial(write_rows, kept + rows))
+        write_whole(table, partial(write_rows, in_order(kept + rows)))

@@ -10,6 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd
 from monai.utils import SpaceKeys
+from nibabel.affines import voxel_sizes
 
 from scripts.batch.own_masks import MADE_BY, check_replaceable
 from scripts.common.errors import UserError
@@ -160,7 +161,7 @@ class NameLevelsd(MapTransform):
             affine = _affine_of(d[key], image)
             offset = np.rint(np.linalg.solve(np.asarray(image.affine, np.float64), affine)[:3, 3]).astype(int)  # of the box of the logits
             d[key] = named = name_levels(SpineLogits.of(d[key]), affine, self.min_instance_mm3, max(0, view[2].start - offset[2]))
-            cut = cut_faces(view, offset, named.channel_map)
+            cut = cut_faces(view, offset, named.channel_map, voxel_sizes(affine))
             for row in named.report["structures"]:
                 row["cut_by_view"] = cut.get(row["name"], [])
         return d

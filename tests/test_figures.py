@@ -71,6 +71,14 @@ def test_take_slice_is_radiological():
     assert np.unravel_index(coronal.argmax(), coronal.shape) == (46, 7)  # inferior: near the bottom; patient's left: near the right edge
 
 
+def test_a_long_title_keeps_its_end():
+    assert figures.fitted("a" * 40, 9.2, 13) == "a" * 40
+    title = figures.fitted("patient/" * 20 + "scan_v2", 9.2, 13)
+    assert len(title) == 74
+    assert title.startswith("…")
+    assert title.endswith("patient/scan_v2")
+
+
 def test_best_index():
     _, label = phantom()
     assert figures.best_index(label, "sagittal") == 5

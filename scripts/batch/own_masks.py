@@ -13,7 +13,7 @@ import nibabel as nib
 
 from scripts.common.errors import ScanError
 from scripts.common.files import is_half_gzip
-from scripts.data.masks import beside
+from scripts.data.masks import beside, report_of
 
 MADE_BY = b"spine_mri_segmentation"  # in the header (descrip) of a mask
 
@@ -21,6 +21,12 @@ MADE_BY = b"spine_mri_segmentation"  # in the header (descrip) of a mask
 def digest(mask: Path) -> str:
     """sha256 of the file; the report of a mask keeps it."""
     return hashlib.sha256(mask.read_bytes()).hexdigest()
+
+
+def report_as_written(mask: Path) -> dict[str, Any]:
+    """The report beside a mask; nothing if there is none, or the mask was edited since: its names are somebody's own then."""
+    report = report_of(mask)
+    return report if report.get("mask_sha256") == digest(mask) else {}
 
 
 def check_replaceable(mask: Path, scan: str) -> None:

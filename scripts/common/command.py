@@ -229,7 +229,7 @@ def one_line(kind: type[BaseException], error: BaseException, trace: TracebackTy
         print("stopped by Ctrl-C", file=sys.stderr)
         return
     causes = [error]
-    while causes[-1].__cause__ is not None:
+    while causes[-1].__cause__ is not None and type(causes[-1].__cause__).__name__ != "_RemoteTraceback":  # of a process pool: a text
         causes.append(causes[-1].__cause__)
     frames = (frame for cause in causes for frame, _ in traceback.walk_tb(cause.__traceback__))
     if any(str(frame.f_globals.get("__name__")).startswith("ignite.engine") for frame in frames):

@@ -97,6 +97,7 @@ FIX_OF_ERRNO = {
     errno.EROFS: "Set --output_dir to a folder that can be written to.",
     errno.ENAMETOOLONG: "Give it a shorter name: the names of its mask and of the files beside it are longer.",
     errno.ENOTDIR: "A file lies where a folder of output_dir should be: move it, or set another --output_dir.",
+    errno.EPERM: "Set --output_dir to a folder that can be written to.",
     errno.EACCES: "Ask for the permission to read the scan and to write to output_dir.",
 }
 

@@ -60,4 +60,4 @@ def check_column(path: Path, column: str) -> None:
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
     """Markdown table whose first columns hold words, the others numbers."""
     lines = [header, ["---"] * words + ["---:"] * (len(header) - words), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)

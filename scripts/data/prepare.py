@@ -19,6 +19,7 @@ from scripts.data.volumes import read_volume
 from scripts.labels import encode, label_table
 
 MAX_LINES = 20  # about bad labels
+SHOWN_PATIENTS = 4  # so that a visit that was taken for a patient is seen
 # `sub-01` of BIDS names, else the name without the contrast at its end and words behind that: 1_t1, 1_T2_SPACE and 1-T2-sag are one patient
 CONTRAST = r"(?i:t[12]w?|stir|tirm|pdw?|dixon|water|fat)"
 PATIENT_PATTERN = rf"(sub-[^_]+(?=_|$)|.+?(?=(?:[_-]{CONTRAST}(?:[_-][A-Za-z]+)*)*(?:[_-](?i:mr))?$))"
@@ -71,7 +72,8 @@ def prepare(
     patient_of = {image: _matched(patient_pattern or PATIENT_PATTERN, image, root) for image in paired}
     folder_of = {} if patient_pattern else _patient_folders(patient_of, root)
     patient_of |= folder_of
-    patients = _entries_of_patients(paired, patient_of, root, labelled, label_scheme)
+    source_of = {image: root.absolute().name if image in folder_of else _source(image) for image in paired}
+    patients = _entries_of_patients(paired, patient_of, source_of, root, labelled, label_scheme)
     if not patients:
         hint = "A label of a.nii.gz is a_seg.nii.gz, or labels/a.nii.gz beside images/."
         raise UserError(f"{root}: {counted(unpaired, 'scan')}, none with a label. {hint}")
@@ -86,12 +88,18 @@ def prepare(
     if unpaired:
         without += f" ({unpaired[0].relative_to(root)}{', ...' if len(unpaired) > 1 else ''})"
     by_folder = "; the names repeat, so a folder is a patient" if folder_of else ""
-    print(shown(f"{datalist}: {', '.join(sizes)}; {without}{by_folder}"))
+    some = f"patients: {', '.join(sorted(patients)[:SHOWN_PATIENTS])}{', ...' if len(patients) > SHOWN_PATIENTS else ''}"
+    print(shown(f"{datalist}: {', '.join(sizes)}; {some}; {without}{by_folder}"))
     return Path(datalist)
 
 
 def _entries_of_patients(
-    label_of: Mapping[Path, Path], patient_of: Mapping[Path, str], root: Path, labelled: Sequence[int], label_scheme: str
+    label_of: Mapping[Path, Path],
+    patient_of: Mapping[Path, str],
+    source_of: Mapping[Path, str],
+    root: Path,
+    labelled: Sequence[int],
+    label_scheme: str,
 ) -> dict[str, list[dict]]:
     """Entries of a datalist, by patient.
 
@@ -112,7 +120,7 @@ def _entries_of_patients(
             {
                 "image": image.relative_to(root).as_posix(),
                 "label": label.relative_to(root).as_posix(),
-                "source": _source(image),
+                "source": source_of[image],
                 "labelled": sorted({*values, *labelled}),
                 "patient": patient_of[image],
                 "label_scheme": label_scheme,

@@ -10,21 +10,31 @@ from scipy import ndimage
 from scripts.labels import label_table
 
 FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))  # of a grid in RAS order: first and last voxels of an axis
+TOUCH_MM = 2.0  # a structure touches a face that is no further: outlines are rounded at the end of a view
 PADDED_RIM = 1  # voxels beside a blank border that count as border: masks end a little before it
 
 
-def cut_faces(view: Sequence[slice], offset: Sequence[int], channel_map: np.ndarray) -> dict[str, list[str]]:
-    """Structure -> faces of the view that it touches, a box of a scan (`view_box`); `channel_map` starts at voxel `offset` of the scan.
+def cut_faces(view: Sequence[slice], offset: Sequence[int], channel_map: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, list[str]]:
+    """Structure -> faces of the view that it touches: within `TOUCH_MM`, or with the last slice but one along the spine.
 
     All in RAS order.
+
+    Args:
+        view: a box of a scan (`view_box`).
+        offset: voxel of the scan at which `channel_map` begins.
+        channel_map: channel indices, shape XYZ.
+        spacing_mm: voxel size.
     """
+    reach = [int(TOUCH_MM / s) for s in spacing_mm]
+    reach[2] = max(1, reach[2])
     cut = {}
     for structure, box in zip(label_table()[1:], ndimage.find_objects(channel_map, max_label=len(label_table()) - 1)):
         if box is None:
             continue
         first = [s.start + o for s, o in zip(box, offset)]
         last = [s.stop + o for s, o in zip(box, offset)]
-        faces = [FACES[a][0] for a in range(3) if first[a] <= view[a].start] + [FACES[a][1] for a in range(3) if last[a] >= view[a].stop]
+        faces = [FACES[a][0] for a in range(3) if first[a] <= view[a].start + reach[a]]
+        faces += [FACES[a][1] for a in range(3) if last[a] >= view[a].stop - reach[a]]
         if faces:
             cut[structure.name] = faces
     return cut

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,13 +10,23 @@ from typing import Any
 LEAST_SACRAL_MM, LEAST_SACRAL_DEG = 2.0, -3.0
 
 
+def names_note(report: Mapping[str, Any]) -> str:
+    """`levels uncertain (0.95)` for a report that says so, else an empty text."""
+    return f"levels uncertain ({_cut_off(report['sequence_probability'])})" if report.get("uncertain") else ""
+
+
+def _cut_off(probability: float) -> str:
+    """Two digits, not rounded: 0.96 is certain."""
+    return f"{math.floor(100 * probability + 1e-9) / 100:.2f}"
+
+
 def doubts(report: Mapping[str, Any]) -> list[str]:
     """One line for each doubt about a mask, from its report: `structures` with `measures`, and how `uncertain` the names are."""
     if not report["structures"]:
         return ["no vertebra and no disc was found: the mask is empty"]
     found = []
-    if report["uncertain"]:
-        found.append(f"the levels are uncertain (probability {report['sequence_probability']:.2f}), see the .json beside the mask")
+    if report.get("uncertain"):
+        found.append(f"the levels are uncertain (probability {_cut_off(report['sequence_probability'])}), see the .json beside the mask")
     rows = {row["name"]: row for row in report["structures"]}
     above = "L6" if "L6" in rows else "L5"
     name, cut = f"{above}/S1", {*rows.get("S1", {}).get("cut_by_view", [])} - {"left", "right"}

@@ -16,6 +16,7 @@ from scripts.figures import (
     best_index,
     crop_columns,
     draw_view,
+    fitted,
     intensity_window,
     make_view,
     structure_color,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEIGHT_INCH, HEAD_INCH, TABLE_INCH = 8.0, 1.1, 6.0  # of the slice, of what stands above it and beside it
+ROW_INCH = 0.17  # of a row of numbers, at least
 COLUMNS = (  # heading, measures of a body or a disc that stand below it, format
     ("anterior mm", ("anterior_height_mm",), ".1f"),
     ("middle", ("middle_height_mm",), ".1f"),
@@ -40,7 +42,9 @@ COLUMNS = (  # heading, measures of a body or a disc that stand below it, format
 SPINE = {"lordosis_deg": "lordosis L1-S1", "lordosis_l1_l5_deg": "lordosis L1-L5", "cobb_deg": "Cobb"}
 
 
-def measures_figure(image: np.ndarray, label: np.ndarray, affine: np.ndarray, measures: SpineMeasures, title: str = "") -> Figure:
+def measures_figure(
+    image: np.ndarray, label: np.ndarray, affine: np.ndarray, measures: SpineMeasures, title: str = "", note: str = ""
+) -> Figure:
     """The slice through most of the bodies with their outlines and end-plates, and the measures of each structure at its height.
 
     Args:
@@ -48,6 +52,7 @@ def measures_figure(image: np.ndarray, label: np.ndarray, affine: np.ndarray, me
         affine: 4x4, voxel -> world mm, RAS.
         measures: of that label.
         title: the case's name.
+        note: stands beside the angles of the spine.
     """
     from matplotlib.figure import Figure
 
@@ -73,10 +78,10 @@ def measures_figure(image: np.ndarray, label: np.ndarray, affine: np.ndarray, me
             axes.plot(*points[[0, 2]].T, ".-", color=TEXT, linewidth=1.2, markersize=4)
             axes.plot(*points[1], ".", color=TEXT, markersize=4)
 
+    places: dict[str, float] = {}  # of the rows, inches from the upper side of the slice
     for name in [label_table()[c].name for c in anatomical_order()]:
-        row = measures.structures.get(name)
         if structure(name).is_disc:
-            if not row:
+            if name not in measures.structures:
                 continue
             above = list(measures.bodies).index(name.split("/")[0])
             upper, lower = list(measures.bodies.values())[above : above + 2]
@@ -86,13 +91,28 @@ def measures_figure(image: np.ndarray, label: np.ndarray, affine: np.ndarray, me
             if not heights.size:
                 continue
             place_mm = (marked.shape[2] - 0.5 - heights.mean()) * spacing_mm[2]
-        _line(figure, HEIGHT_INCH * (1 - place_mm / view.size_mm[0]) / size[1], width, name, row)
-    top = HEIGHT_INCH + HEAD_INCH
-    figure.text(0.2 / size[0], (top - 0.3) / size[1], title, color=TEXT, fontsize=13, fontweight="bold", va="center", parse_math=False)
-    figure.text(0.2 / size[0], (top - 0.62) / size[1], _curves(measures.spine), color=TEXT, fontsize=11, va="center")
+        places[name] = HEIGHT_INCH * place_mm / view.size_mm[0]
+    for name, place in zip(places, rows_apart(list(places.values()))):
+        _line(figure, (HEIGHT_INCH - place) / size[1], width, name, measures.structures.get(name))
+    top, curves = HEIGHT_INCH + HEAD_INCH, "   ".join(filter(None, [_curves(measures.spine), note]))
+    heading = {"x": 0.2 / size[0], "color": TEXT, "va": "center", "parse_math": False}
+    figure.text(y=(top - 0.3) / size[1], s=fitted(title, size[0] - 0.4, 13), fontsize=13, fontweight="bold", **heading)
+    figure.text(y=(top - 0.62) / size[1], s=curves, fontsize=11, **heading)
     for place, (heading, _, _) in enumerate(COLUMNS):
         figure.text((width + _x(place)) / size[0], (HEIGHT_INCH + 0.2) / size[1], heading, color=DIM, fontsize=9, ha="right", va="center")
     return figure
+
+
+def rows_apart(places: list[float]) -> list[float]:
+    """Heights of rows in inches, from top to bottom, moved down where two would overlap, and up again where the last would be too low."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + ROW_INCH) if moved else place)
+    lowest = HEIGHT_INCH - ROW_INCH / 2
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], lowest)
+        lowest = moved[i] - ROW_INCH
+    return moved
 
 
 def _x(place: int) -> float:
@@ -111,6 +131,7 @@ def _line(figure: Figure, y: float, left_inch: float, name: str, row: dict[str, 
         return
     for place, (_, keys, form) in enumerate(COLUMNS):
         if value := next((format(row[key], form) for key in keys if key in row), ""):
+            value = value.lstrip("-") if not float(value.rstrip("%")) else value  # no -0.0
             figure.text((left_inch + _x(place)) / width, y, value, color=DIM if disc else TEXT, fontsize=9, ha="right", va="center")
 
 

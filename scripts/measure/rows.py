@@ -9,6 +9,13 @@ import numpy as np
 
 from scripts.labels import label_table, numbers, structure
 
+# of structures and of spines, in the order of their columns in every table, whichever mask comes first
+MEASURES = (
+    "anterior_height_mm", "middle_height_mm", "posterior_height_mm", "depth_mm", "wedge_deg", "coronal_deg", "height_loss",
+    "height_loss_grade", "slip_mm", "slip_percent", "angle_deg", "height_index", "lordosis_deg", "lordosis_l1_l5_deg", "cobb_deg",
+    "cobb_levels", "warnings",
+)  # fmt: skip
+
 
 def structure_rows(found: Iterable[Mapping[str, Any]], label: np.ndarray, voxel_mm3: float, label_scheme: str) -> list[dict[str, Any]]:
     """What was found of each structure, with its `value` in the file of the mask (None if the scheme has none) and its `volume_mm3`.
@@ -37,3 +44,10 @@ def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a report as cells of a table: every measure in a column of its own, the faces that cut the structure as words."""
     cells = {key: value for key, value in row.items() if key != "measures"}
     return {**cells, "cut_by_view": " ".join(row.get("cut_by_view", [])), **row.get("measures", {})}
+
+
+def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a table, each with all of its columns: what tells the row first, then what any mask has of the `MEASURES`."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = [*(n for n in names if n not in MEASURES), *(n for n in MEASURES if n in names)]
+    return [{name: row.get(name) for name in columns} for row in rows]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from nibabel.affines import apply_affine, from_matvec
+from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from scipy.ndimage import find_objects
 
 from scripts.common.arrays import occupied_box, whole
@@ -71,7 +71,7 @@ def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Seque
     for name, beside in neighbours.items():
         if name != SACRUM:
             structures[name] |= height_loss(structures[name], [structures[n]["posterior_height_mm"] for n in beside])
-    rounded = {name: {key: round(value, DIGITS) for key, value in row.items()} for name, row in structures.items()}
+    rounded = {name: {key: round(value, DIGITS) + 0 for key, value in row.items()} for name, row in structures.items()}
     return SpineMeasures(rounded, _of_spine(bodies), bodies)
 
 
@@ -80,7 +80,7 @@ def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[s
     occupied = occupied_box(label > 0)
     part = np.ascontiguousarray(label[occupied])  # what follows looks at every voxel several times
     start = [s.start for s in occupied]
-    cut = cut_faces(whole(label.shape), start, part)
+    cut = cut_faces(whole(label.shape), start, part, voxel_sizes(affine))
     boxes = find_objects(part, max_label=len(label_table()) - 1)
     present = {s.name: s for s in label_table() if s.kind == "body" and boxes[s.channel - 1]}
     masks, affines = {}, {}

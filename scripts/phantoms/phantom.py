@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from scripts.common.errors import CallError, counted, shown
 from scripts.common.files import write_whole
+from scripts.common.preflight import check_writable
 from scripts.data.datalist import read_datalist, write_datalist
 from scripts.labels import label_table
 from scripts.phantoms.anatomy import Spine, Vertebra, build_spine, rotation, spine_truth
@@ -172,6 +173,7 @@ def write_cohort(
     file = output_dir / "datalist.json"
     _check_own(file)
     draw_phantom(seed, **{**options, "shape": (1, 2, 2)})  # refuses impossible options before anything is written
+    check_writable(str(output_dir), "dataset_dir")
     splits = ["training"] * training + ["validation"] * validation + ["testing"] * testing
     cases = [(f"{split}/phantom_{i + 1:04d}", seed * 100_000 + i) for i, split in enumerate(splits)]
     for split in dict.fromkeys(splits):

@@ -19,8 +19,8 @@ from scripts.common.files import write_whole
 from scripts.common.preflight import check_writable
 from scripts.common.tables import aligned, write_rows
 from scripts.data.check_labels import label_problems
-from scripts.data.datalist import patients_in_two_splits, read_datalist
-from scripts.data.find import case_name, find_images, find_label, is_in_label_folder
+from scripts.data.datalist import SPLITS, patients_in_two_splits, read_datalist
+from scripts.data.find import distinct_names, find_images, find_label, is_in_label_folder
 from scripts.data.scans import check_grid
 from scripts.data.volumes import Volume, grid_mismatch, read_volume, voxel_mm3
 from scripts.labels import anatomical_order, channels_from_verse, encode, label_table
@@ -48,10 +48,7 @@ class Scan:
     volume_ml: dict[int, float] = field(default_factory=dict)  # by channel; only structures that are present
     problems: list[str] = field(default_factory=list)
     label_scheme: str = "verse"  # of the label
-
-    @property
-    def case(self) -> str:
-        return case_name(self.image)
+    case: str = ""  # its name, with the folders that tell it from others
 
 
 def explore(
@@ -82,13 +79,16 @@ def explore(
     """
     splits = list_entries(dataset_dir, datalist, allow_outside)
     check_writable(str(output_dir), "output_dir")
-    problems = patients_in_two_splits(splits)
+    problems = unfit_splits(splits) + patients_in_two_splits(splits)
     entries = [{"split": split, **entry} for split, entries in splits.items() for entry in entries]
     scans: list[Scan] = []
     seen: dict[str, Path] = {}
     for entry in tqdm(entries, desc="explore", unit="scan"):
         scans.append(examine(entry, seen, label_scheme))
         problems += scans[-1].problems
+    names = distinct_names(scan.image for scan in scans)
+    for scan in scans:
+        scan.case = names[str(scan.image)]
     output_dir = Path(output_dir)
     written = [
         write_whole(output_dir / "explore.csv", lambda path: write_csv(scans, path)),
@@ -118,6 +118,15 @@ def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: b
         return read_datalist(datalist or default, dataset_dir, must_exist=False, allow_outside=allow_outside)
     found = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
     return {"-": [{"source": path.parent.name, "image": str(path), "label": find_label(path)} for path in found]}
+
+
+def unfit_splits(splits: Mapping[str, Sequence[dict]]) -> list[str]:
+    """What a datalist lacks to train with: the splits of a training, and a label for every scan in them."""
+    if "-" in splits:  # there is none
+        return []
+    has = f"it has {', '.join(splits)}"
+    problems = [f"no split '{s}': {has}. Rename one, or write a datalist with prepare." for s in SPLITS[:2] if s not in splits]
+    return problems + [f"{e['image']}: no label, under '{s}'" for s in SPLITS if s in splits for e in splits[s] if not e.get("label")]
 
 
 def examine(entry: dict, seen: dict[str, Path], label_scheme: str = "verse") -> Scan:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
+from scripts.batch.own_masks import report_as_written
 from scripts.common.arrays import whole
 from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.files import write_whole
@@ -19,8 +23,9 @@ from scripts.data.volumes import check_on_grid, turned_to_ras, voxel_mm3
 from scripts.figures import save_figure
 from scripts.labels import check_scheme, label_table
 from scripts.levels.cut import cut_faces, view_box
+from scripts.measure.doubts import doubts, names_note
 from scripts.measure.picture import measures_figure
-from scripts.measure.rows import structure_rows, table_row
+from scripts.measure.rows import in_order, structure_rows, table_row
 from scripts.measure.spine import measure_spine
 
 
@@ -40,7 +45,8 @@ def measure(
         label_scheme: of the numbers in the masks; empty: what the report beside a mask says, else `verse`.
 
     Returns:
-        the rows of `measures.csv`: `mask`, `name`, `value`, `cut_by_view`, `volume_mm3` and what could be measured.
+        the rows of `measures.csv`: `mask` and, for every structure in it, `name`, `value`, `cut_by_view`, `volume_mm3` and what could
+        be measured.
 
     Raises:
         CallError: if there is no mask, a file is not there, or for an unknown scheme.
@@ -54,23 +60,26 @@ def measure(
     if label_scheme:
         check_scheme(label_scheme)
     check_writable(str(output_dir), "output_dir")
-    structures, spines, failed, alone = [], [], [], []
+    structures, spines, notes, failed, alone = [], [], [], [], []
     for mask in tqdm(masks, desc="measure", unit="mask"):
         name = mask.relative_to(root)
         of_mask = {"mask": name.as_posix()}
         try:
             scan = Path(image) if image else scan_of(mask)
-            rows, spine = _measure_one(mask, scan, Path(output_dir) / name.parent, label_scheme)
+            rows, spine = _measure_one(mask, scan, Path(output_dir) / name.parent, label_scheme, report_as_written(mask))
         except UserError as error:
             failed.append(str(error))
             continue
         if scan is None:
             alone.append(mask)
-        structures += [{**of_mask, **table_row(row)} for row in rows]
+        structures += [{**of_mask, **table_row(row)} for row in rows] or [of_mask]
         spines.append({**of_mask, **spine})
+        notes += [f"{mask}: {warning}" for warning in filter(None, spine["warnings"].split(" | "))]
     for table, rows in (("measures.csv", structures), ("measured_spines.csv", spines)):
         if rows:
-            print(shown(write_whole(Path(output_dir) / table, partial(write_rows, rows))))
+            print(shown(write_whole(Path(output_dir) / table, partial(write_rows, in_order(rows)))))
+    for note in notes:
+        print(shown(note))
     if alone:
         print(f"{counted(alone, 'mask')} without a scan: no picture, and what a blank border of a scan cuts is not known")
     if failed:
@@ -78,21 +87,33 @@ def measure(
     return structures
 
 
-def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str) -> tuple[list[dict], dict[str, float | str]]:
-    """A row per structure of a mask and the measures of the spine; their picture goes to `folder`."""
+def _measure_one(
+    mask: Path, scan: Path | None, folder: Path, label_scheme: str, report: Mapping[str, Any]
+) -> tuple[list[dict], dict[str, Any]]:
+    """A row per structure of a mask, and one on the spine with what is doubtful; their picture goes to `folder`.
+
+    Args:
+        report: what inference has said of the names in this mask, if it has.
+    """
     volume, label, label_scheme = read_mask(mask, label_scheme)
-    turned, _ = turned_to_ras(label, volume.affine)
+    turned, turned_affine = turned_to_ras(label, volume.affine)
     view = whole(turned.shape)
     if scan:
         image = read_scan(scan)
         check_on_grid(mask, volume, scan, image)
         view = view_box(turned_to_ras(image.data, image.affine)[0])
-    cut = cut_faces(view, (0, 0, 0), turned)
+    cut = cut_faces(view, (0, 0, 0), turned, voxel_sizes(turned_affine))
     measures = measure_spine(label, volume.affine, cut)
     if scan:
         name = case_name(mask).removesuffix(LABEL_POSTFIX)
-        save_figure(measures_figure(image.data, label, volume.affine, measures, shown(name)), folder / f"{name}_measures.png")
+        figure = measures_figure(image.data, label, volume.affine, measures, shown(name), names_note(report))
+        save_figure(figure, folder / f"{name}_measures.png")
     found = [
         {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
     ]
-    return structure_rows(found, label, voxel_mm3(volume.affine), label_scheme), measures.spine
+    rows = structure_rows(found, label, voxel_mm3(volume.affine), label_scheme)
+    of_names = {key: report.get(key) for key in ("sequence_probability", "uncertain")}
+    warnings = doubts({"structures": rows, **of_names})
+    if rows and not measures.bodies:
+        warnings.append("nothing could be measured: the view cuts every body, or there is none")
+    return rows, {**of_names, **measures.spine, "warnings": " | ".join(warnings)}

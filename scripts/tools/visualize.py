@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scripts.batch.own_masks import report_as_written
 from scripts.common.errors import CallError, shown
 from scripts.common.preflight import check_files, check_writable
 from scripts.data.find import case_name
 from scripts.data.masks import read_mask, scan_of
 from scripts.data.volumes import check_on_grid, read_volume
 from scripts.figures import draw_case
+from scripts.measure.doubts import names_note
 
 
 def visualize(
@@ -48,6 +50,7 @@ def visualize(
     reference_label = labels[1] if len(labels) > 1 else None
     path = Path(output_dir) / f"{name}.png"
     title = shown(f"{name}: {Path(*Path(prediction).absolute().parts[-2:])}")
-    written = draw_case(scan.data, labels[0], scan.affine, path, reference=reference_label, title=title)
+    note = names_note(report_as_written(Path(prediction)))
+    written = draw_case(scan.data, labels[0], scan.affine, path, reference=reference_label, title=title, note=note)
     print(shown(written))
     return written

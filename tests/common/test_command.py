@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from conftest import BUNDLE, EVALUATE, INFERENCE, TOOLS, TRAIN, fails
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.common import command
-from scripts.common.command import check_command, check_overrides, typed_value
+from scripts.common.command import check_command, check_overrides, one_line, typed_value
 
 
 def run_command(*arguments: str, cwd: Path = BUNDLE) -> subprocess.CompletedProcess:
@@ -157,6 +160,13 @@ def test_nearest_command():
         check_command(config, "run")
     with fails("run show: no such command in this config; choose one of show_batch, run."):
         check_command(ConfigWorkflow(TRAIN, workflow_type=None).parser.config, "show")
+
+
+def test_what_is_wrong_in_a_process_of_a_pool_is_one_line(capsys):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool, pytest.raises(FileNotFoundError) as caught:
+        pool.submit(os.listdir, "/nowhere").result()
+    one_line(caught.type, caught.value, caught.tb)
+    assert capsys.readouterr().err == "[Errno 2] No such file or directory: '/nowhere'. (--debug True shows where)\n"
 
 
 def test_a_command_that_does_not_exist_ends_in_one_line():

@@ -9,7 +9,7 @@ from conftest import fails
 from ignite.engine import Engine, Events
 
 from scripts.batch.outcomes import Outcomes
-from scripts.common.tables import check_column, read_rows
+from scripts.common.tables import check_column, markdown, read_rows
 
 
 def test_a_table_without_the_column(tmp_path):
@@ -27,6 +27,10 @@ def test_a_table_without_the_column(tmp_path):
     check_column(table, "mask")
     with pytest.raises(csv.Error):
         read_rows(table, "mask")
+
+
+def test_a_bar_in_a_cell_is_no_new_cell():
+    assert markdown(["a", "b"], [["x|y", "1"]], words=1).splitlines() == ["| a | b |", "| --- | ---: |", "| x&#124;y | 1 |"]
 
 
 def test_failures_with_semicolons_stay(tmp_path):

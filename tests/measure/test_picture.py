@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scripts.labels import encode, structure
-from scripts.measure.picture import measures_figure
+from scripts.measure.picture import HEIGHT_INCH, ROW_INCH, measures_figure, rows_apart
 from scripts.measure.spine import measure_spine
 from scripts.phantoms.phantom import draw_phantom
 
@@ -58,6 +58,14 @@ def test_numbers_stand_beside_their_structures(drawn):
         f"lordosis L1-S1 {spine['lordosis_deg']:.1f}°   lordosis L1-L5 {spine['lordosis_l1_l5_deg']:.1f}°   Cobb {spine['cobb_deg']:.1f}°"
     )
     assert f"{curves} ({spine['cobb_levels']})" in lines
+
+
+def test_rows_that_would_overlap_move_apart():
+    assert rows_apart([]) == []
+    assert rows_apart([1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
+    assert rows_apart([1.0, 1.05, 3.0]) == pytest.approx([1.0, 1.0 + ROW_INCH, 3.0])
+    lowest = HEIGHT_INCH - ROW_INCH / 2
+    assert rows_apart([lowest - 0.1, lowest]) == pytest.approx([lowest - ROW_INCH, lowest])
 
 
 def test_what_is_not_measured_is_named():

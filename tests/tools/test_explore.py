@@ -186,14 +186,21 @@ def test_label_values(check, splits, dataset):
 
 
 def test_splits_and_duplicates(check, splits, dataset):
-    splits["validation"].append({"image": "b/p4_T1w.nii.gz", "source": "b", "patient": "p1"})
-    save(dataset / "b" / "p4_T1w.nii.gz", scan_array(4))
+    added = {**splits["validation"][0], "image": "b/p4_T1w.nii.gz"}
+    splits["validation"].append({**added, "patient": "p1"})
+    save(dataset / "b" / "p4_T1w.nii.gz", scan_array(4), np.diag([*SPACING, 1]))
     one(check(splits), f"{dataset / 'a' / 'p1_T2w.nii.gz'}: patient p1 is in the splits training and validation. Keep")
     splits["validation"][-1] = splits["validation"][0]
     one(check(splits), f"{dataset / 'b' / 'p3_T1w.nii.gz'}: listed twice. Remove one entry.")
-    splits["validation"][-1] = {"image": "b/p4_T1w.nii.gz", "source": "b", "patient": "p4"}
-    save(dataset / "b" / "p4_T1w.nii.gz", scan_array(2))
+    splits["validation"][-1] = {**added, "patient": "p4"}
+    save(dataset / "b" / "p4_T1w.nii.gz", scan_array(2), np.diag([*SPACING, 1]))
     one(check(splits), f"{dataset / 'b' / 'p4_T1w.nii.gz'}: the same voxels as {dataset / 'a' / 'p2_T2w.nii.gz'}. Keep one of them.")
+
+
+def test_a_datalist_that_train_refuses(check, splits, dataset):
+    one(check({"train": splits["training"], "validation": splits["validation"]}), "no split 'training': it has train, validation. Rename")
+    del splits["training"][1]["label"]
+    one(check(splits), f"{dataset / 'a' / 'p2_T2w.nii.gz'}: no label, under 'training'")
 
 
 def test_intensities(check, splits, dataset):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import BUNDLE, TOOLS, fails
 
+from scripts.batch.own_masks import digest
 from scripts.common.errors import CallError, UserError
 from scripts.common.tables import read_rows
 from scripts.data.find import find_image, find_masks
@@ -58,7 +59,7 @@ def test_a_folder(cohort, tmp_path, capsys):
         assert {name for name, row in found.items() if "superior" in row["cut_by_view"].split()} == {
             label_table()[c].name for c in np.unique(turned[:, :, -1]) if c
         }
-        assert {k: v for k, v in spine.items() if v and k != "mask"} == {k: str(v) for k, v in expected.spine.items()}
+        assert {k: v for k, v in spine.items() if v and k not in ("mask", "warnings")} == {k: str(v) for k, v in expected.spine.items()}
         for name, row in expected.structures.items():
             of_mask = ("mask", "name", "value", "volume_mm3", "cut_by_view")
             assert {k: v for k, v in found[name].items() if v and k not in of_mask} == {k: str(v) for k, v in row.items()}
@@ -130,12 +131,38 @@ def test_a_broken_mask_costs_no_other(cohort, tmp_path):
     assert {row["mask"] for row in read_rows(tmp_path / "out" / "measures.csv")} == {"b/c_T2w_seg.nii.gz"}
 
 
-def test_an_empty_mask_has_a_row_among_the_spines(cohort, tmp_path):
+def test_an_empty_mask_has_a_row_in_both_tables(cohort, tmp_path, capsys):
     label = nib.load(cohort / "a_T2w_seg.nii.gz")
     nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), tmp_path / "a_seg.nii.gz")
     shutil.copy(cohort / "a_T2w.nii.gz", tmp_path / "a.nii.gz")
-    assert measure(tmp_path, tmp_path / "out") == []
-    assert files(tmp_path / "out") == {"measured_spines.csv", "a_measures.png"}
+    assert measure(tmp_path, tmp_path / "out") == [{"mask": "a_seg.nii.gz"}]
+    assert files(tmp_path / "out") == {"measures.csv", "measured_spines.csv", "a_measures.png"}
+    (spine,) = read_rows(tmp_path / "out" / "measured_spines.csv")
+    assert spine["warnings"] == "no vertebra and no disc was found: the mask is empty"
+    assert f"{tmp_path}/a_seg.nii.gz: no vertebra and no disc was found: the mask is empty\n" in capsys.readouterr().out
+
+
+def test_discs_alone_cannot_be_measured(cohort, tmp_path, capsys):
+    label = nib.load(cohort / "a_T2w_seg.nii.gz")
+    values = np.asarray(label.dataobj)
+    nib.save(nib.Nifti1Image(np.where(values > 100, values, 0), label.affine), tmp_path / "a_seg.nii.gz")
+    rows = measure(tmp_path, tmp_path / "out")
+    assert {"/" in row["name"] for row in rows} == {True}
+    assert f"{tmp_path}/a_seg.nii.gz: nothing could be measured: the view cuts every body, or there is none\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_what_inference_has_doubted_holds_until_a_mask_is_edited(cohort, tmp_path, edited):
+    mask = shutil.copy(cohort / "a_T2w_seg.nii.gz", tmp_path / "a_seg.nii.gz")
+    content = {"label_scheme": "verse", "uncertain": True, "sequence_probability": 0.859, "mask_sha256": digest(mask)}
+    (tmp_path / "a_seg.json").write_text(json.dumps(content))
+    if edited:
+        label = nib.load(mask)
+        nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[::-1], label.affine), mask)
+    measure(tmp_path, tmp_path / "out")
+    (spine,) = read_rows(tmp_path / "out" / "measured_spines.csv")
+    assert spine["uncertain"] == ("" if edited else "True")
+    assert ("the levels are uncertain (probability 0.85)" in spine["warnings"]) is not edited
 
 
 def test_wrong_calls(cohort, tmp_path):

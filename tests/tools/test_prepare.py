@@ -40,7 +40,7 @@ def test_prepare(tmp_path, capsys):
     assert prepare(root, datalist, validation_fraction=0.25, testing_fraction=0.1) == datalist
     assert capsys.readouterr().out == (
         f"{datalist}: training 5 patients with 10 scans, validation 2 patients with 4 scans, testing 1 patient with 2 scans; "
-        "1 scan has no label (site/unlabelled_T2w.nii)\n"
+        "patients: sub-00, sub-01, sub-02, sub-03, ...; 1 scan has no label (site/unlabelled_T2w.nii)\n"
     )
     splits = patients_of(datalist)
     assert list(splits) == ["training", "validation", "testing"]
@@ -167,6 +167,8 @@ def patient_of_each(root: Path, **options) -> dict[str, str]:
 )
 def test_patients_with_a_folder_each(tmp_path, capsys, stems, patients):
     assert patient_of_each(labelled(tmp_path, *stems)) == dict(zip(stems, patients))
+    if stems[0] == "sub-00/t2":  # the folder of all patients is the source, not one for each
+        assert {e["source"] for e in chain(*json.loads((tmp_path / "list.json").read_text()).values())} == {tmp_path.name}
     by_folder = any("/" in stem and patient in stem.split("/")[:-1] for stem, patient in zip(stems, patients))
     assert capsys.readouterr().out.endswith("; 0 scans have no label" + "; the names repeat, so a folder is a patient" * by_folder + "\n")
 
@@ -186,7 +188,7 @@ def test_prepare_counts_and_names_scans_without_a_label(tmp_path, capsys):
     touch(labelled(tmp_path, "a", "b", "c"), "x/d.nii", "e.nii")
     prepare(tmp_path, tmp_path / "list.json")
     split = "validation 1 patient with 1 scan, testing 1 patient with 1 scan"
-    line = f"{tmp_path / 'list.json'}: training 1 patient with 1 scan, {split}; 2 scans have no label (e.nii, ...)\n"
+    line = f"{tmp_path / 'list.json'}: training 1 patient with 1 scan, {split}; patients: a, b, c; 2 scans have no label (e.nii, ...)\n"
     assert capsys.readouterr().out == line
     with fails(f"{labelled(tmp_path / 'one', 'a')}: 1 patient with labels, 3 are needed for these splits. Is --patient_pattern right?"):
         prepare(tmp_path / "one", tmp_path / "one.json")

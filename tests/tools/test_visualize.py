@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from scripts.batch.own_masks import digest
 from scripts.common.errors import CallError, UserError
 from scripts.labels import SCHEMES, decode, structure
 from scripts.tools.visualize import visualize
@@ -29,7 +30,7 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def report(mask: Path, **items: str) -> None:
+def report(mask: Path, **items: object) -> None:
     mask.with_name("c1_T2w_seg.json").write_text(json.dumps(items))
 
 
@@ -49,8 +50,8 @@ def drawn(monkeypatch) -> list[dict]:
     """What would be drawn."""
     calls: list[dict] = []
 
-    def draw(image, prediction, affine, path, *, reference, title) -> Path:
-        calls.append({"image": image, "prediction": prediction, "reference": reference, "title": title})
+    def draw(image, prediction, affine, path, *, reference, title, note) -> Path:
+        calls.append({"image": image, "prediction": prediction, "reference": reference, "title": title, "note": note})
         return path
 
     monkeypatch.setattr("scripts.tools.visualize.draw_case", draw)
@@ -74,6 +75,14 @@ def test_what_the_call_says_comes_first(folder, drawn):
     visualize(mask, folder / "out", scan, label_scheme="channel")
     np.testing.assert_array_equal(drawn[0]["image"], nib.load(scan).dataobj)
     np.testing.assert_array_equal(drawn[0]["prediction"], nib.load(mask).dataobj)
+
+
+def test_uncertain_names_are_told(folder, drawn):
+    mask = folder / "verse" / "c1_T2w_seg.nii.gz"
+    for sha in (digest(mask), "of the mask before it was edited"):
+        report(mask, source=str(folder / "c1_T2w.nii.gz"), uncertain=True, sequence_probability=0.957, mask_sha256=sha)
+        visualize(mask, folder / "out")
+    assert [call["note"] for call in drawn] == ["levels uncertain (0.95)", ""]
 
 
 def test_the_scan_beside_a_mask(folder):
