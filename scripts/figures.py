@@ -7,6 +7,7 @@ matplotlib is imported inside the functions: it takes half a second, and most co
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from scripts.common.arrays import occupied_box
-from scripts.common.errors import shown
+from scripts.common.errors import UserError, shown
 from scripts.common.files import write_whole
 from scripts.data.volumes import turned_to_ras
 from scripts.labels import label_table
@@ -269,20 +270,6 @@ def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float
     return figure
 
 
-def draw_case(
-    image: np.ndarray,
-    prediction: np.ndarray,
-    affine: np.ndarray,
-    path: str | Path,
-    *,
-    reference: np.ndarray | None = None,
-    title: str = "",
-    note: str = "",
-) -> Path:
-    """Write the `case_figure` as a PNG file and return its path."""
-    return save_figure(case_figure(image, prediction, affine, reference=reference, title=title, note=note), path)
-
-
 def draw_batch(columns: Mapping[str, Sequence[tuple]], path: str | Path) -> Path:
     """Draw training samples: a row per scan, a column for every heading, such as the scan and what is left of it after augmentation.
 
@@ -321,7 +308,24 @@ def figure_to_array(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a PNG file, whole or not at all."""
+def save_figure(figure: Figure, path: str | Path, source: str = "") -> Path:
+    """Write a PNG file, whole or not at all; it keeps the name of its `source`, a scan, for `check_picture`."""
+    metadata = {"Source": shown(os.path.abspath(source))} if source else {}
     options = {"format": "png", "dpi": DPI, "facecolor": figure.get_facecolor(), "pil_kwargs": {"compress_level": 1}}  # a third of the time
-    return write_whole(path, lambda partial: figure.savefig(partial, **options))
+    return write_whole(path, lambda partial: figure.savefig(partial, metadata=metadata, **options))
+
+
+def check_picture(path: str | Path, source: str | Path) -> None:
+    """
+    Raises:
+        UserError: if `path` is the picture of another scan than `source`, one that is still there: scans of one name lie in many folders.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            other = picture.info.get("Source", "")
+    except OSError:
+        return  # none there, or no picture
+    if other and os.path.exists(other) and os.path.realpath(other) != os.path.realpath(source):
+        raise UserError(f"{path}: is there already, the picture of {other}. Move it, or set another --output_dir.")

@@ -161,13 +161,12 @@ def test_case_figure_shows_outlines(codes):
     assert rows[0] < rows[1]  # L1 is drawn above L2
 
 
-def test_draw_case_with_reference(tmp_path):
+def test_case_figure_with_reference(tmp_path):
     image, label = phantom()
     only_l1 = np.where(label == L1, label, 0)
     stored, affine = turned(image, "LPS")
-    path = figures.draw_case(
-        stored, turned(only_l1, "LPS")[0], affine, tmp_path / "new" / "a.png", reference=turned(label, "LPS")[0], title="a"
-    )
+    figure = figures.case_figure(stored, turned(only_l1, "LPS")[0], affine, reference=turned(label, "LPS")[0], title="a")
+    path = figures.save_figure(figure, tmp_path / "new" / "a.png")
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]  # no partial file is left
     from matplotlib.image import imread
 
@@ -219,7 +218,7 @@ def test_draw_batch(tmp_path):
 def test_a_name_is_no_formula(tmp_path):
     image, label = phantom()
     stored, affine = turned(image, "RAS")
-    figures.draw_case(stored, label, affine, tmp_path / "a.png", title="do$llar_$_x")
+    figures.save_figure(figures.case_figure(stored, label, affine, title="do$llar_$_x"), tmp_path / "a.png")
     figures.draw_batch({"a": [(stored, label, affine, "$_$ and \n")], "b": [(stored, label, affine, "$_$")]}, tmp_path / "b.png")
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
 

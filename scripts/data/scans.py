@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from scripts.common.errors import ScanError
+from scripts.common.errors import ScanError, counted
 from scripts.data.dicom import is_dicom_file
 from scripts.data.volumes import Volume, read_volume
 
@@ -16,6 +16,7 @@ SPACING_MM = (0.05, 12.0)  # of a voxel: thicker slices miss half a vertebra; th
 MAX_VIEW_MM = 2100.0  # of an axis: more than a body
 MAX_VIEW_LITRES = 450.0  # more than a scanner's bore, and than the working grid may take in memory
 MAX_MASK_VALUES = 30  # a mask has one for every structure, a scan hundreds
+LEAST_SLICES = 4  # in fewer, the network saw nothing in a scan that it segments as a whole
 SHEAR_DEG = 1.0  # of two axes from a right angle: more than rounding, as a registration or the tilt of a gantry makes
 SLICE_RATIO = 2.0  # of slice thickness and voxels in plane, from which on a scan is a stack of slices
 MAX_SLICE_MM = 5.0  # the thickest in training
@@ -35,9 +36,9 @@ def read_scan(path: str | Path) -> Volume:
     data, notes = finite(path, volume.data)
     if (values := few_values(data)) <= MAX_MASK_VALUES:
         notes.append(f"it holds {values} different values only: a mask, no scan?")
-    if min(data.shape) == 1:
-        of_series = ". A DICOM series is given by its folder" if is_dicom_file(Path(path)) else ""
-        notes.append(f"a single slice: levels are hardly seen in it{of_series}")
+    if (slices := min(data.shape)) < LEAST_SLICES:
+        of_series = ". A DICOM series is given by its folder" if slices == 1 and is_dicom_file(Path(path)) else ""
+        notes.append(f"{counted(range(slices), 'slice')} only: the spine is hardly seen in so few{of_series}")
     notes += shear_notes(volume.affine) + slice_notes(volume.affine)
     return volume._replace(data=data, notes=(*volume.notes, *notes))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 # anterior height and angle of the disc above S1: below, it is rather S1 that is drawn wrongly
 LEAST_SACRAL_MM, LEAST_SACRAL_DEG = 2.0, -3.0
+LEAST_LORDOSIS_DEG = 15.0  # from L1 to S1; the public scans of the model card have 29 and more, one that was turned upside down had 9
 
 
 def names_note(report: Mapping[str, Any]) -> str:
@@ -21,7 +22,7 @@ def _cut_off(probability: float) -> str:
 
 
 def doubts(report: Mapping[str, Any]) -> list[str]:
-    """One line for each doubt about a mask, from its report: `structures` with `measures`, and how `uncertain` the names are."""
+    """One line for each doubt about a mask, from its report: `structures` with `measures`, `spine`, and how `uncertain` the names are."""
     if not report["structures"]:
         return ["no vertebra and no disc was found: the mask is empty"]
     found = []
@@ -36,4 +37,6 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
     if disc and (disc["anterior_height_mm"] < LEAST_SACRAL_MM or disc["angle_deg"] < LEAST_SACRAL_DEG):
         numbers = f"{disc['anterior_height_mm']} mm high in front, {disc['angle_deg']} degrees"
         found.append(f"{name} has an unusual shape ({numbers}): S1 and the lordosis down to it are doubtful")
+    if (lordosis := report.get("spine", {}).get("lordosis_deg", LEAST_LORDOSIS_DEG)) < LEAST_LORDOSIS_DEG:
+        found.append(f"a lordosis of {lordosis} degrees is unusual: is the scan upside down, or S1 another vertebra?")
     return found

@@ -15,12 +15,12 @@ from scripts.common.arrays import whole
 from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_files, check_writable
-from scripts.common.tables import write_rows
+from scripts.common.tables import read_rows, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
 from scripts.data.masks import read_mask, scan_of
 from scripts.data.scans import read_scan
 from scripts.data.volumes import check_on_grid, turned_to_ras, voxel_mm3
-from scripts.figures import save_figure
+from scripts.figures import check_picture, save_figure
 from scripts.labels import check_scheme, label_table
 from scripts.levels.cut import cut_faces, view_box
 from scripts.measure.doubts import doubts, names_note
@@ -40,7 +40,7 @@ def measure(
     Args:
         dataset_dir: folder with masks; those below it are measured too.
         output_dir: for tables and pictures `<stem>_measures.png`, in the same folders as the masks.
-        prediction: one mask instead of a folder.
+        prediction: one mask instead of a folder; rows of other masks stay in the tables.
         image: its scan.
         label_scheme: of the numbers in the masks; empty: what the report beside a mask says, else `verse`.
 
@@ -55,18 +55,17 @@ def measure(
     if image and not prediction:
         raise CallError("measure takes --image, a scan, with --prediction, its mask; --dataset_dir takes a folder of masks")
     check_files(prediction=prediction, image=image)
-    root = Path(prediction).parent if prediction else Path(dataset_dir)
     masks = [Path(prediction)] if prediction else find_masks(dataset_dir)
     if label_scheme:
         check_scheme(label_scheme)
     check_writable(str(output_dir), "output_dir")
     structures, spines, notes, failed, alone = [], [], [], [], []
     for mask in tqdm(masks, desc="measure", unit="mask"):
-        name = mask.relative_to(root)
-        of_mask = {"mask": name.as_posix()}
+        folder = Path(output_dir) if prediction else Path(output_dir) / mask.relative_to(dataset_dir).parent
+        of_mask = {"mask": str(mask) if prediction else mask.relative_to(dataset_dir).as_posix()}
         try:
             scan = Path(image) if image else scan_of(mask)
-            rows, spine = _measure_one(mask, scan, Path(output_dir) / name.parent, label_scheme, report_as_written(mask))
+            rows, spine = _measure_one(mask, scan, folder, label_scheme, report_as_written(mask))
         except UserError as error:
             failed.append(str(error))
             continue
@@ -75,9 +74,10 @@ def measure(
         structures += [{**of_mask, **table_row(row)} for row in rows] or [of_mask]
         spines.append({**of_mask, **spine})
         notes += [f"{mask}: {warning}" for warning in filter(None, spine["warnings"].split(" | "))]
-    for table, rows in (("measures.csv", structures), ("measured_spines.csv", spines)):
+    for table, rows in ((Path(output_dir) / "measures.csv", structures), (Path(output_dir) / "measured_spines.csv", spines)):
         if rows:
-            print(shown(write_whole(Path(output_dir) / table, partial(write_rows, in_order(rows)))))
+            others = [row for row in read_rows(table, "mask") if row["mask"] != str(prediction)] if prediction else []
+            print(shown(write_whole(table, partial(write_rows, in_order(others + rows)))))
     for note in notes:
         print(shown(note))
     if alone:
@@ -106,14 +106,16 @@ def _measure_one(
     measures = measure_spine(label, volume.affine, cut)
     if scan:
         name = case_name(mask).removesuffix(LABEL_POSTFIX)
+        picture = folder / f"{name}_measures.png"
+        check_picture(picture, scan)
         figure = measures_figure(image.data, label, volume.affine, measures, shown(name), names_note(report))
-        save_figure(figure, folder / f"{name}_measures.png")
+        save_figure(figure, picture, source=str(scan))
     found = [
         {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
     ]
     rows = structure_rows(found, label, voxel_mm3(volume.affine), label_scheme)
     of_names = {key: report.get(key) for key in ("sequence_probability", "uncertain")}
-    warnings = doubts({"structures": rows, **of_names})
+    warnings = doubts({"structures": rows, "spine": measures.spine, **of_names})
     if rows and not measures.bodies:
         warnings.append("nothing could be measured: the view cuts every body, or there is none")
     return rows, {**of_names, **measures.spine, "warnings": " | ".join(warnings)}

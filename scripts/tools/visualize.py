@@ -10,7 +10,7 @@ from scripts.common.preflight import check_files, check_writable
 from scripts.data.find import case_name
 from scripts.data.masks import read_mask, scan_of
 from scripts.data.volumes import check_on_grid, read_volume
-from scripts.figures import draw_case
+from scripts.figures import case_figure, check_picture, save_figure
 from scripts.measure.doubts import names_note
 
 
@@ -19,7 +19,7 @@ def visualize(
 ) -> Path:
     """Draw a prediction (and a reference) over its scan into `<output_dir>/<case>.png`; prints and returns the path.
 
-    The title tells which mask is shown; the picture of another one of the same scan is replaced.
+    The title tells which mask is shown; the picture of another one of the same scan is replaced, that of another scan never.
 
     Args:
         prediction: mask, on the grid of its scan.
@@ -30,7 +30,7 @@ def visualize(
 
     Raises:
         CallError: for a file that is not there, or a mask without a scan.
-        UserError: for unreadable files, different grids or unknown label values.
+        UserError: for unreadable files, different grids or unknown label values, or a picture of another scan in its place.
     """
     if not prediction:
         raise CallError("visualize needs --prediction, a mask")
@@ -49,8 +49,10 @@ def visualize(
     name = case_name(image)
     reference_label = labels[1] if len(labels) > 1 else None
     path = Path(output_dir) / f"{name}.png"
+    check_picture(path, image)
     title = shown(f"{name}: {Path(*Path(prediction).absolute().parts[-2:])}")
     note = names_note(report_as_written(Path(prediction)))
-    written = draw_case(scan.data, labels[0], scan.affine, path, reference=reference_label, title=title, note=note)
+    figure = case_figure(scan.data, labels[0], scan.affine, reference=reference_label, title=title, note=note)
+    written = save_figure(figure, path, source=str(image))
     print(shown(written))
     return written

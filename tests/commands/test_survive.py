@@ -95,7 +95,7 @@ def write_good(folder: Path, scan: nib.Nifti1Image) -> dict[str, str]:
         "holes": "4 voxels (0.0054 %) were NaN or infinite: set to the lowest value",
         "series": "a series of 3 volumes: their mean is used",
         "two_grids": "sform and qform disagree by up to 7 mm: the sform is used",
-        "one_slice": "a single slice: levels are hardly seen in it",
+        "one_slice": "1 slice only: the spine is hardly seen in so few",
         "no_spine": "no vertebra and no disc was found: the mask is empty",
         "negative": "header: pixdim[1,2,3] should be positive; setting to abs of pixdim values",
         "twin.nii": "", "twin.nii.gz": "", "älter 1/Rücken 2": "", "älter 1/b b/Rücken 2": "",

@@ -83,7 +83,7 @@ def test_the_note_goes_with_the_scan(tmp_path):
 def test_a_single_slice_of_a_series(tmp_path, monkeypatch):
     path = tmp_path / "slice.nii.gz"
     nib.save(nib.Nifti1Image(np.arange(900, dtype=np.int16).reshape(1, 30, 30), np.eye(4)), path)
-    alone = "a single slice: levels are hardly seen in it"
+    alone = "1 slice only: the spine is hardly seen in so few"
     assert read_scan(path).notes == (alone,)
     monkeypatch.setattr("scripts.data.scans.is_dicom_file", lambda file: file == path)
     assert read_scan(path).notes == (f"{alone}. A DICOM series is given by its folder",)

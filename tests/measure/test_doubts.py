@@ -20,6 +20,14 @@ def test_nothing_to_doubt():
     assert doubts(report(row("L5"), row("S1"), row("L5/S1"))) == []  # could not be measured: its cells are empty
 
 
+def test_a_flat_spine():
+    rows = [row("L5"), row("S1"), row("L5/S1")]
+    assert doubts({**report(*rows), "spine": {"lordosis_deg": 15.0}}) == []
+    assert doubts({**report(*rows), "spine": {"cobb_deg": 3.0}}) == []
+    found = doubts({**report(*rows), "spine": {"lordosis_deg": 8.9}})
+    assert found == ["a lordosis of 8.9 degrees is unusual: is the scan upside down, or S1 another vertebra?"]
+
+
 def test_empty_and_uncertain():
     assert doubts(report()) == ["no vertebra and no disc was found: the mask is empty"]
     found = doubts(report(row("L4"), uncertain=True))

@@ -82,6 +82,19 @@ def test_one_mask_in_another_scheme(cohort, tmp_path):
     assert (tmp_path / "out" / "mask_measures.png").exists()
 
 
+def test_one_mask_more_leaves_the_others_in_the_tables(cohort, tmp_path):
+    masks = [cohort / "a_T2w_seg.nii.gz", cohort / "b" / "c_T2w_seg.nii.gz"]
+    for mask in (*masks, masks[0]):
+        measure("", tmp_path, prediction=mask)
+    for table in ("measures.csv", "measured_spines.csv"):
+        found = [row["mask"] for row in read_rows(tmp_path / table)]
+        assert list(dict.fromkeys(found)) == [str(masks[1]), str(masks[0])]
+    assert len(found) == 2
+    shutil.copytree(cohort, tmp_path / "of another patient")
+    with pytest.raises(UserError, match=r"a_T2w_measures.png: is there already, the picture of .*/a_T2w.nii.gz. Move it"):
+        measure("", tmp_path, prediction=tmp_path / "of another patient" / "a_T2w_seg.nii.gz")
+
+
 def test_the_scheme_that_the_report_names(cohort, tmp_path):
     label = nib.load(cohort / "a_T2w_seg.nii.gz")
     channels = encode(np.asarray(label.dataobj))

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import fails
 
 from scripts.batch.own_masks import digest
 from scripts.common.errors import CallError, UserError
@@ -50,11 +51,11 @@ def drawn(monkeypatch) -> list[dict]:
     """What would be drawn."""
     calls: list[dict] = []
 
-    def draw(image, prediction, affine, path, *, reference, title, note) -> Path:
+    def draw(image, prediction, affine, *, reference, title, note) -> None:
         calls.append({"image": image, "prediction": prediction, "reference": reference, "title": title, "note": note})
-        return path
 
-    monkeypatch.setattr("scripts.tools.visualize.draw_case", draw)
+    monkeypatch.setattr("scripts.tools.visualize.case_figure", draw)
+    monkeypatch.setattr("scripts.tools.visualize.save_figure", lambda figure, path, source: path)
     return calls
 
 
@@ -75,6 +76,21 @@ def test_what_the_call_says_comes_first(folder, drawn):
     visualize(mask, folder / "out", scan, label_scheme="channel")
     np.testing.assert_array_equal(drawn[0]["image"], nib.load(scan).dataobj)
     np.testing.assert_array_equal(drawn[0]["prediction"], nib.load(mask).dataobj)
+
+
+def test_the_picture_of_another_patient_stays(folder):
+    mask = folder / "verse" / "c1_T2w_seg.nii.gz"
+    (folder / "other").mkdir()
+    other = shutil.copy(folder / "c1_T2w.nii.gz", folder / "other")
+    picture = visualize(mask, folder / "out", folder / "c1_T2w.nii.gz")
+    before = picture.read_bytes()
+    with fails(f"{picture}: is there already, the picture of {folder / 'c1_T2w.nii.gz'}. Move it, or set another --output_dir."):
+        visualize(mask, folder / "out", other)
+    assert picture.read_bytes() == before
+    visualize(folder / "channel" / mask.name, folder / "out", folder / "c1_T2w.nii.gz", label_scheme="channel")  # another mask of the scan
+    assert picture.read_bytes() != before
+    (folder / "c1_T2w.nii.gz").unlink()  # or moved, to where it is drawn now
+    assert visualize(mask, folder / "out", other) == picture
 
 
 def test_uncertain_names_are_told(folder, drawn):
