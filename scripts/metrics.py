@@ -88,7 +88,10 @@ def score_structures(reference: np.ndarray, predicted: np.ndarray, spacing_mm: S
 
 
 def surface_distances_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float]:
-    """Mean and 95th percentile of the distances between the surface voxels of two non-empty masks, both ways."""
+    """Mean and 95th percentile of the distances between the surface voxels of two non-empty masks, both ways.
+
+    What MONAI's `compute_average_surface_distance` (symmetric) and `compute_hausdorff_distance` give, from one pair of distance maps.
+    """
     box = occupied_box(a | b)
     a, b = np.pad(a[box], 1), np.pad(b[box], 1)
     edge_a, edge_b = a & ~ndimage.binary_erosion(a), b & ~ndimage.binary_erosion(b)

@@ -177,7 +177,10 @@ def turn(degrees: np.ndarray) -> np.ndarray:
 
 
 def sagittal_deg(direction: np.ndarray) -> float:
-    """Slope of a direction (3,) in the world's sagittal plane, positive if it rises anteriorly."""
+    """Slope of a direction (3,) in the world's sagittal plane, positive if it rises anteriorly.
+
+    The truth shares no code with what is checked against it, so `scripts.measure.spine` has one of its own.
+    """
     return float(np.rad2deg(np.arctan2(direction[2], direction[1])))
 
 
