@@ -118,7 +118,12 @@ def test_retrain(cohort, tmp_path):
     assert len(listed) == 2
     added = json.loads((tmp_path / "sacrum" / "datalist.json").read_text())["training"]
     steps = -(-(len(added) + 2) // 2)
-    assert torch.load(tmp_path / "train" / "last.pt", weights_only=True)["trainer"]["iteration"] == steps
+    both, outlines, levels = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("both", "outlines", "levels"))
+    assert [last["trainer"]["iteration"] for last in (both, outlines, levels)] == [steps] * 3
+    for before, after, trained in ((both, outlines, "fine."), (outlines, levels, "coarse.")):  # each goes on from the one before
+        changed = {name.split(".")[0] + "." for name, t in before["model"].items() if not torch.equal(t, after["model"][name])}
+        assert changed == {trained}
+    assert (tmp_path / "levels" / "model.pt").exists()
 
 
 @pytest.mark.parametrize("script", ["retrain.sh", "results.sh"])
