@@ -17,7 +17,7 @@ from scripts.phantoms.phantom import write_cohort
 
 pytestmark = pytest.mark.clients
 SITES = {"bodies": ("T1w", range(15, 27)), "discs": ("T2w", range(115, 126))}  # contrast and what the site labels
-ROUNDS, LOCAL_EPOCHS = 12, 10
+ROUNDS, LOCAL_EPOCHS = 15, 10
 SMALL_VIEW = {"view": "L3", "shape": (12, 64, 96), "spacing_mm": (2.5, 4.9)}
 
 
