@@ -1,15 +1,15 @@
-"""Published figures: gathered from evaluations into `docs/results.json`, and from there into the model card's table."""
+"""Published figures: gathered from evaluations into `docs/results.json`, from there into the model card's table and the metadata."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.tables import markdown
 from scripts.handlers import FORMATS
-from scripts.labels import METADATA_FILE
 from scripts.tools.metrics_file import read_metrics
 
 START, END = "<!-- results: written by the command `record` -->", "<!-- end of results -->"
@@ -24,17 +24,22 @@ WORST = {
 }  # fmt: skip
 
 
-def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
-    """Enter the summary of one evaluation in `results.json` as `name`, replacing an older one, and rewrite the tables in `README.md`.
+EVAL_METRICS = r'"eval_metrics": \{[^{}]*\}'  # a line of the metadata, which people edit: nothing else in it may move
+
+
+def record(metrics_file: str | Path, name: str, docs_dir: str | Path, metadata_file: str | Path) -> None:
+    """Enter the summary of one evaluation in `results.json` as `name`, replacing an older one, and rewrite the tables in `README.md` and
+    `eval_metrics` in the metadata.
 
     Args:
         metrics_file: `metrics.json` of an evaluation.
         name: what was scored, e.g. "validation".
-        docs_dir: folder with both files.
+        docs_dir: folder with the first two files.
+        metadata_file: of the bundle.
 
     Raises:
         CallError: without the evaluation or a name; nothing is written then.
-        UserError: without the model card, the markers in it, or if `results.json` is damaged; the same.
+        UserError: without the model card, the markers in it, `eval_metrics`, or if `results.json` is damaged; the same.
     """
     metrics_file, docs_dir = Path(metrics_file), Path(docs_dir)
     if not isinstance(name, str) or not name or not metrics_file.name:  # the command line reads `a, b` as a list
@@ -42,18 +47,22 @@ def record(metrics_file: str | Path, name: str, docs_dir: str | Path) -> None:
     new = read_metrics(metrics_file, "metrics", {"by_source": ["source", "group", *COLUMNS], "worst_cases": WORST})
     results_file, card_file = docs_dir / "results.json", docs_dir / "README.md"
     results = _read_results(results_file)
-    version = json.loads(METADATA_FILE.read_text(encoding="utf-8"))["version"]
-    results[name] = {"version": version, **new}
+    metadata = Path(metadata_file).read_text(encoding="utf-8")
+    results[name] = {"version": json.loads(metadata)["version"], **new}
     card = card_file.read_text(encoding="utf-8") if card_file.is_file() else ""
     if START not in card or END not in card:
         raise UserError(f"{card_file}: the lines '{START}' and '{END}' are missing")
+    if not re.search(EVAL_METRICS, metadata):
+        raise UserError(f"{metadata_file}: 'eval_metrics' is missing")
     head, tail = card.split(START)[0], card.split(END)[1]
     try:
         card = f"{head}{START}\n{results_tables(results)}\n{END}{tail}"
+        metadata = re.sub(EVAL_METRICS, lambda _: f'"eval_metrics": {json.dumps(eval_metrics(results))}', metadata)
     except (KeyError, TypeError, ValueError) as error:  # of an entry that was there already
         raise UserError(f"{results_file}: an entry is no evaluation ({error}). Restore the file: git checkout {results_file}") from None
     write_whole(results_file, lambda path: path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))
     write_whole(card_file, lambda path: path.write_text(card, encoding="utf-8"))
+    write_whole(metadata_file, lambda path: path.write_text(metadata, encoding="utf-8"))
     print(shown(f"{name} is entered in {results_file} and {card_file}"))
 
 
@@ -65,6 +74,17 @@ def _read_results(path: Path) -> dict[str, dict]:
     if not isinstance(results, dict):
         raise UserError(f"{path}: no evaluations by name. Restore it: git checkout {path}")
     return results
+
+
+def eval_metrics(results: dict[str, dict]) -> dict[str, float]:
+    """For readers of the metadata: over all structures of an evaluation, the mean Dice and the share that has the right name."""
+    return {
+        f"{name}_{key}": round(row[column], 3)
+        for name, result in results.items()
+        for row in result["by_source"]
+        if row["source"] == row["group"] == "all"
+        for key, column in (("mean_dice", "dice"), ("identified", "identified"))
+    }
 
 
 def results_tables(results: dict[str, dict]) -> str:

@@ -183,11 +183,12 @@ def test_record_replaces_one_evaluation(tmp_path):
         "worst_structure": "L1",
         "worst_level_dice": 0.0,
     }
-    metrics = tmp_path / "metrics.json"
+    metrics, metadata = tmp_path / "metrics.json", tmp_path / "metadata.json"
+    metadata.write_text('{"version": "1.0.0", "eval_metrics": {}}')
     (tmp_path / "README.md").write_text(f"before\n{START}\nold\n{END}\nafter\n")
     for dice in (0.4, 0.5):
         metrics.write_text(json.dumps({"by_structure": [], "by_source": [{**row, "dice": dice}], "worst_cases": [worst]}))
-        record(metrics, "x", tmp_path)
+        record(metrics, "x", tmp_path, metadata)
     text = (tmp_path / "README.md").read_text()
     assert text.startswith(f"before\n{START}\n| evaluation | source |")
     assert text.endswith(f"{END}\nafter\n")
@@ -195,10 +196,10 @@ def test_record_replaces_one_evaluation(tmp_path):
     assert "| x | c | a | 2 | 0.500 | 0.250 | 0.500 | L1 | 0.000 |" in text
     assert "0.400" not in text
     with pytest.raises(UserError, match="record needs --name and --metrics"):
-        record(metrics, "", tmp_path)
+        record(metrics, "", tmp_path, metadata)
 
 
 def test_missing_results_keep_the_card(tmp_path):
     with pytest.raises(UserError, match=r"none.json"):
-        record(tmp_path / "none.json", "x", tmp_path)
+        record(tmp_path / "none.json", "x", tmp_path, tmp_path / "metadata.json")
     assert not list(tmp_path.iterdir())
