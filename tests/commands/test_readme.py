@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -54,7 +55,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     elif "record" in arguments:
         (tmp_path / "docs").mkdir()
         (tmp_path / "docs" / "README.md").write_text(f"{START}\n{END}\n")
-        (tmp_path / "configs").symlink_to(BUNDLE / "configs")
+        shutil.copytree(BUNDLE / "configs", tmp_path / "configs")  # its metadata are written to
         extra = {"bundle_root": tmp_path}
     elif "benchmark" in arguments:
         few = {"machine": {}, "repeats": 1, "scans": {"a": {"shape": [9, 32, 51], "spacing_mm": [4.9, 2.5, 2.5]}}}
