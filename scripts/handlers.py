@@ -27,7 +27,7 @@ from scripts.data.masks import MaskLayout, beside
 from scripts.data.scans import read_scan
 from scripts.data.volumes import voxel_mm3
 from scripts.measure.doubts import doubts, names_note
-from scripts.measure.rows import in_order, rounded, structure_rows, table_row
+from scripts.measure.rows import in_order, rounded, spine_row, structure_rows, table_row
 from scripts.metrics import scans_digest, score_structures, summarise, worst_cases
 
 FORMATS = {
@@ -217,7 +217,7 @@ class CaseReports:
         mask = self.layout.filename(source).relative_to(self.output_dir).as_posix()
         of_scan = {"mask": mask, **{key: report.get(key) for key in ("sequence_probability", "uncertain")}}
         self.structures[source] = [{**of_scan, **row} for row in map(table_row, report["structures"])] or [of_scan]
-        self.spines[source] = [{**of_scan, **report.get("spine", {}), "warnings": " | ".join(report.get("warnings", []))}]
+        self.spines[source] = [{"mask": mask, **spine_row(report)}]
 
     def read_skipped(self, engine: Engine) -> None:
         if "skipped" in engine.state.batch:

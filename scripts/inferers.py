@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.data.utils import compute_importance_map
+from monai.data.utils import affine_to_spacing, compute_importance_map
 from monai.inferers import Inferer
 from scipy import ndimage
 
@@ -166,7 +166,7 @@ def _voxel_mm(inputs: torch.Tensor) -> list[float]:
     """Edges of a voxel; 1 mm, the working grid, where nothing tells them."""
     if not isinstance(inputs, MetaTensor):
         return [1.0, 1.0, 1.0]
-    return inputs.affine.reshape(4, 4)[:3, :3].norm(dim=0).tolist()  # of a collated batch, with its axis
+    return affine_to_spacing(inputs.affine.reshape(4, 4)).tolist()  # of a collated batch, with its axis
 
 
 def _voxels(coarse_box: Box, voxel: Sequence[int]) -> int:

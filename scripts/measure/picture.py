@@ -95,9 +95,9 @@ def measures_figure(
     for name, place in zip(places, rows_apart(list(places.values()))):
         _line(figure, (HEIGHT_INCH - place) / size[1], width, name, measures.structures.get(name))
     top, curves = HEIGHT_INCH + HEAD_INCH, "   ".join(filter(None, [_curves(measures.spine), note]))
-    heading = {"x": 0.2 / size[0], "color": TEXT, "va": "center", "parse_math": False}
-    figure.text(y=(top - 0.3) / size[1], s=fitted(title, size[0] - 0.4, 13), fontsize=13, fontweight="bold", **heading)
-    figure.text(y=(top - 0.62) / size[1], s=curves, fontsize=11, **heading)
+    line = {"x": 0.2 / size[0], "color": TEXT, "va": "center", "parse_math": False}
+    figure.text(y=(top - 0.3) / size[1], s=fitted(title, size[0] - 0.4, 13), fontsize=13, fontweight="bold", **line)
+    figure.text(y=(top - 0.62) / size[1], s=curves, fontsize=11, **line)
     for place, (heading, _, _) in enumerate(COLUMNS):
         figure.text((width + _x(place)) / size[0], (HEIGHT_INCH + 0.2) / size[1], heading, color=DIM, fontsize=9, ha="right", va="center")
     return figure

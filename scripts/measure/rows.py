@@ -46,6 +46,12 @@ def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**cells, "cut_by_view": " ".join(row.get("cut_by_view", [])), **row.get("measures", {})}
 
 
+def spine_row(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of a mask as a whole, as cells of a table: how sure the names are, the measures of the `spine`, the warnings."""
+    of_names = {key: report.get(key) for key in ("sequence_probability", "uncertain")}
+    return {**of_names, **report.get("spine", {}), "warnings": " | ".join(report.get("warnings", []))}
+
+
 def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a table, each with all of its columns: what tells the row first, then what any mask has of the `MEASURES`."""
     names = dict.fromkeys(name for row in rows for name in row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from scripts.labels import check_scheme, label_table
 from scripts.levels.cut import cut_faces, view_box
 from scripts.measure.doubts import doubts, names_note
 from scripts.measure.picture import measures_figure
-from scripts.measure.rows import in_order, structure_rows, table_row
+from scripts.measure.rows import in_order, spine_row, structure_rows, table_row
 from scripts.measure.spine import measure_spine
 
 
@@ -65,15 +64,15 @@ def measure(
         of_mask = {"mask": str(mask) if prediction else mask.relative_to(dataset_dir).as_posix()}
         try:
             scan = Path(image) if image else scan_of(mask)
-            rows, spine = _measure_one(mask, scan, folder, label_scheme, report_as_written(mask))
+            report = _measure_one(mask, scan, folder, label_scheme)
         except UserError as error:
             failed.append(str(error))
             continue
         if scan is None:
             alone.append(mask)
-        structures += [{**of_mask, **table_row(row)} for row in rows] or [of_mask]
-        spines.append({**of_mask, **spine})
-        notes += [f"{mask}: {warning}" for warning in filter(None, spine["warnings"].split(" | "))]
+        structures += [{**of_mask, **table_row(row)} for row in report["structures"]] or [of_mask]
+        spines.append({**of_mask, **spine_row(report)})
+        notes += [f"{mask}: {warning}" for warning in report["warnings"]]
     for table, rows in ((Path(output_dir) / "measures.csv", structures), (Path(output_dir) / "measured_spines.csv", spines)):
         if rows:
             others = [row for row in read_rows(table, "mask") if row["mask"] != str(prediction)] if prediction else []
@@ -87,14 +86,9 @@ def measure(
     return structures
 
 
-def _measure_one(
-    mask: Path, scan: Path | None, folder: Path, label_scheme: str, report: Mapping[str, Any]
-) -> tuple[list[dict], dict[str, Any]]:
-    """A row per structure of a mask, and one on the spine with what is doubtful; their picture goes to `folder`.
-
-    Args:
-        report: what inference has said of the names in this mask, if it has.
-    """
+def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str) -> dict[str, Any]:
+    """A report on a mask as inference writes it, with what that has said of the names; the picture goes to `folder`."""
+    written = report_as_written(mask)
     volume, label, label_scheme = read_mask(mask, label_scheme)
     turned, turned_affine = turned_to_ras(label, volume.affine)
     view = whole(turned.shape)
@@ -108,14 +102,14 @@ def _measure_one(
         name = case_name(mask).removesuffix(LABEL_POSTFIX)
         picture = folder / f"{name}_measures.png"
         check_picture(picture, scan)
-        figure = measures_figure(image.data, label, volume.affine, measures, shown(name), names_note(report))
+        figure = measures_figure(image.data, label, volume.affine, measures, shown(name), names_note(written))
         save_figure(figure, picture, source=str(scan))
     found = [
         {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
     ]
-    rows = structure_rows(found, label, voxel_mm3(volume.affine), label_scheme)
-    of_names = {key: report.get(key) for key in ("sequence_probability", "uncertain")}
-    warnings = doubts({"structures": rows, "spine": measures.spine, **of_names})
-    if rows and not measures.bodies:
-        warnings.append("nothing could be measured: the view cuts every body, or there is none")
-    return rows, {**of_names, **measures.spine, "warnings": " | ".join(warnings)}
+    report = {key: written.get(key) for key in ("sequence_probability", "uncertain")}
+    report |= {"structures": structure_rows(found, label, voxel_mm3(volume.affine), label_scheme), "spine": measures.spine}
+    report["warnings"] = doubts(report)
+    if report["structures"] and not measures.bodies:
+        report["warnings"].append("nothing could be measured: the view cuts every body, or there is none")
+    return report
