@@ -9,7 +9,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd
-from monai.utils import SpaceKeys
+from monai.utils import SpaceKeys, convert_to_numpy
 from nibabel.affines import voxel_sizes
 
 from scripts.batch.own_masks import MADE_BY, check_replaceable
@@ -79,6 +79,32 @@ class KeysOnlySpacingd(Spacingd):
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict:
         return {**data, **super().__call__({key: data[key] for key in self.key_iterator(data)}, lazy)}
+
+
+class ScaleIntensitySampledPercentilesd(MapTransform):
+    """`ScaleIntensityRangePercentilesd` to the range 0 to 1, with clipping, whose percentiles are those of evenly spread voxels.
+
+    Those of all voxels take a tenth of the time of a scan.
+
+    Args:
+        keys: the scans, shape CXYZ.
+        lower, upper: percentiles that become 0 and 1.
+        voxels: about so many are looked at, or all of a smaller scan.
+    """
+
+    def __init__(self, keys: KeysCollection, lower: float, upper: float, voxels: int = 2**20) -> None:
+        super().__init__(keys)
+        self.percentiles = (lower, upper)
+        self.voxels = voxels
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            step = max(1, round((d[key].numel() / self.voxels) ** (1 / 3)))
+            sample = convert_to_numpy(d[key])[:, ::step, ::step, ::step]
+            low, high = np.percentile(sample, self.percentiles).tolist()
+            d[key] = (d[key] - low).div_((high - low) or 1.0).clamp_(0.0, 1.0)
+        return d
 
 
 class EncodeLabelsd(MapTransform):

@@ -26,6 +26,7 @@ from scripts.transforms import (
     MeasureSpined,
     RestoreGridd,
     SaveImageLabelsd,
+    ScaleIntensitySampledPercentilesd,
 )
 
 CHANNELS = len(label_table())
@@ -51,6 +52,34 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray) -> str:
 
 def label_tensor(values: np.ndarray, name: str = "case_seg.nii.gz") -> MetaTensor:
     return MetaTensor(torch.from_numpy(values)[None], affine=torch.from_numpy(pir_affine()), meta={"filename_or_obj": name})
+
+
+# ScaleIntensitySampledPercentilesd
+
+
+def test_percentiles_become_0_and_1_and_what_is_beyond_is_clipped():
+    image = MetaTensor(torch.arange(101.0).reshape(1, 1, 1, 101), affine=torch.from_numpy(pir_affine()))
+    scaled = ScaleIntensitySampledPercentilesd("image", lower=10.0, upper=90.0)({"image": image})["image"]
+    np.testing.assert_allclose(scaled[0, 0, 0], np.clip((np.arange(101.0) - 10) / 80, 0, 1), atol=1e-6)
+    assert torch.equal(scaled.affine, image.affine)
+    assert torch.equal(image, torch.arange(101.0).reshape(1, 1, 1, 101))  # the input is not changed
+
+
+def test_percentiles_are_those_of_evenly_spread_voxels_where_there_are_many():
+    image = torch.zeros(1, 8, 8, 8)
+    image[:, ::2, ::2, ::2] = torch.arange(64.0).reshape(1, 4, 4, 4)
+    scaled = ScaleIntensitySampledPercentilesd("image", lower=0.0, upper=100.0, voxels=64)({"image": image - 3})["image"]
+    np.testing.assert_allclose(scaled[0, ::2, ::2, ::2].flatten(), np.arange(64.0) / 63, atol=1e-6)
+    whole = ScaleIntensitySampledPercentilesd("image", lower=0.0, upper=98.0)({"image": image})["image"]
+    assert whole[0, 6, 6, 6] == 1.0
+    assert 0 < whole[0, 0, 0, 6] < 3 / np.percentile(image, 98) + 1e-6
+
+
+def test_a_scan_of_which_most_is_empty_stays_finite():
+    image = torch.zeros(1, 10, 10, 10)
+    image[0, 5, 5, 5] = 700.0
+    scaled = ScaleIntensitySampledPercentilesd("image", lower=0.5, upper=99.5)({"image": image})["image"]
+    assert scaled.unique().tolist() == [0.0, 1.0]
 
 
 # EncodeLabelsd
