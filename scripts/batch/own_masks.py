@@ -36,8 +36,8 @@ def check_replaceable(mask: Path, scan: str) -> None:
         scan: it is of.
 
     Raises:
-        ScanError: if a file lies there, or where its report goes, that this bundle has not written, that has been changed since, or
-            that is of another scan.
+        ScanError: if a file lies there, or where its report goes, that this bundle has not written, that has been changed or renamed
+            since, or that is of another scan.
     """
     fix = "Move it, set another --output_dir, or set --overwrite True if it may go."
     report = beside(mask, ".json")
@@ -49,14 +49,14 @@ def check_replaceable(mask: Path, scan: str) -> None:
         return
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
-        own = content["mask_sha256"] == digest(mask)
+        own = content["mask_sha256"] == digest(mask) and "renamed" not in content
     except (OSError, ValueError, KeyError, TypeError):  # no report of ours: a run that was killed between the two?
         own = _made_here(mask)
     else:
         if other := other_scan(content, scan):
             raise ScanError(scan, f"{mask} is there already, the mask of {other}", fix)
     if not own:
-        raise ScanError(scan, f"{mask} is there already and not as this bundle has written it (a label or a corrected mask)", fix)
+        raise ScanError(scan, f"{mask} is there already and not as this bundle has written it (a label, or a mask that was corrected)", fix)
 
 
 def other_scan(report: Mapping[str, Any], scan: str | Path) -> str:

@@ -117,7 +117,7 @@ def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], vote: np.ndar
     table = label_table()
     if len(bodies) < 2:
         return max((s.channel for s in table if s.is_disc), key=lambda channel: vote[channel], default=0)
-    absent = _absent_levels(bodies)
+    absent = absent_levels(bodies)
     chain = [s.channel for s in table if s.kind == "body" and s.name not in absent]
     disc_below = {s.name.split("/")[0]: s.channel for s in table if s.is_disc}
     position = [chain.index(c) for _, c in bodies]
@@ -138,7 +138,7 @@ def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], vote: np.ndar
     return disc_below.get(table[chain[level]].name, 0) if 0 <= level < len(chain) else 0
 
 
-def _absent_levels(bodies: list[tuple[Instance, int]]) -> set[str]:
+def absent_levels(bodies: list[tuple[Instance, int]]) -> set[str]:
     """Levels that this spine does not have: L6, unless it was found, and L5 where S1 follows L4 at the distance of a neighbour."""
     names = [label_table()[c].name for _, c in bodies]
     absent = {"L6"} - {*names}

@@ -12,7 +12,9 @@ LEAST_LORDOSIS_DEG = 15.0  # from L1 to S1; the public scans of the model card h
 
 
 def names_note(report: Mapping[str, Any]) -> str:
-    """`levels uncertain (0.95)` for a report that says so, else an empty text."""
+    """`levels uncertain (0.95)` or `levels renamed by hand` for a report that says so, else an empty text."""
+    if "renamed" in report:
+        return "levels renamed by hand"
     return f"levels uncertain ({_cut_off(report['sequence_probability'])})" if report.get("uncertain") else ""
 
 

@@ -6,11 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from scripts.batch.own_masks import report_as_written
-from scripts.common.arrays import whole
 from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_files, check_writable
@@ -18,14 +16,13 @@ from scripts.common.tables import read_rows, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
 from scripts.data.masks import read_mask, scan_of
 from scripts.data.scans import read_scan
-from scripts.data.volumes import check_on_grid, turned_to_ras, voxel_mm3
+from scripts.data.volumes import check_on_grid
 from scripts.figures import check_picture, save_figure
-from scripts.labels import check_scheme, label_table
-from scripts.levels.cut import cut_faces, view_box
-from scripts.measure.doubts import doubts, names_note
+from scripts.labels import check_scheme
+from scripts.measure.doubts import names_note
 from scripts.measure.picture import measures_figure
-from scripts.measure.rows import in_order, spine_row, structure_rows, table_row
-from scripts.measure.spine import measure_spine
+from scripts.measure.report import report_on
+from scripts.measure.rows import in_order, spine_row, table_row
 
 
 def measure(
@@ -90,26 +87,14 @@ def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str)
     """A report on a mask as inference writes it, with what that has said of the names; the picture goes to `folder`."""
     written = report_as_written(mask)
     volume, label, label_scheme = read_mask(mask, label_scheme)
-    turned, turned_affine = turned_to_ras(label, volume.affine)
-    view = whole(turned.shape)
-    if scan:
-        image = read_scan(scan)
+    image = read_scan(scan) if scan else None
+    if image:
         check_on_grid(mask, volume, scan, image)
-        view = view_box(turned_to_ras(image.data, image.affine)[0])
-    cut = cut_faces(view, (0, 0, 0), turned, voxel_sizes(turned_affine))
-    measures = measure_spine(label, volume.affine, cut)
-    if scan:
+    report, measures = report_on(label, volume.affine, image, label_scheme, written)
+    if image:
         name = case_name(mask).removesuffix(LABEL_POSTFIX)
         picture = folder / f"{name}_measures.png"
         check_picture(picture, scan)
         figure = measures_figure(image.data, label, volume.affine, measures, shown(name), names_note(written))
         save_figure(figure, picture, source=str(scan))
-    found = [
-        {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
-    ]
-    report = {key: written.get(key) for key in ("sequence_probability", "uncertain")}
-    report |= {"structures": structure_rows(found, label, voxel_mm3(volume.affine), label_scheme), "spine": measures.spine}
-    report["warnings"] = doubts(report)
-    if report["structures"] and not measures.bodies:
-        report["warnings"].append("nothing could be measured: the view cuts every body, or there is none")
     return report

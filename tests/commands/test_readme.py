@@ -9,12 +9,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
 from conftest import BUNDLE, SMALL
 
 from scripts.common.errors import UserError
+from scripts.data.masks import beside
 from scripts.labels import label_table
 from scripts.tools.model_card import END, START, record, results_tables
 
@@ -57,6 +59,12 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
         (tmp_path / "docs" / "README.md").write_text(f"{START}\n{END}\n")
         shutil.copytree(BUNDLE / "configs", tmp_path / "configs")  # its metadata are written to
         extra = {"bundle_root": tmp_path}
+    elif "rename" in arguments:
+        copy = shutil.copytree(mask.parent, tmp_path / "out") / name  # it is changed
+        bodies = [s.name for s in label_table() if s.kind == "body" and s.name != "L6"]
+        named = {row["name"] for row in json.loads(beside(copy, ".json").read_text())["structures"]}
+        arguments[arguments.index(str(mask))] = str(copy)
+        extra = {"lowest": [above for above, body in pairwise(bodies) if body in named][-1]}
     elif "benchmark" in arguments:
         few = {"machine": {}, "repeats": 1, "scans": {"a": {"shape": [9, 32, 51], "spacing_mm": [4.9, 2.5, 2.5]}}}
         (tmp_path / "speed.json").write_text(json.dumps(few))
@@ -79,6 +87,7 @@ def test_command_runs(command, cohort, trained, evaluated, tmp_path):
     expected = {
         "phantoms": "phantoms/datalist.json", "prepare": "datalist.json", "explore": "out/explore.png",
         "label_sacrum": "sacrum/datalist.json",
+        "viewer_labels": "out/verse_itksnap.txt", "rename": f"out/{name}",
         "visualize": f"out/{scan.name.removesuffix('.nii.gz')}.png", "measure": "out/measured_spines.csv", "record": "docs/results.json",
         "benchmark": "speed.md", "package": "release/spine_mri_segmentation/LICENSE", "evaluate": "out/metrics.csv",
         "train.yaml": "out/last.pt", "inference": "out/testing",

@@ -153,7 +153,10 @@ def test_other_files_beside_the_configs_do_not_stop_a_command(tmp_path):
 def test_nearest_command():
     config = ConfigWorkflow(TOOLS, workflow_type=None).parser.config
     check_command(config, "explore")
-    commands = "check, phantoms, prepare, explore, label_sacrum, summary, visualize, measure, compare, record, package, benchmark"
+    commands = (
+        "check, phantoms, prepare, explore, label_sacrum, summary, visualize, rename, viewer_labels, measure, compare, record, package, "
+        "benchmark"
+    )
     with fails(f"run explor: no such command in this config; choose one of {commands}. Did you mean explore?"):
         check_command(config, "explor")
     with fails(f"run: a command of this config belongs behind it; choose one of {commands}."):

@@ -1,0 +1,80 @@
+"""Other names for the vertebrae of a mask, counted from the lowest one: what to do where a scan got the wrong levels."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from nibabel.affines import apply_affine
+
+from scripts.common.errors import CallError, UserError, did_you_mean
+from scripts.data.volumes import voxel_mm3
+from scripts.labels import label_table
+from scripts.levels.instances import Instance
+from scripts.levels.name_levels import absent_levels
+
+LUMBAR = {4: {"L5", "L6"}, 5: {"L6"}, 6: set()}  # number of lumbar vertebrae -> levels that such a spine lacks
+
+
+def rename_levels(label: np.ndarray, affine: np.ndarray, lowest: str, lumbar: int, where: str = "mask") -> tuple[np.ndarray, list[str]]:
+    """Shift all names up or down the spine, so that its lowest body gets the right one; gaps stay as wide as they are.
+
+    Args:
+        label: channel indices, shape XYZ.
+        affine: 4x4, voxel -> world mm.
+        lowest: name of the lowest body that the mask holds; empty: the one that it has.
+        lumbar: vertebrae between T12 and S1: 4, 5 or 6.
+        where: file name for the messages.
+
+    Returns:
+        channel indices, and the old names of discs that are background now, because the label table has none at their new place.
+
+    Raises:
+        CallError: for a level or a number of lumbar vertebrae that the label table lacks.
+        UserError: if the mask holds no body, or one would lie above the first level of the table.
+    """
+    table = label_table()
+    after = _bodies_without(_lacking(lumbar))
+    found = [table[channel] for channel in np.unique(label[label > 0])]
+    present = [s for s in found if s.kind == "body"]
+    if not present:
+        raise UserError(f"{where}: there is no vertebral body to count from")
+    absent = absent_levels([(_instance(label, affine, s.channel), s.channel) for s in present])
+    before = _bodies_without(absent - {s.name.split("/")[0] for s in found})
+    lowest = lowest or present[-1].name
+    if lowest not in after:
+        raise CallError(f"--lowest {lowest} --lumbar {lumbar}: choose one of {', '.join(after)}.{did_you_mean(lowest, after)}")
+    shift = after.index(lowest) - before.index(present[-1].name)
+    if before.index(present[0].name) + shift < 0:
+        first = present[0].name
+        raise UserError(f"{where}: with {lowest} as the lowest body, {first} would lie above {after[0]}, the first level: set it to 0")
+    of_level = {(s.name.split("/")[0], s.kind): s.channel for s in table}  # a disc belongs to the body above it
+    channels, lost = np.zeros(len(table), np.uint8), []
+    for s in found:
+        place = before.index(s.name.split("/")[0]) + shift
+        channels[s.channel] = of_level.get((after[place], s.kind), 0) if 0 <= place < len(after) else 0
+        if not channels[s.channel]:
+            lost.append(s.name)
+    return channels[label], lost
+
+
+def _lacking(lumbar: int) -> set[str]:
+    """
+    Raises:
+        CallError: for another number than that of `LUMBAR`, or if the label table has too few levels for it.
+    """
+    names = {s.name for s in label_table()}
+    possible = [number for number in LUMBAR if number < 6 or "L6" in names]
+    if lumbar not in possible:
+        raise CallError(f"--lumbar {lumbar}: choose one of {', '.join(map(str, possible))}")
+    return LUMBAR[lumbar]
+
+
+def _bodies_without(absent: Collection[str]) -> list[str]:
+    """Names of the bodies from top to bottom."""
+    return [s.name for s in label_table() if s.kind == "body" and s.name not in absent]
+
+
+def _instance(label: np.ndarray, affine: np.ndarray, channel: int) -> Instance:
+    voxels = np.argwhere(label == channel)
+    return Instance(channel, apply_affine(affine, voxels.mean(0)), len(voxels) * voxel_mm3(affine))

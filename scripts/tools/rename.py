@@ -1,0 +1,93 @@
+"""Give the vertebrae of a mask other names, where inference got the levels wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.batch.done import is_report
+from scripts.batch.own_masks import digest
+from scripts.common.errors import CallError, UserError, shown
+from scripts.common.files import write_whole
+from scripts.common.preflight import check_files
+from scripts.data.find import case_name
+from scripts.data.masks import beside, read_mask, report_of, scan_of, write_label_map
+from scripts.data.scans import read_scan
+from scripts.data.volumes import check_on_grid
+from scripts.figures import case_figure, save_figure
+from scripts.labels import decode, label_table
+from scripts.levels.renaming import rename_levels
+from scripts.measure.doubts import doubts, names_note
+from scripts.measure.report import report_on
+
+
+def rename(prediction: str | Path, lowest: str = "", lumbar: int = 5, image: str | Path = "", label_scheme: str = "") -> None:
+    """Rename the levels of a mask in its file (`rename_levels`), and bring its report and its picture, if there are any, up to date.
+
+    From then on the mask counts as corrected by hand: inference keeps it, and takes its rows in the tables from the new report.
+
+    Args:
+        prediction: mask, NIfTI.
+        lowest: name of its lowest body; empty: the one that it has.
+        lumbar: how many lumbar vertebrae this spine has: 4, 5 or 6.
+        image: its scan; empty: the one that the report names, or the one beside it.
+        label_scheme: of the numbers in the mask; empty: what the report says, else `verse`.
+
+    Raises:
+        CallError: for a file that is not there, or names and numbers that do not exist.
+        UserError: for a mask that cannot be read or renamed so; nothing is written then.
+    """
+    if not prediction:
+        raise CallError("rename needs --prediction, a mask, and --lowest, the right name of its lowest body, or --lumbar, 4 or 6")
+    check_files(prediction=prediction, image=image)
+    mask = Path(prediction)
+    if not mask.name.endswith((".nii", ".nii.gz")):
+        raise CallError(f"{mask}: rename writes NIfTI masks only, .nii or .nii.gz")
+    volume, label, label_scheme = read_mask(mask, label_scheme)
+    scan = Path(image) if image else scan_of(mask)
+    scan_volume = read_scan(scan) if scan else None
+    if scan_volume:
+        check_on_grid(mask, volume, scan, scan_volume)
+    renamed, lost = rename_levels(label, volume.affine, lowest, lumbar, str(mask))
+    values = decode(renamed, label_scheme)
+    if (renamed == label).all():
+        raise UserError(f"{mask}: it has these names already. --lowest is the right name of its lowest body.")
+    if nameless := [label_table()[channel].name for channel in np.unique(renamed[(values == 0) & (renamed > 0)])]:
+        raise UserError(f"{mask}: the label scheme {label_scheme} has no number for {', '.join(nameless)}. Choose another --lowest.")
+    report, picture = report_of(mask), beside(mask, ".png")
+    if reported := is_report(report):
+        now, _ = report_on(renamed, volume.affine, scan_volume, label_scheme, {})
+        report = _renamed_report(report, now, _ends(renamed)[1], lumbar)
+    write_label_map(values, volume.affine, mask)
+    if reported:
+        report["mask_sha256"] = digest(mask)
+        text = json.dumps(report, indent=1) + "\n"
+        write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
+    if scan_volume and picture.is_file():
+        note = names_note(report) if reported else ""
+        save_figure(case_figure(scan_volume.data, renamed, volume.affine, title=shown(case_name(scan)), note=note), picture)
+    print(shown(f"{mask}: {'-'.join(_ends(label))} are {'-'.join(_ends(renamed))} now"))
+    if lost:
+        print(shown(f"{mask}: {', '.join(lost)} went: the label table has no such disc at the new place"))
+    if reported:
+        print("structures.csv and spines.csv follow when the same inference is run again")
+
+
+def _renamed_report(report: Mapping[str, Any], now: Mapping[str, Any], lowest: str, lumbar: int) -> dict[str, Any]:
+    """The report of a mask after it was renamed: what the network has said of the names is no longer true, what the reader has is."""
+    notes = [warning for warning in report.get("warnings", []) if warning not in doubts(report)]
+    by_hand = f"the levels were renamed by hand: {lowest} is the lowest body, of {lumbar} lumbar vertebrae"
+    kept = {key: value for key, value in report.items() if not key.startswith("runner_up")}
+    marks = {"uncertain": False, "renamed": {"lowest": lowest, "lumbar": lumbar}}
+    return {**kept, **now, **marks, "warnings": [*notes, by_hand, *now["warnings"]]}
+
+
+def _ends(label: np.ndarray) -> tuple[str, str]:
+    """Names of the uppermost and the lowest body."""
+    names = [s.name for s in label_table() if s.kind == "body" and (label == s.channel).any()]
+    return names[0], names[-1]

@@ -1,0 +1,48 @@
+"""Names and colours of the numbers in masks, for the viewers that people open them in."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from scripts.common.errors import shown
+from scripts.common.files import write_whole
+from scripts.common.preflight import check_writable
+from scripts.figures import structure_color
+from scripts.labels import anatomical_order, check_scheme, label_table
+
+HEADER = "# {what}: numbers of the label scheme {scheme}\n"
+
+
+def viewer_labels(output_dir: str | Path, label_scheme: str = "") -> list[Path]:
+    """Write `<scheme>_itksnap.txt`, label descriptions of ITK-SNAP, and `<scheme>_slicer.ctbl`, a colour table of 3D Slicer, which
+    FreeView reads too; prints and returns the paths. Colours are those of the pictures.
+
+    Where two structures share a number, as L5/S1 and L6/S1 in `totalspineseg`, it has the name of the first.
+
+    Args:
+        output_dir: created if missing.
+        label_scheme: `verse`, which is the default, `channel`, `spider` or `totalspineseg`.
+
+    Raises:
+        CallError: for another scheme.
+    """
+    scheme = label_scheme or "verse"
+    check_scheme(scheme)
+    check_writable(str(output_dir), "output_dir")
+    rows: dict[int, tuple[str, list[int]]] = {}
+    for structure in (label_table()[channel] for channel in anatomical_order()):
+        number = getattr(structure, scheme)
+        if number is not None:
+            rows.setdefault(number, (structure.name, [round(255 * share) for share in structure_color(structure.channel)]))
+    snap = ['0 0 0 0 0 0 0 "Clear Label"'] + [f'{n} {r} {g} {b} 1 1 1 "{name}"' for n, (name, (r, g, b)) in sorted(rows.items())]
+    slicer = ["0 background 0 0 0 0"] + [f"{n} {name} {r} {g} {b} 255" for n, (name, (r, g, b)) in sorted(rows.items())]
+    written = []
+    for file, what, lines in (
+        (f"{scheme}_itksnap.txt", "ITK-SNAP label descriptions", snap),
+        (f"{scheme}_slicer.ctbl", "3D Slicer colour table", slicer),
+    ):
+        text = HEADER.format(what=what, scheme=scheme) + "\n".join(lines) + "\n"
+        written.append(write_whole(Path(output_dir) / file, partial(Path.write_text, data=text, encoding="utf-8")))
+        print(shown(written[-1]))
+    return written

@@ -1,0 +1,139 @@
+"""The command `rename`, on a mask of the shipped weights and on masks of somebody else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import monai.bundle
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import BUNDLE, INFERENCE, TOOLS, fails, failures, files, last_line
+
+from scripts.batch.own_masks import digest
+from scripts.common.errors import CallError
+from scripts.common.tables import read_rows
+from scripts.data.volumes import read_volume
+from scripts.labels import decode, encode, label_table, structure
+from scripts.measure.spine import measure_spine
+from scripts.tools.measure import measure
+from scripts.tools.rename import rename
+
+
+def segment(folder: Path, scan: Path, **options) -> int:
+    """The exit code of inference with the shipped weights."""
+    try:
+        monai.bundle.run(config_file=INFERENCE, bundle_root=str(BUNDLE), image=str(scan), output_dir=str(folder), num_workers=0, **options)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def segmented(small_scan, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("segmented")
+    assert segment(folder, small_scan) == 0
+    return folder
+
+
+def bodies(mask: Path) -> list[str]:
+    values = np.unique(np.asarray(nib.load(mask).dataobj))
+    return [s.name for s in label_table()[1:] if s.verse in values and not s.is_disc]
+
+
+@pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").exists(), reason="no weights are shipped")
+def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
+    folder = Path(shutil.copytree(segmented, tmp_path / "masks"))
+    mask = next(folder.glob("*_seg.nii.gz"))
+    before, report = encode(read_volume(mask).data), json.loads(mask.with_name(mask.name.replace(".nii.gz", ".json")).read_text())
+    pictures = {p: p.read_bytes() for p in folder.glob("*.png")}
+    old = bodies(mask)
+    order = [s.name for s in label_table() if s.kind == "body" and s.name != "L6"]
+    new = [order[order.index(name) + 1] for name in old]
+    monai.bundle.run("rename", config_file=TOOLS, bundle_root=str(BUNDLE), prediction=str(mask), lowest=new[-1])
+    out = capfd.readouterr().out
+    assert f"{mask}: {old[0]}-{old[-1]} are {new[0]}-{new[-1]} now" in out
+
+    assert bodies(mask) == new
+    after = encode(read_volume(mask).data)
+    for a, b in zip(old, new):
+        np.testing.assert_array_equal(after == structure(b).channel, before == structure(a).channel)
+    renamed = json.loads(mask.with_name(mask.name.replace(".nii.gz", ".json")).read_text())
+    assert {k: renamed[k] for k in ("scan", "source", "label_scheme", "made_from")} == {
+        k: report[k] for k in ("scan", "source", "label_scheme", "made_from")
+    }
+    assert renamed["renamed"] == {"lowest": new[-1], "lumbar": 5}
+    assert (renamed["sequence_probability"], renamed["uncertain"]) == (None, False)
+    assert "runner_up" not in renamed
+    assert renamed["mask_sha256"] == digest(mask)
+    assert f"the levels were renamed by hand: {new[-1]} is the lowest body, of 5 lumbar vertebrae" in renamed["warnings"]
+    measures = measure_spine(after, nib.load(mask).affine, {row["name"]: row["cut_by_view"] for row in renamed["structures"]})
+    assert {row["name"]: row["measures"] for row in renamed["structures"] if row["measures"]} == measures.structures
+    assert {row["name"]: row["value"] for row in renamed["structures"]} == {
+        label_table()[c].name: label_table()[c].verse for c in np.unique(after)[1:]
+    }
+    assert all(p.read_bytes() != content for p, content in pictures.items())
+    assert files(folder) == files(segmented)
+
+    # inference keeps it, and takes its rows from the new report
+    assert segment(folder, small_scan) == 0
+    assert bodies(mask) == new
+    assert "1 skipped (already done)" in last_line(capfd)
+    assert [row["name"] for row in read_rows(folder / "structures.csv") if "/" not in row["name"]] == new
+    assert "renamed by hand" in read_rows(folder / "spines.csv")[0]["warnings"]
+    # with other settings too
+    assert segment(folder, small_scan, threshold=0.5) == 1
+    assert bodies(mask) == new
+    assert "a mask that was corrected" in failures(folder)[small_scan.name]["reason"]
+    # and back
+    rename(mask, lowest=old[-1])
+    assert bodies(mask) == old
+    measure(folder, tmp_path / "measured")
+    assert read_rows(tmp_path / "measured" / "measured_spines.csv")[0]["uncertain"] == "False"
+
+
+@pytest.fixture
+def mask(tmp_path) -> Path:
+    """L4 and L5 of somebody, in a file without report and scan."""
+    label = np.zeros((20, 20, 40), np.uint8)
+    label[5:15, 5:15, 24:34], label[5:15, 5:15, 8:18] = structure("L4").channel, structure("L5").channel
+    return write(tmp_path, label, "verse")
+
+
+def write(folder: Path, label: np.ndarray, scheme: str) -> Path:
+    path = folder / f"{scheme}_seg.nii.gz"
+    nib.save(nib.Nifti1Image(decode(label, scheme).astype(np.uint8), np.diag([2.0, 2.0, 2.0, 1.0])), path)
+    return path
+
+
+def test_a_mask_of_somebody_else(mask, capsys):
+    others = files(mask.parent)
+    rename(mask, lowest="S1")
+    assert bodies(mask) == ["L5", "S1"]
+    assert capsys.readouterr().out == f"{mask}: L4-L5 are L5-S1 now\n"
+    assert files(mask.parent) == others
+    np.testing.assert_array_equal(nib.load(mask).affine, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def test_numbers_of_another_scheme(mask):
+    spider = write(mask.parent, encode(read_volume(mask).data), "spider")
+    rename(spider, lowest="L3", label_scheme="spider")
+    assert np.unique(np.asarray(nib.load(spider).dataobj)).tolist() == [0, 3, 4]
+    with fails(f"{spider}: the label scheme spider has no number for S1. Choose another --lowest."):
+        rename(spider, lowest="S1", label_scheme="spider")
+    assert np.unique(np.asarray(nib.load(spider).dataobj)).tolist() == [0, 3, 4]
+
+
+def test_wrong_calls(mask, tmp_path):
+    content = mask.read_bytes()
+    with pytest.raises(CallError, match=r"^rename needs --prediction"):
+        rename("", lowest="S1")
+    with fails(f"{mask}: it has these names already. --lowest is the right name of its lowest body."):
+        rename(mask)
+    with fails(f"{tmp_path}/a.nrrd: rename writes NIfTI masks only, .nii or .nii.gz"):
+        rename(Path(shutil.copy(mask, tmp_path / "a.nrrd")), lowest="S1")
+    with pytest.raises(CallError, match=r"^--lowest L9 --lumbar 5: choose one of T8, .*, S1\."):
+        rename(mask, lowest="L9")
+    assert mask.read_bytes() == content
