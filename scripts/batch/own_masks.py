@@ -29,6 +29,12 @@ def report_as_written(mask: Path) -> dict[str, Any]:
     return report if report.get("mask_sha256") == digest(mask) else {}
 
 
+def is_uncorrected(mask: Path) -> bool:
+    """Whether this bundle has drawn the mask, and nobody has edited or renamed it since."""
+    report = report_as_written(mask)
+    return bool(report) and "renamed" not in report
+
+
 def check_replaceable(mask: Path, scan: str) -> None:
     """
     Args:

@@ -148,8 +148,8 @@ def _folders(root: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[s
         waiting = links
 
 
-def find_label(image: str | Path) -> Path | None:
-    """The label file of `image`, by name.
+def find_label(image: str | Path, passed_over: Callable[[Path], bool] | None = None) -> Path | None:
+    """The label file of `image`, by name; the first one that is not `passed_over`.
 
     For `<case>_<contrast>`: `<case>_<contrast>_seg` beside it, or `<case>_seg`, unless `<case>` is a scan itself; or the same name, or one
     of these two, in a sibling folder `labels` or `masks` of `images` (`labelsTr` of `imagesTr`, where nnU-Net's `_0000` is left out).
@@ -165,7 +165,8 @@ def find_label(image: str | Path) -> Path | None:
         apart.append(re.sub(r"_\d{4}$", "", stem))
     folders = [image.parent.parent / folder for folder in LABEL_FOLDERS.get(image.parent.name, ())]
     candidates = [*(image.parent / name for name in beside), *(folder / name for name in apart for folder in folders)]
-    return next((file for candidate in candidates if (file := _file(candidate))), None)
+    files = (file for candidate in candidates if (file := _file(candidate)))
+    return next((file for file in files if not (passed_over and passed_over(file))), None)
 
 
 def find_image(label: Path) -> Path | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from scripts.batch.own_masks import is_uncorrected
 from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.preflight import check_writable, is_true
 from scripts.data.datalist import SPLITS, write_datalist
@@ -66,7 +67,8 @@ def prepare(
         raise CallError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
     check_writable(str(Path(datalist).parent), "datalist")
     root = Path(dataset_dir)
-    label_of = {image: find_label(image) for image in find_images(root) if not is_in_label_folder(image)}
+    label_of = {image: find_label(image, is_uncorrected) for image in find_images(root) if not is_in_label_folder(image)}
+    drawn = [image for image, label in label_of.items() if find_label(image) != label]  # the network would learn from itself
     unpaired = [image for image, label in label_of.items() if not label]
     paired = {image: label for image, label in label_of.items() if label}
     patient_of = {image: _matched(patient_pattern or PATIENT_PATTERN, image, root) for image in paired}
@@ -76,7 +78,7 @@ def prepare(
     patients = _entries_of_patients(paired, patient_of, source_of, root, labelled, label_scheme)
     if not patients:
         hint = "A label of a.nii.gz is a_seg.nii.gz, or labels/a.nii.gz beside images/."
-        raise UserError(f"{root}: {counted(unpaired, 'scan')}, none with a label. {hint}")
+        raise UserError(f"{root}: {counted(unpaired, 'scan')}, none with a label{_passed_over(drawn)}. {hint}")
     try:
         splits = _split(patients, validation_fraction, testing_fraction, seed)
     except ValueError as error:
@@ -89,8 +91,13 @@ def prepare(
         without += f" ({unpaired[0].relative_to(root)}{', ...' if len(unpaired) > 1 else ''})"
     by_folder = "; the names repeat, so a folder is a patient" if folder_of else ""
     some = f"patients: {', '.join(sorted(patients)[:SHOWN_PATIENTS])}{', ...' if len(patients) > SHOWN_PATIENTS else ''}"
-    print(shown(f"{datalist}: {', '.join(sizes)}; {some}; {without}{by_folder}"))
+    print(shown(f"{datalist}: {', '.join(sizes)}; {some}; {without}{_passed_over(drawn)}{by_folder}"))
     return Path(datalist)
+
+
+def _passed_over(drawn: Sequence[Path]) -> str:
+    """What to say of scans beside which there is a mask that inference has drawn and nobody has corrected."""
+    return f"; uncorrected masks of this bundle are no labels, {counted(drawn, 'scan')} with such a mask" if drawn else ""
 
 
 def _entries_of_patients(

@@ -209,13 +209,18 @@ def voxel_mm3(affine: np.ndarray) -> float:
     return float(abs(np.linalg.det(np.asarray(affine, float)[:3, :3])))
 
 
-def check_on_grid(path: str | Path, label: Volume, scan_path: str | Path, scan: Volume) -> None:
-    """
+def on_grid(path: str | Path, label: Volume, scan_path: str | Path, scan: Volume) -> np.ndarray:
+    """The data of a label map, with its axes flipped and swapped to those of its scan, as a viewer may have saved it otherwise.
+
     Raises:
-        UserError: if a label map is not on the grid of its scan; the message names both files.
+        UserError: if it is not on the grid of its scan; the message names both files.
     """
-    if mismatch := grid_mismatch(scan.data.shape, scan.affine, label.data.shape, label.affine):
+    to_scan = nib.orientations.ornt_transform(*map(nib.orientations.io_orientation, (label.affine, scan.affine)))
+    turned = nib.orientations.apply_orientation(label.data, to_scan)
+    affine = label.affine @ nib.orientations.inv_ornt_aff(to_scan, label.data.shape)
+    if mismatch := grid_mismatch(scan.data.shape, scan.affine, turned.shape, affine):
         raise UserError(not_on_grid(path, scan_path, mismatch))
+    return turned
 
 
 def not_on_grid(path: str | Path, scan_path: str | Path, mismatch: str) -> str:

@@ -12,7 +12,7 @@ from scripts.common.arrays import whole
 from scripts.data.volumes import Volume, turned_to_ras, voxel_mm3
 from scripts.labels import label_table
 from scripts.levels.cut import cut_faces, view_box
-from scripts.measure.doubts import doubts
+from scripts.measure.doubts import doubts, out_of_order
 from scripts.measure.rows import structure_rows
 from scripts.measure.spine import SpineMeasures, measure_spine
 
@@ -41,7 +41,7 @@ def report_on(
     ]
     report = {key: of_names.get(key) for key in ("sequence_probability", "uncertain")}
     report |= {"structures": structure_rows(found, label, voxel_mm3(affine), label_scheme), "spine": measures.spine}
-    report["warnings"] = doubts(report)
+    report["warnings"] = doubts(report) + out_of_order(turned)
     if report["structures"] and not measures.bodies:
         report["warnings"].append("nothing could be measured: the view cuts every body, or there is none")
     return report, measures

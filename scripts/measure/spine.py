@@ -109,8 +109,8 @@ def _is_plate_cut(sacrum: Body, mask: np.ndarray, affine: np.ndarray) -> bool:
 
 def _of_body(body: Body) -> dict[str, float]:
     heights = dict(zip(("anterior_height_mm", "middle_height_mm", "posterior_height_mm"), body.heights_mm()))
-    wedge = sagittal_deg(body.superior.chord) - sagittal_deg(body.inferior.chord)
-    return {**heights, "depth_mm": body.superior.depth_mm, "wedge_deg": wedge, "coronal_deg": coronal_deg(body.axes[:, 0])}
+    wedge_deg = turned_deg(body.inferior.chord, body.superior.chord)
+    return {**heights, "depth_mm": body.superior.depth_mm, "wedge_deg": wedge_deg, "coronal_deg": coronal_deg(body.axes[:, 0])}
 
 
 def _of_disc(upper: Body, lower: Body, whole_bodies: Sequence[Body]) -> dict[str, float]:
@@ -118,7 +118,7 @@ def _of_disc(upper: Body, lower: Body, whole_bodies: Sequence[Body]) -> dict[str
     axis = (normals[0] + normals[1]) / np.linalg.norm(normals[0] + normals[1])
     ends = ("anterior", "middle", "posterior")
     heights = [float(axis @ (getattr(upper.inferior, f"{end}_mm") - getattr(lower.superior, f"{end}_mm"))) for end in ends]
-    angle = sagittal_deg(upper.inferior.chord) - sagittal_deg(lower.superior.chord)
+    angle = turned_deg(lower.superior.chord, upper.inferior.chord)
     of_bodies = [body.heights_mm()[1] for body in whole_bodies]
     return {
         **{f"{end}_height_mm": height for end, height in zip(ends, heights)},
@@ -151,8 +151,7 @@ def _of_spine(bodies: Mapping[str, Body]) -> dict[str, float | str]:
     found: dict[str, float | str] = {}
     for key, lowest, end in (("lordosis_deg", SACRUM, "superior"), ("lordosis_l1_l5_deg", "L5", "inferior")):
         if "L1" in bodies and lowest in bodies:
-            angles = [sagittal_deg(plate.chord) for plate in (bodies["L1"].superior, getattr(bodies[lowest], end))]
-            found[key] = round(angles[0] - angles[1], DIGITS)
+            found[key] = round(turned_deg(getattr(bodies[lowest], end).chord, bodies["L1"].superior.chord), DIGITS)
     tilts = {name: coronal_deg(body.axes[:, 0]) for name, body in bodies.items() if name != SACRUM}
     if len(tilts) > 1:
         ends = max(tilts, key=tilts.get), min(tilts, key=tilts.get)
@@ -164,6 +163,11 @@ def _of_spine(bodies: Mapping[str, Body]) -> dict[str, float | str]:
 def sagittal_deg(direction: np.ndarray) -> float:
     """Slope of a direction (3,) in the world's sagittal plane, positive if it rises to the front."""
     return float(np.rad2deg(np.arctan2(direction[2], direction[1])))
+
+
+def turned_deg(start: np.ndarray, end: np.ndarray) -> float:
+    """Angle in the world's sagittal plane from one direction (3,) to another, from -180 to less than 180; positive if `end` rises more."""
+    return (sagittal_deg(end) - sagittal_deg(start) + 180) % 360 - 180
 
 
 def coronal_deg(direction: np.ndarray) -> float:

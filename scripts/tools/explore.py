@@ -14,6 +14,7 @@ from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
 from scripts import figures
+from scripts.batch.own_masks import is_uncorrected
 from scripts.common.errors import UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_writable
@@ -117,7 +118,7 @@ def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: b
     if datalist or default.is_file():
         return read_datalist(datalist or default, dataset_dir, must_exist=False, allow_outside=allow_outside)
     found = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
-    return {"-": [{"source": path.parent.name, "image": str(path), "label": find_label(path)} for path in found]}
+    return {"-": [{"source": path.parent.name, "image": str(path), "label": find_label(path, is_uncorrected)} for path in found]}
 
 
 def unfit_splits(splits: Mapping[str, Sequence[dict]]) -> list[str]:

@@ -16,7 +16,7 @@ from scripts.common.tables import read_rows, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
 from scripts.data.masks import read_mask, scan_of
 from scripts.data.scans import read_scan
-from scripts.data.volumes import check_on_grid
+from scripts.data.volumes import on_grid
 from scripts.figures import check_picture, save_figure
 from scripts.labels import check_scheme
 from scripts.measure.doubts import names_note
@@ -87,14 +87,15 @@ def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str)
     """A report on a mask as inference writes it, with what that has said of the names; the picture goes to `folder`."""
     written = report_as_written(mask)
     volume, label, label_scheme = read_mask(mask, label_scheme)
-    image = read_scan(scan) if scan else None
-    if image:
-        check_on_grid(mask, volume, scan, image)
-    report, measures = report_on(label, volume.affine, image, label_scheme, written)
+    affine, image = volume.affine, None
+    if scan:
+        image = read_scan(scan)
+        label, affine = on_grid(mask, volume._replace(data=label), scan, image), image.affine
+    report, measures = report_on(label, affine, image, label_scheme, written)
     if image:
         name = case_name(mask).removesuffix(LABEL_POSTFIX)
         picture = folder / f"{name}_measures.png"
         check_picture(picture, scan)
-        figure = measures_figure(image.data, label, volume.affine, measures, shown(name), names_note(written))
+        figure = measures_figure(image.data, label, affine, measures, shown(name), names_note(written))
         save_figure(figure, picture, source=str(scan))
     return report

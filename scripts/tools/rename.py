@@ -18,7 +18,7 @@ from scripts.common.preflight import check_files
 from scripts.data.find import case_name
 from scripts.data.masks import beside, read_mask, report_of, scan_of, write_label_map
 from scripts.data.scans import read_scan
-from scripts.data.volumes import check_on_grid
+from scripts.data.volumes import on_grid
 from scripts.figures import case_figure, save_figure
 from scripts.labels import decode, label_table
 from scripts.levels.renaming import rename_levels
@@ -49,28 +49,29 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 5, image: str
     if not mask.name.endswith((".nii", ".nii.gz")):
         raise CallError(f"{mask}: rename writes NIfTI masks only, .nii or .nii.gz")
     volume, label, label_scheme = read_mask(mask, label_scheme)
-    scan = Path(image) if image else scan_of(mask)
-    scan_volume = read_scan(scan) if scan else None
-    if scan_volume:
-        check_on_grid(mask, volume, scan, scan_volume)
     renamed, lost = rename_levels(label, volume.affine, lowest, lumbar, str(mask))
     values = decode(renamed, label_scheme)
     if (renamed == label).all():
         raise UserError(f"{mask}: it has these names already. --lowest is the right name of its lowest body.")
     if nameless := [label_table()[channel].name for channel in np.unique(renamed[(values == 0) & (renamed > 0)])]:
         raise UserError(f"{mask}: the label scheme {label_scheme} has no number for {', '.join(nameless)}. Choose another --lowest.")
-    report, picture = report_of(mask), beside(mask, ".png")
+    scan = Path(image) if image else scan_of(mask)
+    drawn_on = read_scan(scan) if scan else None
+    on_scan = on_grid(mask, volume._replace(data=renamed), scan, drawn_on) if drawn_on else renamed
+    affine = drawn_on.affine if drawn_on else volume.affine
+    report = report_of(mask)
     if reported := is_report(report):
-        now, _ = report_on(renamed, volume.affine, scan_volume, label_scheme, {})
+        now, _ = report_on(on_scan, affine, drawn_on, label_scheme, {})
         report = _renamed_report(report, now, _ends(renamed)[1], lumbar)
     write_label_map(values, volume.affine, mask)
     if reported:
         report["mask_sha256"] = digest(mask)
         text = json.dumps(report, indent=1) + "\n"
         write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
-    if scan_volume and picture.is_file():
+    picture = beside(mask, ".png")
+    if drawn_on and picture.is_file():
         note = names_note(report) if reported else ""
-        save_figure(case_figure(scan_volume.data, renamed, volume.affine, title=shown(case_name(scan)), note=note), picture)
+        save_figure(case_figure(drawn_on.data, on_scan, affine, title=shown(case_name(scan)), note=note), picture)
     print(shown(f"{mask}: {'-'.join(_ends(label))} are {'-'.join(_ends(renamed))} now"))
     if lost:
         print(shown(f"{mask}: {', '.join(lost)} went: the label table has no such disc at the new place"))

@@ -9,7 +9,7 @@ from scripts.common.errors import CallError, shown
 from scripts.common.preflight import check_files, check_writable
 from scripts.data.find import case_name
 from scripts.data.masks import read_mask, scan_of
-from scripts.data.volumes import check_on_grid, read_volume
+from scripts.data.volumes import on_grid, read_volume
 from scripts.figures import case_figure, check_picture, save_figure
 from scripts.measure.doubts import names_note
 
@@ -22,7 +22,7 @@ def visualize(
     The title tells which mask is shown; the picture of another one of the same scan is replaced, that of another scan never.
 
     Args:
-        prediction: mask, on the grid of its scan.
+        prediction: mask, on the grid of its scan, in any order of the axes.
         output_dir: created if missing.
         image: the scan; empty: the one that the report beside the mask names, or the one beside it.
         reference: label on the same grid, in VerSe numbers unless a report beside it names another scheme.
@@ -44,8 +44,7 @@ def visualize(
     for path, scheme in ((prediction, label_scheme), (reference, "")):
         if path:
             mask, label, _ = read_mask(Path(path), scheme)
-            check_on_grid(path, mask, image, scan)
-            labels.append(label)
+            labels.append(on_grid(path, mask._replace(data=label), image, scan))
     name = case_name(image)
     reference_label = labels[1] if len(labels) > 1 else None
     path = Path(output_dir) / f"{name}.png"

@@ -76,8 +76,18 @@ def test_how_a_scan_was_sliced(affine, notes):
 
 
 def test_the_note_goes_with_the_scan(tmp_path):
-    nib.save(nib.Nifti1Image(SCAN.astype(np.int16), np.asarray(AXIAL)), tmp_path / "axial.nii.gz")
+    wide = np.repeat(SCAN, 8, axis=int(np.abs(np.asarray(AXIAL)[0, :3]).argmax()))
+    nib.save(nib.Nifti1Image(wide.astype(np.int16), np.asarray(AXIAL)), tmp_path / "axial.nii.gz")
     assert [note.split(":")[0] for note in read_scan(tmp_path / "axial.nii.gz").notes] == ["axial slices of 5 mm"]
+
+
+def test_a_stack_that_is_narrower_than_a_vertebra(tmp_path):
+    data = np.random.default_rng(0).integers(0, 400, (40, 40, 8)).astype(np.int16)
+    note = "it is 29.6 mm wide, less than a vertebra: outlines and measures are doubtful"
+    for spacing_mm, notes in ((3.7, (note,)), (3.75, ())):
+        affine = np.array([[0, 0, spacing_mm, 0], [-1.0, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]])
+        nib.save(nib.Nifti1Image(data, affine), tmp_path / "a.nii")
+        assert read_scan(tmp_path / "a.nii").notes == notes
 
 
 def test_a_single_slice_of_a_series(tmp_path, monkeypatch):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from scripts.measure.doubts import doubts
+import numpy as np
+
+from scripts.labels import structure
+from scripts.measure.doubts import doubts, out_of_order
 
 
 def report(*rows: dict, uncertain: bool = False) -> dict:
@@ -18,14 +21,45 @@ def test_nothing_to_doubt():
     assert doubts(report(row("L5"), row("S1"), disc)) == []
     assert doubts(report(row("L4"), row("L5"))) == []
     assert doubts(report(row("L5"), row("S1"), row("L5/S1"))) == []  # could not be measured: its cells are empty
+    assert doubts(report(row("L4"), row("L5"), row("S1"))) == []  # labels without discs
+    ill = {"height_loss": 0.39, "wedge_deg": -29.9}
+    assert doubts({**report(row("L4", **ill), row("L5")), "spine": {"cobb_deg": 29.9, "cobb_levels": "L4-L5"}}) == []
 
 
 def test_a_flat_spine():
     rows = [row("L5"), row("S1"), row("L5/S1")]
     assert doubts({**report(*rows), "spine": {"lordosis_deg": 15.0}}) == []
     assert doubts({**report(*rows), "spine": {"cobb_deg": 3.0}}) == []
-    found = doubts({**report(*rows), "spine": {"lordosis_deg": 8.9}})
-    assert found == ["a lordosis of 8.9 degrees is unusual: is the scan upside down, or S1 another vertebra?"]
+    why = "is the scan upside down or back to front, or a level wrong?"
+    found = doubts({**report(*rows), "spine": {"lordosis_deg": 8.9, "lordosis_l1_l5_deg": 4.0}})
+    assert found == [f"a lordosis of 8.9 degrees is unusual: {why}"]
+    found = doubts({**report(*rows[:1]), "spine": {"lordosis_l1_l5_deg": -31.4}})
+    assert found == [f"a lordosis of -31.4 degrees is unusual: {why}"]
+
+
+def test_a_level_that_is_missing():
+    assert doubts(report(*map(row, ("T12", "L1", "L2", "L3", "L4", "S1")))) == []  # a spine of four
+    assert doubts(report(*map(row, ("L4", "L5", "L6", "S1")))) == []
+    why = "was found between the others: a vertebra is missed, or a level wrong"
+    assert doubts(report(*map(row, ("L1", "L2", "L4", "L5", "S1")))) == [f"no L3 {why}"]
+    assert doubts(report(*map(row, ("T12", "L3", "L5")))) == [f"no L1-L2, L4 {why}"]
+
+
+def test_shapes_that_are_rather_wrong_outlines():
+    rows = [row("T12", height_loss=0.54, wedge_deg=-40.4), row("L1", height_loss=0.1, wedge_deg=30.0)]
+    (line,) = doubts({**report(*rows), "spine": {"cobb_deg": 77.65, "cobb_levels": "L2-L3"}})
+    assert line == (
+        "unusual: T12 (height_loss 0.54, wedge_deg -40.4), L1 (height_loss 0.1, wedge_deg 30.0), the Cobb angle (77.65 degrees, L2-L3). "
+        "A disease, or an outline that has failed? Look at the picture"
+    )
+
+
+def test_levels_out_of_order():
+    label = np.zeros((3, 3, 12), np.uint8)
+    label[..., 8:11], label[..., 4:7], label[..., 0:3] = (structure(name).channel for name in ("L3", "L4", "L5"))
+    assert out_of_order(label) == []
+    assert out_of_order(label[..., ::-1]) == ["the levels are out of order: L4 above L3, L5 above L4"]
+    assert out_of_order(np.zeros((3, 3, 12), np.uint8)) == []
 
 
 def test_empty_and_uncertain():
@@ -36,10 +70,11 @@ def test_empty_and_uncertain():
 
 def test_a_sacrum_without_its_disc():
     missing = ["no disc between L5 and S1 was found: S1 and the lordosis down to it are doubtful"]
-    assert doubts(report(row("L5"), row("S1"))) == missing
-    assert doubts(report(row("L5"), row("S1", cut=("inferior",)))) == []
-    assert doubts(report(row("L5"), row("S1", cut=("left", "right")))) == missing  # of a narrow stack
-    assert len(doubts(report(row("L5"), row("S1"), uncertain=True))) == 2
+    above = (row("L4/L5"), row("L5"))
+    assert doubts(report(*above, row("S1"))) == missing
+    assert doubts(report(*above, row("S1", cut=("inferior",)))) == []
+    assert doubts(report(*above, row("S1", cut=("left", "right")))) == missing  # of a narrow stack
+    assert len(doubts(report(*above, row("S1"), uncertain=True))) == 2
 
 
 def test_six_lumbar_vertebrae():

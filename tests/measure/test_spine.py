@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scripts.labels import encode, structure
-from scripts.measure.spine import SpineMeasures, height_loss, measure_spine
+from scripts.measure.spine import SpineMeasures, height_loss, measure_spine, turned_deg
 from scripts.phantoms.phantom import Phantom, draw_phantom
 
 HEIGHTS = ("anterior_height_mm", "middle_height_mm", "posterior_height_mm")
@@ -171,3 +171,15 @@ def test_what_is_cut_where_the_volume_goes_on(upright):
     assert [*cut.bodies] == [name for name in whole.bodies if name != "L2"]
     assert {"L1/L2", "L2", "L2/L3"}.isdisjoint(cut.structures)
     assert cut.structures["L4"] == whole.structures["L4"]
+
+
+def test_angles_do_not_wrap():
+    forward = np.array([0.0, 1.0, 0.0])
+
+    def at(deg: float) -> np.ndarray:
+        return np.array([0.0, np.cos(np.radians(deg)), np.sin(np.radians(deg))])
+
+    assert turned_deg(forward, at(20)) == pytest.approx(20)
+    assert turned_deg(at(175), at(-175)) == pytest.approx(10)  # not -350
+    assert turned_deg(at(-170), at(170)) == pytest.approx(-20)
+    assert turned_deg(np.array([5.0, 1.0, 0.0]), np.array([-3.0, 1.0, 1.0])) == pytest.approx(45)  # in the sagittal plane alone

@@ -228,3 +228,25 @@ def test_a_scan_with_a_blank_border(tmp_path, capsys):
     (tmp_path / "a_T2w.nii.gz").unlink()  # without it nothing tells
     assert "wedge_deg" in {row["name"]: row for row in measure(tmp_path, tmp_path / "out")}["L1"]
     assert "1 mask without a scan: no picture, and what a blank border of a scan cuts is not known\n" in capsys.readouterr().out
+
+
+def test_a_mask_that_was_saved_in_another_order_of_axes(cohort, tmp_path):
+    """It lies where its scan lies: measured as the other one, and drawn."""
+    mask = nib.load(cohort / "a_T2w_seg.nii.gz")
+    scan = cohort / "a_T2w.nii.gz"
+    turned = mask.as_reoriented(nib.orientations.axcodes2ornt("LSA"))
+    assert turned.shape != mask.shape
+    nib.save(turned, tmp_path / "turned.nii.gz")
+    rows = [
+        measure("", tmp_path / name, prediction=path, image=scan)
+        for name, path in (("a", cohort / "a_T2w_seg.nii.gz"), ("b", tmp_path / "turned.nii.gz"))
+    ]
+    assert [{k: v for k, v in row.items() if k != "mask"} for row in rows[0]] == [
+        {k: v for k, v in row.items() if k != "mask"} for row in rows[1]
+    ]
+    assert all(any((tmp_path / name).glob("*_measures.png")) for name in "ab")
+    nib.save(
+        nib.Nifti1Image(np.asarray(turned.dataobj), nib.affines.from_matvec(np.eye(3), [3, 0, 0]) @ turned.affine), tmp_path / "c.nii.gz"
+    )
+    with pytest.raises(UserError, match="not on the grid of"):
+        measure("", tmp_path / "d", prediction=tmp_path / "c.nii.gz", image=scan)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import fails, touch
 
+from scripts.batch.own_masks import digest
 from scripts.common.errors import CallError, UserError
 from scripts.data.datalist import split_entries
 from scripts.data.prepare import PATIENT_PATTERN, prepare
@@ -29,6 +30,26 @@ def site(root: Path, patients: int = 8) -> Path:
                 nib.save(nib.Nifti1Image(data, np.diag([4, 1, 1, 1])), path)
     touch(root, "site/unlabelled_T2w.nii")
     return root
+
+
+def test_masks_that_the_network_has_drawn_are_no_labels(tmp_path, capsys):
+    """Until somebody has edited or renamed them; a label of another name counts."""
+    values = np.zeros((2, 2, 3), np.uint8)
+    values[0, 0] = (20, 120, 26)
+    for stem in ("a_T2w", "b_T2w", "c_T2w", "d_T2w"):
+        for name, data in ((stem, values.astype(np.float32)), (f"{stem}_seg", values)):
+            nib.save(nib.Nifti1Image(data, np.diag([4, 1, 1, 1])), tmp_path / f"{name}.nii.gz")
+        mask = tmp_path / f"{stem}_seg.nii.gz"
+        report = {"mask_sha256": "of another file" if stem == "b_T2w" else digest(mask), **({"renamed": {}} if stem == "c_T2w" else {})}
+        (tmp_path / f"{stem}_seg.json").write_text(json.dumps(report))
+    nib.save(nib.Nifti1Image(values, np.diag([4, 1, 1, 1])), tmp_path / "d_seg.nii.gz")
+    prepare(tmp_path, tmp_path / "list.json", validation_fraction=0.3, testing_fraction=0.3)
+    line = capsys.readouterr().out
+    end = "1 scan has no label (a_T2w.nii.gz); uncorrected masks of this bundle are no labels, 2 scans with such a mask\n"
+    assert line.endswith(end)
+    entries = chain(*json.loads((tmp_path / "list.json").read_text()).values())
+    labels = {e["image"].removesuffix("_T2w.nii.gz"): e["label"] for e in entries}
+    assert labels == {"b": "b_T2w_seg.nii.gz", "c": "c_T2w_seg.nii.gz", "d": "d_seg.nii.gz"}
 
 
 def patients_of(datalist: Path) -> dict[str, list[str]]:
