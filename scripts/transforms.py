@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd
+from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd, SpatialCrop
 from monai.utils import SpaceKeys, convert_to_numpy
 from nibabel.affines import voxel_sizes
 
@@ -21,7 +21,7 @@ from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, not_on_grid, read_volume
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
-from scripts.levels.cut import cut_faces, view_box
+from scripts.levels.cut import cut_faces, seen_box, view_box
 from scripts.levels.logits import SpineLogits, level_logits
 from scripts.levels.name_levels import NamedLevels, name_levels
 from scripts.levels.postprocess import clean_label_map
@@ -79,6 +79,34 @@ class KeysOnlySpacingd(Spacingd):
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict:
         return {**data, **super().__call__({key: data[key] for key in self.key_iterator(data)}, lazy)}
+
+
+class CropBlankBordersd(MapTransform):
+    """Leave out the blank slices at the ends of a scan, as padding, masking or reslicing makes them.
+
+    To the network they are a part of what it sees: with 200 mm of them around a scan it gives vertebrae other levels. It has seen
+    narrow ones in training, so these stay.
+
+    Args:
+        keys: the scan, and label maps on its grid, shape CXYZ.
+        source_key: the scan.
+        least_mm: a narrower border stays.
+    """
+
+    def __init__(self, keys: KeysCollection, source_key: str = "image", least_mm: float = 20.0) -> None:
+        super().__init__(keys)
+        self.source_key = source_key
+        self.least_mm = least_mm
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
+        d = dict(data)
+        scan, box = d[self.source_key], []
+        for seen, size, step_mm in zip(seen_box(convert_to_numpy(scan[0])), scan.shape[1:], scan.pixdim.tolist()):
+            start = seen.start if seen.start * step_mm >= self.least_mm else 0
+            box.append(slice(start, seen.stop if (size - seen.stop) * step_mm >= self.least_mm else size))
+        for key in self.key_iterator(d):
+            d[key] = SpatialCrop(roi_slices=box)(d[key])
+        return d
 
 
 class ScaleIntensitySampledPercentilesd(MapTransform):

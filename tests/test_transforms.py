@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import BUNDLE
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
 
 from scripts.common.errors import UserError
+from scripts.common.shared import inference_config
 from scripts.data.complete_labels import BEYOND, NO_BODY, complete_labels
 from scripts.labels import decode, encode, label_table, structure
 from scripts.levels.postprocess import clean_label_map
@@ -21,6 +24,7 @@ from scripts.phantoms.phantom import draw_phantom
 from scripts.transforms import (
     CleanLabelMapd,
     CompleteLabelsd,
+    CropBlankBordersd,
     EncodeLabelsd,
     LoadImageVolumesd,
     MeasureSpined,
@@ -52,6 +56,46 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray) -> str:
 
 def label_tensor(values: np.ndarray, name: str = "case_seg.nii.gz") -> MetaTensor:
     return MetaTensor(torch.from_numpy(values)[None], affine=torch.from_numpy(pir_affine()), meta={"filename_or_obj": name})
+
+
+# CropBlankBordersd
+
+
+def test_blank_borders_go_and_the_rest_stays_where_it_is():
+    """Those of 1.6 mm and more, with voxels of 0.8 x 0.9 x 4 mm."""
+    scan = torch.zeros(1, 9, 8, 7)
+    scan[0, 2:8, 1:8, 3:5] = torch.rand(6, 7, 2, generator=torch.Generator().manual_seed(0)) + 1
+    scan[0, 4] = 0.0  # a blank slice within
+    image = MetaTensor(scan, affine=torch.from_numpy(pir_affine()))
+    label = MetaTensor(torch.arange(9 * 8 * 7).reshape(1, 9, 8, 7), affine=torch.from_numpy(pir_affine()))
+    cropped = CropBlankBordersd(["image", "label"], least_mm=1.6)({"image": image, "label": label})
+    assert torch.equal(cropped["image"].as_tensor(), scan[:, 2:, :, 3:5])
+    assert torch.equal(cropped["label"].as_tensor(), label.as_tensor()[:, 2:, :, 3:5])
+    expected = pir_affine()
+    expected[:3, 3] = pir_affine() @ [2, 0, 3, 1] @ np.eye(4, 3)
+    for key in ("image", "label"):
+        np.testing.assert_allclose(cropped[key].affine, expected)
+    assert image.shape == (1, 9, 8, 7)  # the input is not changed
+
+
+def test_a_padded_scan_gets_the_same_mask(small_scan, tmp_path):
+    """On its own grid, which has the blank slices."""
+    scan = nib.load(small_scan)
+    padded = np.pad(np.asarray(scan.dataobj), ((9, 30), (0, 80), (90, 11)))
+    place = scan.affine @ nib.affines.from_matvec(np.eye(3), [-9, 0, -90])
+    before, after = tmp_path / "scan.nii.gz", tmp_path / "padded.nii.gz"
+    shutil.copy(small_scan, before)
+    nib.save(nib.Nifti1Image(padded, place), after)
+    inference = inference_config(str(BUNDLE))
+    read = inference.get_parsed_content("preprocessing")
+    images = [read({"image": str(path)})["image"] for path in (before, after)]
+    assert torch.equal(*(image.as_tensor() for image in images))
+    np.testing.assert_allclose(images[0].affine, images[1].affine, atol=1e-4)
+    seen = images[0].as_tensor()
+    logits = torch.cat([0.503 - seen, seen - 0.503, torch.full((CHANNELS - 2, *seen.shape[1:]), -9.0)])
+    labels = [RestoreGridd()({"image": i, "pred": MetaTensor(logits, affine=i.affine)})["pred"][0].numpy() for i in images]
+    assert labels[0].any()
+    np.testing.assert_array_equal(labels[1], np.pad(labels[0], ((9, 30), (0, 80), (90, 11))))
 
 
 # ScaleIntensitySampledPercentilesd

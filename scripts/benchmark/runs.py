@@ -39,9 +39,10 @@ from scripts.transforms import KeysOnlySpacingd
 
 COARSE, FINE = "coarse network", "fine network"
 STEPS = {  # how the names of the transforms start
-    "LoadImage": "read", "EnsureChannelFirst": "read", "Orientation": "orient and resample", "KeysOnlySpacing": "orient and resample",
-    "ScaleIntensity": "scale intensities", "CastToType": "scale intensities", "NameLevels": "name levels",
-    "RestoreGrid": "back to the scan's grid", "CleanLabelMap": "clean up", "MeasureSpine": "measure", "SaveImage": "write mask",
+    "LoadImage": "read", "EnsureChannelFirst": "read", "Orientation": "orient and resample", "CropBlank": "orient and resample",
+    "KeysOnlySpacing": "orient and resample", "ScaleIntensity": "scale intensities", "CastToType": "scale intensities",
+    "NameLevels": "name levels", "RestoreGrid": "back to the scan's grid", "CleanLabelMap": "clean up", "MeasureSpine": "measure",
+    "SaveImage": "write mask",
 }  # fmt: skip
 PREFETCHED = 2  # batches that every process of a DataLoader draws ahead
 PLAIN_WINDOW, PLAIN_OVERLAP, PLAIN_BATCH = (96, 96, 96), 0.5, 4  # as in the spleen bundle of the model zoo

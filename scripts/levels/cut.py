@@ -41,12 +41,18 @@ def cut_faces(view: Sequence[slice], offset: Sequence[int], channel_map: np.ndar
 
 
 def view_box(image: np.ndarray) -> tuple[slice, ...]:
-    """What a scanner has seen of an image (XYZ): without the blank slices at its ends that reslicing or masking leaves behind."""
+    """What a scanner has seen of an image (XYZ), less `PADDED_RIM` where it ends before the image does."""
+    box = seen_box(image)
+    inner = [slice(s.start + PADDED_RIM * (s.start > 0), s.stop - PADDED_RIM * (s.stop < n)) for s, n in zip(box, image.shape)]
+    return tuple(i if i.start < i.stop else s for i, s in zip(inner, box))
+
+
+def seen_box(image: np.ndarray) -> tuple[slice, ...]:
+    """What a scanner has seen of an image (XYZ): without the blank slices at its ends that padding, reslicing or masking leaves behind."""
     box = []
     for axis, size in enumerate(image.shape):
         slices = np.moveaxis(image, axis, 0)
         first = next((i for i in range(size) if np.ptp(slices[i])), 0)
         last = next((i for i in reversed(range(size)) if np.ptp(slices[i])), size - 1)
-        start, stop = first + PADDED_RIM * (first > 0), last + 1 - PADDED_RIM * (last < size - 1)
-        box.append(slice(start, stop) if start < stop else slice(0, size))
+        box.append(slice(first, last + 1))
     return tuple(box)

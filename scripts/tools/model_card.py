@@ -63,7 +63,7 @@ def record(metrics_file: str | Path, name: str, docs_dir: str | Path, metadata_f
     write_whole(results_file, lambda path: path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))
     write_whole(card_file, lambda path: path.write_text(card, encoding="utf-8"))
     write_whole(metadata_file, lambda path: path.write_text(metadata, encoding="utf-8"))
-    print(shown(f"{name} is entered in {results_file} and {card_file}"))
+    print(shown(f"{name} is entered in {results_file}, {card_file} and {metadata_file}"))
 
 
 def _read_results(path: Path) -> dict[str, dict]:
