@@ -38,7 +38,7 @@ def test_inference_config_replaces_values():
     assert inference_config(str(BUNDLE))["label_scheme"] == "verse"  # no override leaks
     assert inference_config(str(BUNDLE))["keys"] == ["image"]
     parser = inference_config(str(BUNDLE), keys=["image", "label"], modes=["bilinear", "nearest"], spacing=[3.0, 1.5, 1.5])
-    spacing = parser.get_parsed_content("preprocessing").transforms[3]
+    spacing = next(t for t in parser.get_parsed_content("preprocessing").transforms if hasattr(t, "spacing_transform"))
     assert spacing.keys == ("image", "label")
     assert spacing.spacing_transform.pixdim.tolist() == [3.0, 1.5, 1.5]
     assert parser.get_parsed_content("inferer").inferer.roi_size == parser["patch_size"]

@@ -50,7 +50,7 @@ def test_a_good_one_is_entered_and_damaged_results_are_kept(docs, tmp_path, caps
     metrics, results = tmp_path / "m.json", docs / "results.json"
     metrics.write_text(json.dumps(GOOD))
     record(metrics, "night", docs, docs / "metadata.json")
-    assert capsys.readouterr().out == f"night is entered in {results} and {docs / 'README.md'}\n"
+    assert capsys.readouterr().out == f"night is entered in {results}, {docs / 'README.md'} and {docs / 'metadata.json'}\n"
     assert json.loads(results.read_text()).keys() == {"old", "night"}
     card = (docs / "README.md").read_text()
     assert "| night | a | body |" in card
