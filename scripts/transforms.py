@@ -104,8 +104,8 @@ class CropBlankBordersd(MapTransform):
         for seen, size, step_mm in zip(seen_box(convert_to_numpy(scan[0])), scan.shape[1:], scan.pixdim.tolist()):
             start = seen.start if seen.start * step_mm >= self.least_mm else 0
             box.append(slice(start, seen.stop if (size - seen.stop) * step_mm >= self.least_mm else size))
-        for key in self.key_iterator(d):
-            d[key] = SpatialCrop(roi_slices=box)(d[key])
+        if box != [slice(0, size) for size in scan.shape[1:]]:  # mostly not: no copy then
+            d |= {key: SpatialCrop(roi_slices=box)(d[key]) for key in self.key_iterator(d)}
         return d
 
 

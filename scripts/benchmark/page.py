@@ -78,8 +78,8 @@ same precision.
 0.5 over the whole scan, one-hot classes brought back by linear interpolation; it draws no figure and writes no report. Its windows are not
 those of the training, which costs Dice, and it does without our memory setting (`scripts/common/memory.py`). *nnU-Net v2*: the predictor
 of the package with the plan that its own planner makes for a data set of this scan, random weights, one fold, no mirroring, once: it has
-no Dice. Both write a mask and nothing else: *our mask* is this bundle without {beside_mask}. Dice is the mean over the structures of
-the scan's label. Memory is the peak of the one process that did all runs.
+no Dice. Both write a mask and nothing else: *our mask* is this bundle without the steps {beside_mask}. Dice is the mean over
+the structures of the scan's label. Memory is the peak of the one process that did all runs.
 
 ## Knobs of `inference.yaml`
 

@@ -22,7 +22,7 @@ from scripts.data.volumes import on_grid
 from scripts.figures import case_figure, save_figure
 from scripts.labels import decode, label_table
 from scripts.levels.renaming import rename_levels
-from scripts.measure.doubts import doubts, names_note
+from scripts.measure.doubts import names_note
 from scripts.measure.report import report_on
 
 
@@ -80,12 +80,11 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 5, image: str
 
 
 def _renamed_report(report: Mapping[str, Any], now: Mapping[str, Any], lowest: str, lumbar: int) -> dict[str, Any]:
-    """The report of a mask after it was renamed: what the network has said of the names is no longer true, what the reader has is."""
-    notes = [warning for warning in report.get("warnings", []) if warning not in doubts(report)]
+    """The report of a mask after it was renamed: what the network has said of the names is no longer true."""
     by_hand = f"the levels were renamed by hand: {lowest} is the lowest body, of {lumbar} lumbar vertebrae"
     kept = {key: value for key, value in report.items() if not key.startswith("runner_up")}
     marks = {"uncertain": False, "renamed": {"lowest": lowest, "lumbar": lumbar}}
-    return {**kept, **now, **marks, "warnings": [*notes, by_hand, *now["warnings"]]}
+    return {**kept, **now, **marks, "warnings": [by_hand, *now["warnings"]]}
 
 
 def _ends(label: np.ndarray) -> tuple[str, str]:

@@ -90,6 +90,10 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     # and back
     rename(mask, lowest=old[-1])
     assert bodies(mask) == old
+    warnings = json.loads(mask.with_name(mask.name.replace(".nii.gz", ".json")).read_text())["warnings"]
+    assert [line for line in warnings if "by hand" in line] == [
+        f"the levels were renamed by hand: {old[-1]} is the lowest body, of 5 lumbar vertebrae"
+    ]
     measure(folder, tmp_path / "measured")
     assert read_rows(tmp_path / "measured" / "measured_spines.csv")[0]["uncertain"] == "False"
 
