@@ -20,7 +20,7 @@ from scripts.measure.spine import SpineMeasures, measure_spine
 def report_on(
     label: np.ndarray, affine: np.ndarray, scan: Volume | None, label_scheme: str, of_names: Mapping[str, Any]
 ) -> tuple[dict[str, Any], SpineMeasures]:
-    """`structures`, the measures of the `spine`, `warnings` about the scan and the mask, and what was said of the names before.
+    """`structures`, the measures of the `spine`, `warnings` about the mask, and what was said of the names before.
 
     Args:
         label: channel indices, shape XYZ.
@@ -41,7 +41,7 @@ def report_on(
     ]
     report = {key: of_names.get(key) for key in ("sequence_probability", "uncertain")}
     report |= {"structures": structure_rows(found, label, voxel_mm3(affine), label_scheme), "spine": measures.spine}
-    report["warnings"] = [*(scan.notes if scan else ()), *doubts(report), *out_of_order(turned)]
+    report["warnings"] = doubts(report) + out_of_order(turned)
     if report["structures"] and not measures.bodies:
         report["warnings"].append("nothing could be measured: the view cuts every body, or there is none")
     return report, measures

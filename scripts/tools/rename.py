@@ -62,6 +62,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 5, image: str
     report = report_of(mask)
     if reported := is_report(report):
         now, _ = report_on(on_scan, affine, drawn_on, label_scheme, {})
+        now["warnings"] = [*(drawn_on.notes if drawn_on else ()), *now["warnings"]]
         report = _renamed_report(report, now, _ends(renamed)[1], lumbar)
     write_label_map(values, volume.affine, mask)
     if reported:
