@@ -26,7 +26,7 @@ def digest(mask: Path) -> str:
 def report_as_written(mask: Path) -> dict[str, Any]:
     """The report beside a mask; nothing if there is none, or the mask was edited since: its names are somebody's own then."""
     report = report_of(mask)
-    return report if report.get("mask_sha256") == digest(mask) else {}
+    return report if "mask_sha256" in report and report["mask_sha256"] == digest(mask) else {}
 
 
 def is_uncorrected(mask: Path) -> bool:

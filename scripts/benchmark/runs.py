@@ -35,7 +35,7 @@ from scripts.figures import case_figure, save_figure
 from scripts.handlers import CaseReports
 from scripts.inferers import has_bfloat16
 from scripts.labels import decode
-from scripts.transforms import KeysOnlySpacingd
+from scripts.transforms import CropBlankBordersd, KeysOnlySpacingd
 
 COARSE, FINE = "coarse network", "fine network"
 STEPS = {  # how the names of the transforms start
@@ -203,7 +203,11 @@ def plain(bundle_root: str, scan: str, output_dir: str, repeats: int = 1) -> dic
     parts = _parts(parser)
     network = parts.network.to(memory_format=torch.contiguous_format)
     preprocessing = Compose(
-        [Spacingd(t.keys, parser["spacing"], mode="bilinear") if isinstance(t, KeysOnlySpacingd) else t for t in parts.preprocessing]
+        [
+            Spacingd(t.keys, parser["spacing"], mode="bilinear") if isinstance(t, KeysOnlySpacingd) else t
+            for t in parts.preprocessing
+            if not isinstance(t, CropBlankBordersd)
+        ]
     )
     back = Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False)
     path = Path(output_dir) / f"{case_name(scan)}_seg.nii.gz"

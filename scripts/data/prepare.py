@@ -65,9 +65,10 @@ def prepare(
         raise CallError(f"patient_pattern '{patient_pattern}' is no regular expression ({error})") from None
     if not groups:
         raise CallError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
-    check_writable(str(Path(datalist).parent), "datalist")
     root = Path(dataset_dir)
-    label_of = {image: find_label(image, is_uncorrected) for image in find_images(root) if not is_in_label_folder(image)}
+    images = [image for image in find_images(root) if not is_in_label_folder(image)]
+    check_writable(str(Path(datalist).parent), "datalist")
+    label_of = {image: find_label(image, is_uncorrected) for image in images}
     drawn = [image for image, label in label_of.items() if find_label(image) != label]  # the network would learn from itself
     unpaired = [image for image, label in label_of.items() if not label]
     paired = {image: label for image, label in label_of.items() if label}

@@ -215,7 +215,13 @@ def on_grid(path: str | Path, label: Volume, scan_path: str | Path, scan: Volume
     Raises:
         UserError: if it is not on the grid of its scan; the message names both files.
     """
-    to_scan = nib.orientations.ornt_transform(*map(nib.orientations.io_orientation, (label.affine, scan.affine)))
+    mismatch = grid_mismatch(scan.data.shape, scan.affine, label.data.shape, label.affine)
+    if not mismatch:
+        return label.data
+    try:
+        to_scan = nib.orientations.ornt_transform(*map(nib.orientations.io_orientation, (label.affine, scan.affine)))
+    except (ValueError, np.linalg.LinAlgError):  # an affine that is no grid
+        raise UserError(not_on_grid(path, scan_path, mismatch)) from None
     turned = nib.orientations.apply_orientation(label.data, to_scan)
     affine = label.affine @ nib.orientations.inv_ornt_aff(to_scan, label.data.shape)
     if mismatch := grid_mismatch(scan.data.shape, scan.affine, turned.shape, affine):

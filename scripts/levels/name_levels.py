@@ -26,6 +26,7 @@ REACH = 3  # voxels around an instance with logits of its level: beyond the last
 NEIGHBOUR_COST = 5.0  # nats below the level that a voxel has, for that of a neighbour of the same kind that touches it
 CERTAIN = 0.96  # a sequence less probable than this is reported as uncertain, as all are without a sacrum in view
 MIN_VOTING_VOXELS = 20_000  # sampled of all bodies, and of all discs; with twice as many, mean votes differed by at most 0.01
+LUMBAR_STEP_MM = 36.0  # between the centres of two lumbar bodies, where no third one tells
 MAX_DISC_OFFSET_MM = 25.0  # of a disc's centre from the line between its two bodies
 
 
@@ -145,7 +146,8 @@ def absent_levels(bodies: list[tuple[Instance, int]]) -> set[str]:
     if ("L4", "S1") in pairwise(names):
         upper = names.index("L4")
         distance = np.linalg.norm(bodies[upper + 1][0].centre_mm - bodies[upper][0].centre_mm)
-        if round(float(distance) / usual_step([b for b, _ in bodies])) < 2:
+        step = usual_step([b for b, _ in bodies]) if len(bodies) > 2 else LUMBAR_STEP_MM
+        if round(float(distance) / step) < 2:
             absent.add("L5")
     return absent
 

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-from scipy.ndimage import find_objects
-
 from scripts.labels import label_table
 
 # anterior height and angle of the disc above S1: below, it is rather S1 that is drawn wrongly
@@ -58,7 +55,8 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
 
 def _gaps(rows: Mapping[str, Any]) -> list[str]:
     """Levels that should lie between two that the mask holds; a spine of four lumbar vertebrae has no L5, most have no L6."""
-    bodies = [s.name for s in label_table() if s.kind == "body" and (s.name not in ("L5", "L6") or s.name in rows)]
+    absent = {"L6"} - {*rows} | (set() if {"L5", "L6", "L5/S1"} & rows.keys() else {"L5"})
+    bodies = [s.name for s in label_table() if s.kind == "body" and s.name not in absent]
     present = [i for i, name in enumerate(bodies) if name in rows]
     missing = ["-".join(dict.fromkeys((bodies[a + 1], bodies[b - 1]))) for a, b in pairwise(present) if b - a > 1]
     return [f"no {', '.join(missing)} was found between the others: a vertebra is missed, or a level wrong"] if missing else []
@@ -74,11 +72,3 @@ def _unusual_shapes(rows: Mapping[str, Any], spine: Mapping[str, Any]) -> list[s
     if spine.get("cobb_deg", 0.0) >= MOST_COBB_DEG:
         found.append(f"the Cobb angle ({spine['cobb_deg']} degrees, {spine['cobb_levels']})")
     return [f"unusual: {', '.join(found)}. A disease, or an outline that has failed? Look at the picture"] if found else []
-
-
-def out_of_order(label: np.ndarray) -> list[str]:
-    """A line if bodies of a label map (channel indices, axes of RAS) do not follow each other from top to bottom."""
-    boxes = find_objects(label, max_label=len(label_table()) - 1)
-    middles = [(s.name, boxes[s.channel - 1][2]) for s in label_table() if s.kind == "body" and boxes[s.channel - 1]]
-    wrong = [f"{below} above {above}" for (above, a), (below, b) in pairwise(middles) if b.start + b.stop >= a.start + a.stop]
-    return [f"the levels are out of order: {', '.join(wrong)}"] if wrong else []

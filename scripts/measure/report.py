@@ -9,10 +9,11 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from scripts.common.arrays import whole
+from scripts.data.check_labels import order_problems
 from scripts.data.volumes import Volume, turned_to_ras, voxel_mm3
 from scripts.labels import label_table
 from scripts.levels.cut import cut_faces, view_box
-from scripts.measure.doubts import doubts, out_of_order
+from scripts.measure.doubts import doubts
 from scripts.measure.rows import structure_rows
 from scripts.measure.spine import SpineMeasures, measure_spine
 
@@ -41,7 +42,7 @@ def report_on(
     ]
     report = {key: of_names.get(key) for key in ("sequence_probability", "uncertain")}
     report |= {"structures": structure_rows(found, label, voxel_mm3(affine), label_scheme), "spine": measures.spine}
-    report["warnings"] = doubts(report) + out_of_order(turned)
+    report["warnings"] = doubts(report) + order_problems(label, affine, label_scheme)
     if report["structures"] and not measures.bodies:
         report["warnings"].append("nothing could be measured: the view cuts every body, or there is none")
     return report, measures

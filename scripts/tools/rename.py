@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,9 @@ from scripts.common.preflight import check_files
 from scripts.data.find import case_name
 from scripts.data.masks import beside, read_mask, report_of, scan_of, write_label_map
 from scripts.data.scans import read_scan
-from scripts.data.volumes import on_grid
+from scripts.data.volumes import Volume, on_grid
 from scripts.figures import case_figure, save_figure
-from scripts.labels import decode, label_table
+from scripts.labels import decode, encode, label_table
 from scripts.levels.renaming import rename_levels
 from scripts.measure.doubts import names_note
 from scripts.measure.report import report_on
@@ -35,7 +36,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 5, image: str
         prediction: mask, NIfTI.
         lowest: name of its lowest body; empty: the one that it has.
         lumbar: how many lumbar vertebrae this spine has: 4, 5 or 6.
-        image: its scan; empty: the one that the report names, or the one beside it.
+        image: its scan, which is looked for if there is a report; empty: the one that the report names, or the one beside it.
         label_scheme: of the numbers in the mask; empty: what the report says, else `verse`.
 
     Raises:
@@ -46,46 +47,51 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 5, image: str
         raise CallError("rename needs --prediction, a mask, and --lowest, the right name of its lowest body, or --lumbar, 4 or 6")
     check_files(prediction=prediction, image=image)
     mask = Path(prediction)
-    if not mask.name.endswith((".nii", ".nii.gz")):
+    if not mask.name.lower().endswith((".nii", ".nii.gz")):
         raise CallError(f"{mask}: rename writes NIfTI masks only, .nii or .nii.gz")
+    if not os.access(mask.parent, os.W_OK):
+        raise CallError(f"{mask.parent}: cannot be written to. Copy the mask and its report to a folder that can.")
     volume, label, label_scheme = read_mask(mask, label_scheme)
     renamed, lost = rename_levels(label, volume.affine, lowest, lumbar, str(mask))
-    values = decode(renamed, label_scheme)
     if (renamed == label).all():
         raise UserError(f"{mask}: it has these names already. --lowest is the right name of its lowest body.")
-    if nameless := [label_table()[channel].name for channel in np.unique(renamed[(values == 0) & (renamed > 0)])]:
-        raise UserError(f"{mask}: the label scheme {label_scheme} has no number for {', '.join(nameless)}. Choose another --lowest.")
-    scan = Path(image) if image else scan_of(mask)
-    drawn_on = read_scan(scan) if scan else None
-    on_scan = on_grid(mask, volume._replace(data=renamed), scan, drawn_on) if drawn_on else renamed
-    affine = drawn_on.affine if drawn_on else volume.affine
-    report = report_of(mask)
+    values = decode(renamed, label_scheme)
+    if (encode(values, str(mask), label_scheme) != renamed).any():
+        raise UserError(f"{mask}: the numbers of {label_scheme} cannot tell these levels. Segment the scan with --label_scheme verse.")
+    report, figure = report_of(mask), None
     if reported := is_report(report):
-        now, _ = report_on(on_scan, affine, drawn_on, label_scheme, {})
-        now["warnings"] = [*(drawn_on.notes if drawn_on else ()), *now["warnings"]]
-        report = _renamed_report(report, now, _ends(renamed)[1], lumbar)
+        scan = image or scan_of(mask)
+        if not scan:
+            raise UserError(f"{mask}: the scan that its report and its picture tell of is not found. Set --image.")
+        drawn_on = read_scan(scan)
+        on_scan = on_grid(mask, volume._replace(data=renamed), scan, drawn_on)
+        report = _renamed_report(report, on_scan, drawn_on, label_scheme, lumbar)
+        figure = case_figure(drawn_on.data, on_scan, drawn_on.affine, title=shown(case_name(scan)), note=names_note(report))
     write_label_map(values, volume.affine, mask)
-    if reported:
-        report["mask_sha256"] = digest(mask)
-        text = json.dumps(report, indent=1) + "\n"
-        write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
-    picture = beside(mask, ".png")
-    if drawn_on and picture.is_file():
-        note = names_note(report) if reported else ""
-        save_figure(case_figure(drawn_on.data, on_scan, affine, title=shown(case_name(scan)), note=note), picture)
     print(shown(f"{mask}: {'-'.join(_ends(label))} are {'-'.join(_ends(renamed))} now"))
     if lost:
         print(shown(f"{mask}: {', '.join(lost)} went: the label table has no such disc at the new place"))
-    if reported:
+    if not reported:
+        return
+    for warning in report["warnings"]:
+        print(shown(f"{mask}: {warning}"))
+    report["mask_sha256"] = digest(mask)
+    text = json.dumps(report, indent=1) + "\n"
+    write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
+    if beside(mask, ".png").is_file():
+        save_figure(figure, beside(mask, ".png"))
+    if "made_from" in report:
         print("structures.csv and spines.csv follow when the same inference is run again")
 
 
-def _renamed_report(report: Mapping[str, Any], now: Mapping[str, Any], lowest: str, lumbar: int) -> dict[str, Any]:
-    """The report of a mask after it was renamed: what the network has said of the names is no longer true."""
+def _renamed_report(report: Mapping[str, Any], label: np.ndarray, scan: Volume, label_scheme: str, lumbar: int) -> dict[str, Any]:
+    """The report of a mask (channel indices, XYZ) that was renamed: what the network has said of the names is no longer true."""
+    now, _ = report_on(label, scan.affine, scan, label_scheme, {})
+    lowest = _ends(label)[1]
     by_hand = f"the levels were renamed by hand: {lowest} is the lowest body, of {lumbar} lumbar vertebrae"
     kept = {key: value for key, value in report.items() if not key.startswith("runner_up")}
-    marks = {"uncertain": False, "renamed": {"lowest": lowest, "lumbar": lumbar}}
-    return {**kept, **now, **marks, "warnings": [by_hand, *now["warnings"]]}
+    marks = {"label_scheme": label_scheme, "uncertain": False, "renamed": {"lowest": lowest, "lumbar": lumbar}}
+    return {**kept, **now, **marks, "warnings": [*scan.notes, by_hand, *now["warnings"]]}
 
 
 def _ends(label: np.ndarray) -> tuple[str, str]:

@@ -11,7 +11,8 @@ from scripts.common.preflight import check_writable
 from scripts.figures import structure_color
 from scripts.labels import anatomical_order, check_scheme, label_table
 
-HEADER = "# {what}: numbers of the label scheme {scheme}\n"
+HEADER = "# {what}: numbers of the label scheme {scheme}{limits}\n"
+LIMITS = {"spider": ", in masks without an L6: with one, all but the lowest are one higher"}
 
 
 def viewer_labels(output_dir: str | Path, label_scheme: str = "") -> list[Path]:
@@ -33,8 +34,9 @@ def viewer_labels(output_dir: str | Path, label_scheme: str = "") -> list[Path]:
     rows: dict[int, tuple[str, list[int]]] = {}
     for structure in (label_table()[channel] for channel in anatomical_order()):
         number = getattr(structure, scheme)
-        if number is not None:
-            rows.setdefault(number, (structure.name, [round(255 * share) for share in structure_color(structure.channel)]))
+        if number and not (scheme == "spider" and structure.name.startswith("L6")):
+            name = "_".join(structure.name.replace('"', "").split())  # of a table of one's own
+            rows.setdefault(number, (name, [round(255 * share) for share in structure_color(structure.channel)]))
     snap = ['0 0 0 0 0 0 0 "Clear Label"'] + [f'{n} {r} {g} {b} 1 1 1 "{name}"' for n, (name, (r, g, b)) in sorted(rows.items())]
     slicer = ["0 background 0 0 0 0"] + [f"{n} {name} {r} {g} {b} 255" for n, (name, (r, g, b)) in sorted(rows.items())]
     written = []
@@ -42,7 +44,7 @@ def viewer_labels(output_dir: str | Path, label_scheme: str = "") -> list[Path]:
         (f"{scheme}_itksnap.txt", "ITK-SNAP label descriptions", snap),
         (f"{scheme}_slicer.ctbl", "3D Slicer colour table", slicer),
     ):
-        text = HEADER.format(what=what, scheme=scheme) + "\n".join(lines) + "\n"
+        text = HEADER.format(what=what, scheme=scheme, limits=LIMITS.get(scheme, "")) + "\n".join(lines) + "\n"
         written.append(write_whole(Path(output_dir) / file, partial(Path.write_text, data=text, encoding="utf-8")))
         print(shown(written[-1]))
     return written

@@ -8,7 +8,7 @@ import pytest
 from conftest import fails
 
 from scripts.common.errors import UserError
-from scripts.data.volumes import grid_mismatch, read_volume, voxel_mm3
+from scripts.data.volumes import Volume, grid_mismatch, on_grid, read_volume, voxel_mm3
 
 
 def test_grid_tolerance():
@@ -83,3 +83,15 @@ def test_read_volume_errors(tmp_path):
         with pytest.raises(UserError, match=message):
             read_volume(tmp_path / name)
     assert read_volume(tmp_path / "one.nii.gz").data.shape == (4, 4, 4)
+
+
+def test_a_label_in_another_order_of_axes_is_turned_to_its_scan():
+    data = np.arange(24).reshape(2, 3, 4)
+    scan = Volume(np.zeros((4, 3, 2)), np.array([[0, 0, -3.0, 7], [0, 2.0, 0, -1], [-1.5, 0, 0, 2], [0, 0, 0, 1]]), "int64")
+    turned = data.transpose(2, 1, 0)[::-1]
+    affine = scan.affine @ np.array([[0, 0, -1.0, 3], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    np.testing.assert_array_equal(on_grid("l", Volume(data, affine, "int64"), "s", scan), turned)
+    assert on_grid("l", Volume(turned, scan.affine, "int64"), "s", scan) is turned
+    for bad in (nib.affines.from_matvec(np.eye(3), [0.5, 0, 0]) @ affine, np.full((4, 4), np.nan), np.diag([1.0, 1.0, 0.0, 1.0])):
+        with pytest.raises(UserError, match=r"^l: not on the grid of s "):
+            on_grid("l", Volume(data, bad, "int64"), "s", scan)

@@ -71,6 +71,14 @@ def test_l5_that_is_missing_is_no_spine_of_four():
     np.testing.assert_array_equal(renamed, mask(["T12", "L1", "L2", "L3", "L5"], discs_below(["T12", "L1", "L2", "L3"]), places))
 
 
+def test_l4_and_s1_alone():
+    """64 mm apart, as wherever L5 lies between them; 38 mm apart they are neighbours."""
+    for places, lumbar, expected in (([0, 64 / 24], 5, ["L4", "S1"]), ([0, 38 / 24], 5, ["L5", "S1"])):
+        label = truth(dict(zip(places, ["L4", "S1"])), {}).astype(np.uint8)
+        renamed, _ = rename_levels(label, np.diag([*SPACING, 1.0]), "", lumbar)
+        assert [TABLE[c].name for c in np.unique(renamed)[1:]] == expected
+
+
 def test_a_disc_that_has_no_name_at_its_new_place_goes():
     levels = LUMBAR[:-1]
     renamed, lost = rename_levels(mask(levels, DISCS), np.diag([*SPACING, 1.0]), "S1", 5)

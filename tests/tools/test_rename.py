@@ -125,9 +125,37 @@ def test_numbers_of_another_scheme(mask):
     spider = write(mask.parent, encode(read_volume(mask).data), "spider")
     rename(spider, lowest="L3", label_scheme="spider")
     assert np.unique(np.asarray(nib.load(spider).dataobj)).tolist() == [0, 3, 4]
-    with fails(f"{spider}: the label scheme spider has no number for S1. Choose another --lowest."):
-        rename(spider, lowest="S1", label_scheme="spider")
+    tell = f"{spider}: the numbers of spider cannot tell these levels. Segment the scan with --label_scheme verse."
+    for lowest, lumbar in (("S1", 5), ("L6", 6)):  # it has no S1, and counts from the lowest lumbar vertebra
+        with fails(tell):
+            rename(spider, lowest=lowest, lumbar=lumbar, label_scheme="spider")
     assert np.unique(np.asarray(nib.load(spider).dataobj)).tolist() == [0, 3, 4]
+
+
+def test_two_discs_that_would_share_a_number(tmp_path):
+    """L5/S1 and L6/S1 have one in totalspineseg."""
+    label = np.zeros((9, 9, 60), np.uint8)
+    for place, name in enumerate(("S1", "L5/S1", "L5", "L4/L5", "L4")):
+        label[2:7, 2:7, 10 * place + 2 : 10 * place + 10] = structure(name).channel
+    mask = write(tmp_path, label, "totalspineseg")
+    content = mask.read_bytes()
+    with fails(f"{mask}: the numbers of totalspineseg cannot tell these levels. Segment the scan with --label_scheme verse."):
+        rename(mask, lumbar=6, label_scheme="totalspineseg")
+    assert mask.read_bytes() == content
+
+
+@pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").exists(), reason="no weights are shipped")
+def test_the_scan_that_a_report_tells_of_is_needed(small_scan, segmented, tmp_path):
+    folder = Path(shutil.copytree(segmented, tmp_path / "masks"))
+    mask = next(folder.glob("*_seg.nii.gz"))
+    report = mask.with_name(mask.name.replace(".nii.gz", ".json"))
+    report.write_text(report.read_text().replace(str(small_scan), str(tmp_path / "moved.nii.gz")))
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    with fails(f"{mask}: the scan that its report and its picture tell of is not found. Set --image."):
+        rename(mask, lowest="L1")
+    assert {p: p.read_bytes() for p in folder.iterdir()} == before
+    rename(mask, lowest="L1", image=small_scan)
+    assert all(p.read_bytes() != content for p, content in before.items() if "_seg" in p.name)
 
 
 def test_wrong_calls(mask, tmp_path):
