@@ -48,7 +48,7 @@ _LIMITS: dict[Limits | Triple, str] = {
     Limits(0, whole=True): "margin seed tensorboard_cases training validation testing",
     Limits(0, 256, whole=True): "num_workers",
     Limits(2, whole=True): "folder_size",
-    Limits(4, 6, whole=True): "lumbar",
+    Limits(0, 6, whole=True): "lumbar",
     Limits(20, whole=True): "many_scans",
     Limits(0.001): "max_gradient",
     Limits(): "learning_rate weight_decay rotate view_rotate bend min_instance_mm3 min_speck_mm3",

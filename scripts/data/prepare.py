@@ -16,7 +16,7 @@ from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.preflight import check_writable, is_true
 from scripts.data.datalist import SPLITS, write_datalist
 from scripts.data.find import LABEL_FOLDERS, case_name, find_images, find_label, is_in_label_folder
-from scripts.data.volumes import read_volume
+from scripts.data.masks import read_mask
 from scripts.labels import encode, label_table
 
 MAX_LINES = 20  # about bad labels
@@ -200,8 +200,10 @@ def _values(label: Path, scheme: str) -> list[int]:
     Raises:
         UserError: if it cannot be read, or holds other numbers.
     """
-    present = np.unique(encode(read_volume(label).data, str(label), scheme))
-    return [label_table()[c].verse for c in present if c]
+    volume, channels, _ = read_mask(label, scheme)
+    if (encode(volume.data, str(label), scheme) != channels).any():  # a training reads no reports
+        raise UserError(f"{label}: its report names other levels than its numbers of {scheme} do. Write it in the numbers of verse.")
+    return [label_table()[c].verse for c in np.unique(channels) if c]
 
 
 def _source(image: Path) -> str:

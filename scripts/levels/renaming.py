@@ -16,14 +16,16 @@ from scripts.levels.name_levels import absent_levels
 LUMBAR = {4: {"L5", "L6"}, 5: {"L6"}, 6: set()}  # number of lumbar vertebrae -> levels that such a spine lacks
 
 
-def rename_levels(label: np.ndarray, affine: np.ndarray, lowest: str, lumbar: int, where: str = "mask") -> tuple[np.ndarray, list[str]]:
+def rename_levels(
+    label: np.ndarray, affine: np.ndarray, lowest: str = "", lumbar: int = 0, where: str = "mask"
+) -> tuple[np.ndarray, list[str]]:
     """Shift all names up or down the spine, so that its lowest body gets the right one; gaps stay as wide as they are.
 
     Args:
         label: channel indices, shape XYZ.
         affine: 4x4, voxel -> world mm.
         lowest: name of the lowest body that the mask holds; empty: the one that it has.
-        lumbar: vertebrae between T12 and S1: 4, 5 or 6.
+        lumbar: vertebrae between T12 and S1: 4, 5 or 6; 0: as many as it has, five if that cannot be seen.
         where: file name for the messages.
 
     Returns:
@@ -34,16 +36,17 @@ def rename_levels(label: np.ndarray, affine: np.ndarray, lowest: str, lumbar: in
         UserError: if the mask holds no body, or one would lie above the first level of the table.
     """
     table = label_table()
-    after = _bodies_without(_lacking(lumbar))
     found = [table[channel] for channel in np.unique(label[label > 0])]
     present = [s for s in found if s.kind == "body"]
     if not present:
         raise UserError(f"{where}: there is no vertebral body to count from")
     absent = absent_levels([(_instance(label, affine, s.channel), s.channel) for s in present])
-    before = _bodies_without(absent - {s.name.split("/")[0] for s in found})
+    absent -= {s.name.split("/")[0] for s in found}
+    before, after = _bodies_without(absent), _bodies_without(_lacking(lumbar) if lumbar else absent)
     lowest = lowest or present[-1].name
     if lowest not in after:
-        raise CallError(f"--lowest {lowest} --lumbar {lumbar}: choose one of {', '.join(after)}.{did_you_mean(lowest, after)}")
+        given = f"--lowest {lowest}{f' --lumbar {lumbar}' if lumbar else ''}"
+        raise CallError(f"{given}: choose one of {', '.join(after)}.{did_you_mean(lowest, after)}")
     shift = after.index(lowest) - before.index(present[-1].name)
     if before.index(present[0].name) + shift < 0:
         first = present[0].name

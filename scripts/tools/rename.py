@@ -27,7 +27,7 @@ from scripts.measure.doubts import names_note
 from scripts.measure.report import report_on
 
 
-def rename(prediction: str | Path, lowest: str = "", lumbar: int = 5, image: str | Path = "", label_scheme: str = "") -> None:
+def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str | Path = "", label_scheme: str = "") -> None:
     """Rename the levels of a mask in its file (`rename_levels`), and bring its report and its picture, if there are any, up to date.
 
     From then on the mask counts as corrected by hand: inference keeps it, and takes its rows in the tables from the new report.
@@ -35,7 +35,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 5, image: str
     Args:
         prediction: mask, NIfTI.
         lowest: name of its lowest body; empty: the one that it has.
-        lumbar: how many lumbar vertebrae this spine has: 4, 5 or 6.
+        lumbar: how many lumbar vertebrae this spine has: 4, 5 or 6; 0: as many as the mask has.
         image: its scan, which is looked for if there is a report; empty: the one that the report names, or the one beside it.
         label_scheme: of the numbers in the mask; empty: what the report says, else `verse`.
 
@@ -43,8 +43,8 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 5, image: str
         CallError: for a file that is not there, or names and numbers that do not exist.
         UserError: for a mask that cannot be read or renamed so; nothing is written then.
     """
-    if not prediction:
-        raise CallError("rename needs --prediction, a mask, and --lowest, the right name of its lowest body, or --lumbar, 4 or 6")
+    if not prediction or not (lowest or lumbar):
+        raise CallError("rename needs --prediction, a mask, and --lowest, the right name of its lowest body, or --lumbar, 4, 5 or 6")
     check_files(prediction=prediction, image=image)
     mask = Path(prediction)
     if not mask.name.lower().endswith((".nii", ".nii.gz")):
@@ -54,7 +54,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 5, image: str
     volume, label, label_scheme = read_mask(mask, label_scheme)
     renamed, lost = rename_levels(label, volume.affine, lowest, lumbar, str(mask))
     if (renamed == label).all():
-        raise UserError(f"{mask}: it has these names already. --lowest is the right name of its lowest body.")
+        raise UserError(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number.")
     values = decode(renamed, label_scheme)
     if (encode(values, str(mask), label_scheme) != renamed).any():
         raise UserError(f"{mask}: the numbers of {label_scheme} cannot tell these levels. Segment the scan with --label_scheme verse.")
@@ -88,7 +88,8 @@ def _renamed_report(report: Mapping[str, Any], label: np.ndarray, scan: Volume, 
     """The report of a mask (channel indices, XYZ) that was renamed: what the network has said of the names is no longer true."""
     now, _ = report_on(label, scan.affine, scan, label_scheme, {})
     lowest = _ends(label)[1]
-    by_hand = f"the levels were renamed by hand: {lowest} is the lowest body, of {lumbar} lumbar vertebrae"
+    of_lumbar = f", of {lumbar} lumbar vertebrae" if lumbar else ""
+    by_hand = f"the levels were renamed by hand: {lowest} is the lowest body{of_lumbar}"
     kept = {key: value for key, value in report.items() if not key.startswith("runner_up")}
     marks = {"label_scheme": label_scheme, "uncertain": False, "renamed": {"lowest": lowest, "lumbar": lumbar}}
     return {**kept, **now, **marks, "warnings": [*scan.notes, by_hand, *now["warnings"]]}

@@ -58,23 +58,31 @@ class PretrainedWeights:
         engine.add_event_handler(Events.STARTED, self.load)
 
     def load(self, engine: Engine) -> None:
-        """Load them, once: every round of a federated training is a run, and its weights are those of the server.
-
-        Raises:
-            CallError: if the layers of the file have other names, or most have other sizes: weights of another network.
-        """
+        """Load them (`pretrained_weights`), once: every round of a federated training is a run, and its weights are those of the server."""
         if self.loaded:
             return
         self.loaded = True
-        state, own = load_weights(self.path), self.network.state_dict()
-        state = state.get("model", state)  # of a last.pt
-        fitting = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
-        if state.keys() != own.keys() or 2 * len(fitting) < len(own):
-            raise CallError(f"{self.path}: weights of another network, {len(fitting)} of {len(own)} layers fit; give its --network_def")
+        state, fitting = pretrained_weights(self.path, self.network)
+        own = self.network.state_dict()
         self.network.load_state_dict(fitting, strict=False)
         for name in sorted(own.keys() - fitting.keys()):
             sizes = f"{tuple(state[name].shape)} there, {tuple(own[name].shape)} here"
             engine.logger.warning(f"{self.path}: {name} is not taken over, it starts at random ({sizes})")
+
+
+def pretrained_weights(path: str, network: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The layers of a file, and those of them that have the size which the network needs.
+
+    Raises:
+        CallError: if the layers of the file have other names, or most have other sizes: weights of another network.
+    """
+    state, own = load_weights(path), getattr(network, "module", network).state_dict()
+    state = state.get("model", state)  # of a last.pt
+    fitting = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
+    if state.keys() != own.keys() or 2 * len(fitting) < len(own):
+        fix = "give its --network_def, or leave --pretrained out"
+        raise CallError(f"{path}: weights of another network, {len(fitting)} of {len(own)} layers fit; {fix}")
+    return state, fitting
 
 
 class ResumableCheckpoint:

@@ -127,6 +127,14 @@ def test_weights_of_another_network(tmp_path):
         handler.load(Engine(lambda engine, batch: None))
 
 
+def test_weights_of_another_network_are_refused_before_a_scan_is_read(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr("scripts.transforms.read_scan", lambda path: pytest.fail(f"{path} was read"))
+    torch.save({"other": torch.zeros(3)}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"model.pt: weights of another network, 0 of \d+ layers fit; give its --network_def, or leave"):
+        run_bundle(TRAIN, dataset_dir=str(cohort), output_dir=str(tmp_path / "out"), pretrained=str(tmp_path / "model.pt"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_head_of_another_size_is_left_out(tmp_path):
     def network(classes: int) -> torch.nn.Sequential:
         return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, classes))

@@ -41,6 +41,8 @@ def discs_below(levels: list[str]) -> list[str]:
         ("", 4, LUMBAR, FOUR),
         ("", 5, FOUR, LUMBAR),
         ("T12", 5, ["L1", "L2", "L3"], ["T10", "T11", "T12"]),
+        ("L4", 0, FOUR, ["T11", "T12", "L1", "L2", "L3", "L4"]),  # as many as it has
+        ("L6", 0, SIX, ["L1", *SIX[:-1]]),
     ],
 )
 @pytest.mark.parametrize("affine", [np.diag([*SPACING, 1.0]), TURNED], ids=["ras", "turned"])
@@ -95,7 +97,7 @@ def test_what_cannot_be():
     for lowest, lumbar, message in (
         ("L6", 5, "--lowest L6 --lumbar 5: choose one of T8, T9, T10, T11, T12, L1, L2, L3, L4, L5, S1."),
         ("L5", 4, "--lowest L5 --lumbar 4: choose one of T8, T9, T10, T11, T12, L1, L2, L3, L4, S1."),
-        ("L1/L2", 5, "--lowest L1/L2 --lumbar 5: choose one of T8, "),
+        ("L1/L2", 0, "--lowest L1/L2: choose one of T8, "),
         ("S1", 7, "--lumbar 7: choose one of 4, 5, 6"),
         ("S1", "five", "--lumbar five: choose one of 4, 5, 6"),
     ):

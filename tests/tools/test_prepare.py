@@ -52,6 +52,24 @@ def test_masks_that_the_network_has_drawn_are_no_labels(tmp_path, capsys):
     assert labels == {"b": "b_T2w_seg.nii.gz", "c": "c_T2w_seg.nii.gz", "d": "d_seg.nii.gz"}
 
 
+def test_spider_numbers_that_only_the_report_explains(tmp_path):
+    """With six lumbar vertebrae the lowest, 1, is L6; a training, which reads no reports, would take it for L5."""
+    values = np.zeros((2, 2, 3), np.uint8)
+    values[0, 0] = (2, 1, 201)
+    for stem in "ab":
+        nib.save(nib.Nifti1Image(values.astype(np.float32), np.diag([4, 1, 1, 1])), tmp_path / f"{stem}.nii.gz")
+        nib.save(nib.Nifti1Image(values, np.diag([4, 1, 1, 1])), tmp_path / f"{stem}_seg.nii.gz")
+    rows = [{"name": name, "value": value} for name, value in (("L5", 2), ("L6", 1), ("L6/S1", 201))]
+    (tmp_path / "a_seg.json").write_text(json.dumps({"label_scheme": "spider", "structures": rows, "mask_sha256": "edited since"}))
+    line = f"{tmp_path}/a_seg.nii.gz: its report names other levels than its numbers of spider do. Write it in the numbers of verse."
+    options = {"validation_fraction": 0.0, "testing_fraction": 0.0, "label_scheme": "spider"}
+    with fails(line):
+        prepare(tmp_path, tmp_path / "list.json", **options)
+    (tmp_path / "a_seg.json").unlink()
+    prepare(tmp_path, tmp_path / "list.json", **options)
+    assert json.loads((tmp_path / "list.json").read_text())["training"][0]["labelled"] == [23, 24, 124]
+
+
 def patients_of(datalist: Path) -> dict[str, list[str]]:
     return {split: sorted({e["patient"] for e in entries}) for split, entries in json.loads(datalist.read_text()).items()}
 

@@ -64,11 +64,11 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     assert {k: renamed[k] for k in ("scan", "source", "label_scheme", "made_from")} == {
         k: report[k] for k in ("scan", "source", "label_scheme", "made_from")
     }
-    assert renamed["renamed"] == {"lowest": new[-1], "lumbar": 5}
+    assert renamed["renamed"] == {"lowest": new[-1], "lumbar": 0}
     assert (renamed["sequence_probability"], renamed["uncertain"]) == (None, False)
     assert "runner_up" not in renamed
     assert renamed["mask_sha256"] == digest(mask)
-    assert f"the levels were renamed by hand: {new[-1]} is the lowest body, of 5 lumbar vertebrae" in renamed["warnings"]
+    assert f"the levels were renamed by hand: {new[-1]} is the lowest body" in renamed["warnings"]
     measures = measure_spine(after, nib.load(mask).affine, {row["name"]: row["cut_by_view"] for row in renamed["structures"]})
     assert {row["name"]: row["measures"] for row in renamed["structures"] if row["measures"]} == measures.structures
     assert {row["name"]: row["value"] for row in renamed["structures"]} == {
@@ -91,9 +91,7 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     rename(mask, lowest=old[-1])
     assert bodies(mask) == old
     warnings = json.loads(mask.with_name(mask.name.replace(".nii.gz", ".json")).read_text())["warnings"]
-    assert [line for line in warnings if "by hand" in line] == [
-        f"the levels were renamed by hand: {old[-1]} is the lowest body, of 5 lumbar vertebrae"
-    ]
+    assert [line for line in warnings if "by hand" in line] == [f"the levels were renamed by hand: {old[-1]} is the lowest body"]
     measure(folder, tmp_path / "measured")
     assert read_rows(tmp_path / "measured" / "measured_spines.csv")[0]["uncertain"] == "False"
 
@@ -126,7 +124,7 @@ def test_numbers_of_another_scheme(mask):
     rename(spider, lowest="L3", label_scheme="spider")
     assert np.unique(np.asarray(nib.load(spider).dataobj)).tolist() == [0, 3, 4]
     tell = f"{spider}: the numbers of spider cannot tell these levels. Segment the scan with --label_scheme verse."
-    for lowest, lumbar in (("S1", 5), ("L6", 6)):  # it has no S1, and counts from the lowest lumbar vertebra
+    for lowest, lumbar in (("S1", 0), ("L6", 6)):  # it has no S1, and counts from the lowest lumbar vertebra
         with fails(tell):
             rename(spider, lowest=lowest, lumbar=lumbar, label_scheme="spider")
     assert np.unique(np.asarray(nib.load(spider).dataobj)).tolist() == [0, 3, 4]
@@ -162,10 +160,12 @@ def test_wrong_calls(mask, tmp_path):
     content = mask.read_bytes()
     with pytest.raises(CallError, match=r"^rename needs --prediction"):
         rename("", lowest="S1")
-    with fails(f"{mask}: it has these names already. --lowest is the right name of its lowest body."):
+    with pytest.raises(CallError, match=r"^rename needs --prediction"):
         rename(mask)
+    with fails(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number."):
+        rename(mask, lumbar=5)
     with fails(f"{tmp_path}/a.nrrd: rename writes NIfTI masks only, .nii or .nii.gz"):
         rename(Path(shutil.copy(mask, tmp_path / "a.nrrd")), lowest="S1")
-    with pytest.raises(CallError, match=r"^--lowest L9 --lumbar 5: choose one of T8, .*, S1\."):
+    with pytest.raises(CallError, match=r"^--lowest L9: choose one of T8, .*, S1\."):
         rename(mask, lowest="L9")
     assert mask.read_bytes() == content
