@@ -11,8 +11,7 @@ from scripts.common.preflight import check_writable
 from scripts.figures import structure_color
 from scripts.labels import anatomical_order, check_scheme, label_table
 
-HEADER = "# {what}: numbers of the label scheme {scheme}{limits}\n"
-LIMITS = {"spider": ", in masks without an L6: with one, all but the lowest are one higher"}
+LIMITS = {"spider": ", in masks without an L6: with one, all but the lowest are one higher"}  # of what a scheme's numbers mean
 
 
 def viewer_labels(output_dir: str | Path, label_scheme: str = "") -> list[Path]:
@@ -32,19 +31,21 @@ def viewer_labels(output_dir: str | Path, label_scheme: str = "") -> list[Path]:
     check_scheme(scheme)
     check_writable(str(output_dir), "output_dir")
     rows: dict[int, tuple[str, list[int]]] = {}
-    for structure in (label_table()[channel] for channel in anatomical_order()):
+    for channel in anatomical_order():
+        structure = label_table()[channel]
         number = getattr(structure, scheme)
         if number and not (scheme == "spider" and structure.name.startswith("L6")):
             name = "_".join(structure.name.replace('"', "").split())  # of a table of one's own
-            rows.setdefault(number, (name, [round(255 * share) for share in structure_color(structure.channel)]))
-    snap = ['0 0 0 0 0 0 0 "Clear Label"'] + [f'{n} {r} {g} {b} 1 1 1 "{name}"' for n, (name, (r, g, b)) in sorted(rows.items())]
-    slicer = ["0 background 0 0 0 0"] + [f"{n} {name} {r} {g} {b} 255" for n, (name, (r, g, b)) in sorted(rows.items())]
+            rows.setdefault(number, (name, [round(255 * share) for share in structure_color(channel)]))
+    about = f"numbers of the label scheme {scheme}{LIMITS.get(scheme, '')}"
+    snap = [f"# ITK-SNAP label descriptions: {about}", '0 0 0 0 0 0 0 "Clear Label"']
+    slicer = [f"# 3D Slicer colour table: {about}", "0 background 0 0 0 0"]
+    for number, (name, (r, g, b)) in sorted(rows.items()):
+        snap.append(f'{number} {r} {g} {b} 1 1 1 "{name}"')
+        slicer.append(f"{number} {name} {r} {g} {b} 255")
     written = []
-    for file, what, lines in (
-        (f"{scheme}_itksnap.txt", "ITK-SNAP label descriptions", snap),
-        (f"{scheme}_slicer.ctbl", "3D Slicer colour table", slicer),
-    ):
-        text = HEADER.format(what=what, scheme=scheme, limits=LIMITS.get(scheme, "")) + "\n".join(lines) + "\n"
+    for file, lines in ((f"{scheme}_itksnap.txt", snap), (f"{scheme}_slicer.ctbl", slicer)):
+        text = "\n".join(lines) + "\n"
         written.append(write_whole(Path(output_dir) / file, partial(Path.write_text, data=text, encoding="utf-8")))
-        print(shown(written[-1]))
+    print(*map(shown, written), sep="\n")
     return written
