@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
-from scripts.batch.own_masks import digest
+from scripts.batch.own_masks import digest, write_report
 from scripts.common.distributed import gathered
 from scripts.common.errors import UserError, shown
 from scripts.common.files import alone_in, write_whole
@@ -206,11 +206,7 @@ class CaseReports:
             print(shown(f"{source}: {warning}"))
         if made_from is not None:
             report["made_from"] = made_from
-        mask = self.layout.filename(source)
-        if mask.is_file():
-            report["mask_sha256"] = digest(mask)
-        text = json.dumps(report, indent=1) + "\n"
-        write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
+        write_report(self.layout.filename(source), report)
         self.add_rows(source, report)
 
     def add_rows(self, source: str, report: dict) -> None:

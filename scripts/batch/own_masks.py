@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 
 from scripts.common.errors import ScanError
-from scripts.common.files import is_half_gzip
+from scripts.common.files import is_half_gzip, write_whole
 from scripts.data.masks import beside, report_of
 
 MADE_BY = b"spine_mri_segmentation"  # in the header (descrip) of a mask
@@ -21,6 +22,13 @@ MADE_BY = b"spine_mri_segmentation"  # in the header (descrip) of a mask
 def digest(mask: Path) -> str:
     """sha256 of the file; the report of a mask keeps it."""
     return hashlib.sha256(mask.read_bytes()).hexdigest()
+
+
+def write_report(mask: Path, report: Mapping[str, Any]) -> None:
+    """Write the report beside a mask, with the digest of that, if it was written."""
+    known = {"mask_sha256": digest(mask)} if mask.is_file() else {}
+    text = json.dumps({**report, **known}, indent=1) + "\n"
+    write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 def report_as_written(mask: Path) -> dict[str, Any]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scripts.batch.done import is_report
-from scripts.batch.own_masks import digest
+from scripts.batch.own_masks import write_report
 from scripts.common.errors import CallError, UserError, shown
-from scripts.common.files import write_whole
 from scripts.common.preflight import check_files
 from scripts.data.find import case_name
 from scripts.data.masks import beside, read_mask, report_of, scan_of, write_label_map
@@ -75,9 +72,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
         return
     for warning in report["warnings"]:
         print(shown(f"{mask}: {warning}"))
-    report["mask_sha256"] = digest(mask)
-    text = json.dumps(report, indent=1) + "\n"
-    write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
+    write_report(mask, report)
     if beside(mask, ".png").is_file():
         save_figure(figure, beside(mask, ".png"))
     if "made_from" in report:
