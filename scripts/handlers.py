@@ -25,7 +25,7 @@ from scripts.common.tables import aligned, check_column, read_rows, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, distinct_names
 from scripts.data.masks import MaskLayout, beside
 from scripts.data.scans import read_scan
-from scripts.data.volumes import voxel_mm3
+from scripts.data.volumes import Volume
 from scripts.measure.doubts import doubts, names_note
 from scripts.measure.rows import in_order, rounded, spine_row, structure_rows, table_row
 from scripts.metrics import scans_digest, score_structures, summarise, worst_cases
@@ -86,6 +86,13 @@ def format_table(rows: list[dict]) -> str:
     return aligned(cells, left=[i for i, v in enumerate(rows[0].values()) if isinstance(v, str)])
 
 
+def stored_scan(batch: dict[str, Any]) -> Volume:
+    """The scan as it is stored, which the `image` of a batch no longer is; read once for all handlers of an iteration."""
+    if "volume" not in batch:
+        batch["volume"] = read_scan(batch["image"].meta["filename_or_obj"])
+    return batch["volume"]
+
+
 class CaseFigures:
     """Draw every scan (or the first few) with the outlines of prediction and, where there is one, reference.
 
@@ -125,7 +132,7 @@ class CaseFigures:
                 return
             self.drawn += 1
             source = batch["image"].meta["filename_or_obj"]
-            volume = read_scan(source)  # the batch holds the resampled scan only
+            volume = stored_scan(batch)
             reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
             title, note = shown(self.title_of(source)), names_note(output["pred"].meta.get("report") or {})
             figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=title, note=note)
@@ -150,9 +157,9 @@ class CaseFigures:
 
 
 class CaseReports:
-    """`<stem>_seg.json` beside every mask: how sure the level names are, volume, measures and uncertainty of every structure, what to look
-    at, and what the mask was made from; and in `output_dir` `structures.csv`, a row per mask and structure, and `spines.csv`, a row per
-    mask, those of earlier runs too.
+    """`<stem>_seg.json` beside every mask: how sure the level names are, volume, signal, measures and uncertainty of every structure, what
+    to look at, and what the mask was made from; and in `output_dir` `structures.csv`, a row per mask and structure, and `spines.csv`, a
+    row per mask, those of earlier runs too.
 
     Attach it to an evaluator whose output holds label maps on the scan's own grid with a `report` in their metadata (`NameLevelsd`).
     It comes after whatever else is written for a scan: a scan with a report is done.
@@ -185,23 +192,24 @@ class CaseReports:
 
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
-            self.write_report(batch["image"].meta, output["pred"], batch.get("made_from"))
+            self.write_report(stored_scan(batch), batch["image"].meta, output["pred"], batch.get("made_from"))
 
-    def write_report(self, scan: Mapping[str, Any], pred: MetaTensor, made_from: Mapping[str, str] | None = None) -> None:
+    def write_report(self, scan: Volume, meta: Mapping[str, Any], pred: MetaTensor, made_from: Mapping[str, str] | None = None) -> None:
         """Print what is doubtful, write the report, and keep its rows.
 
         Args:
-            scan: metadata of the preprocessed scan.
+            scan: as it was read.
+            meta: of the preprocessed scan.
             pred: its mask, 1XYZ, with the `report` in the metadata.
             made_from: see `Done.made_from`.
         """
-        source = str(scan["filename_or_obj"])
+        source = str(meta["filename_or_obj"])
         report = {"scan": case_name(source), "source": os.path.abspath(source), **rounded(pred.meta["report"])}
         if "label_scheme" in pred.meta:
             report["label_scheme"] = pred.meta["label_scheme"]
         scheme = report.get("label_scheme", "channel")
-        report["structures"] = structure_rows(report["structures"], pred.numpy(), voxel_mm3(pred.affine.numpy()), scheme)
-        report["warnings"] = [*scan.get("notes", "").splitlines(), *doubts(report)]
+        report["structures"] = structure_rows(report["structures"], pred[0].numpy(), pred.affine.numpy(), scheme, scan.data)
+        report["warnings"] = [*meta.get("notes", "").splitlines(), *doubts(report)]
         for warning in report["warnings"]:
             print(shown(f"{source}: {warning}"))
         if made_from is not None:

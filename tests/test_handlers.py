@@ -17,6 +17,7 @@ from monai.engines.utils import IterationEvents
 
 from scripts import figures
 from scripts.common.errors import UserError
+from scripts.data.volumes import Volume
 from scripts.handlers import CaseFigures, CaseReports, StructureReport, format_table
 from scripts.labels import structure
 
@@ -280,6 +281,7 @@ def reported(path: str, rows: list[dict], **naming) -> tuple[list[dict], list[di
     predicted = np.zeros((4, 4, 4), np.uint8)
     predicted[0, 0, :3] = L1
     batch, (output,) = step(path, predicted)
+    batch[0]["volume"] = Volume(np.zeros((4, 4, 4), np.float32), AFFINE, "float32")
     defaults = {"sequence_probability": 0.95, "uncertain": False, "runner_up": ["L5"], "runner_up_probability": 0.05}
     output["pred"].meta["report"] = {**defaults, **naming, "structures": rows}
     return batch, [output]

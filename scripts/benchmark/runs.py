@@ -30,7 +30,7 @@ from scripts.common.preflight import is_true
 from scripts.common.shared import inference_config
 from scripts.data.find import case_name
 from scripts.data.masks import write_label_map
-from scripts.data.volumes import read_volume
+from scripts.data.scans import read_scan
 from scripts.figures import case_figure, save_figure
 from scripts.handlers import CaseReports
 from scripts.inferers import has_bfloat16
@@ -130,13 +130,14 @@ def segment(
             for transform in parts.postprocessing:
                 with watch.step(step_of(transform)):
                     data = transform(data)
+        with watch.step("read again"):
+            volume = read_scan(scan)
         if is_true(parser["figures"], "figures"):
             with watch.step("figure"):
-                volume = read_volume(scan)
                 figure = case_figure(volume.data, data["pred"][0].cpu().numpy(), volume.affine, title=case_name(scan))
                 save_figure(figure, Path(output_dir) / f"{case_name(scan)}_seg.png")
         with watch.step("report"):
-            CaseReports(output_dir, parser.get_parsed_content("dataset_dir")).write_report(data["image"].meta, data["pred"])
+            CaseReports(output_dir, parser.get_parsed_content("dataset_dir")).write_report(volume, data["image"].meta, data["pred"])
         runs.append((_now() - start, watch.seconds))
     totals = [total for total, _ in runs[1:]]
     steps = {name: median(seconds[name] for _, seconds in runs[1:]) for name in runs[0][1]}

@@ -10,7 +10,7 @@ from nibabel.affines import voxel_sizes
 
 from scripts.common.arrays import whole
 from scripts.data.check_labels import order_problems
-from scripts.data.volumes import Volume, turned_to_ras, voxel_mm3
+from scripts.data.volumes import Volume, turned_to_ras
 from scripts.labels import label_table
 from scripts.levels.cut import cut_faces, view_box
 from scripts.measure.doubts import doubts
@@ -26,7 +26,7 @@ def report_on(
     Args:
         label: channel indices, shape XYZ.
         affine: 4x4, voxel -> world mm.
-        scan: on the same grid; None: what a blank border of it cuts is not known.
+        scan: on the same grid; None: there are no signals, and what a blank border of it cuts is not known.
         label_scheme: of the numbers in the file.
         of_names: `sequence_probability` and `uncertain` of an earlier report, if there is one.
 
@@ -41,7 +41,7 @@ def report_on(
         {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
     ]
     report = {key: of_names.get(key) for key in ("sequence_probability", "uncertain")}
-    report |= {"structures": structure_rows(found, label, voxel_mm3(affine), label_scheme), "spine": measures.spine}
+    report |= {"structures": structure_rows(found, label, affine, label_scheme, scan.data if scan else None), "spine": measures.spine}
     report["warnings"] = doubts(report) + order_problems(label, affine, label_scheme)
     if report["structures"] and not measures.bodies:
         report["warnings"].append("nothing could be measured: the view cuts every body, or there is none")

@@ -7,32 +7,42 @@ from typing import Any
 
 import numpy as np
 
+from scripts.data.volumes import voxel_mm3
 from scripts.labels import label_table, numbers, structure
+from scripts.measure.signal import measure_signals
 
 # of structures and of spines, in the order of their columns in every table, whichever mask comes first
 MEASURES = (
+    "signal_mean", "signal_sd", "signal_median",
     "anterior_height_mm", "middle_height_mm", "posterior_height_mm", "depth_mm", "wedge_deg", "coronal_deg", "height_loss",
     "height_loss_grade", "slip_mm", "slip_percent", "angle_deg", "height_index", "lordosis_deg", "lordosis_l1_l5_deg", "cobb_deg",
     "cobb_levels", "warnings",
 )  # fmt: skip
 
 
-def structure_rows(found: Iterable[Mapping[str, Any]], label: np.ndarray, voxel_mm3: float, label_scheme: str) -> list[dict[str, Any]]:
-    """What was found of each structure, with its `value` in the file of the mask (None if the scheme has none) and its `volume_mm3`.
+def structure_rows(
+    found: Iterable[Mapping[str, Any]], label: np.ndarray, affine: np.ndarray, label_scheme: str, scan: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """What was found of each structure, with its `value` in the file of the mask (None if the scheme has none), its `volume_mm3` and,
+    where there is a scan, its signals (`measure_signals`).
 
     Args:
         found: rows with a `name` each; one that the mask does not hold, as a small one that went with the specks, has no row.
-        label: channel indices, any shape.
-        voxel_mm3: volume of a voxel.
+        label: channel indices, shape XYZ.
+        affine: 4x4, voxel -> world mm.
         label_scheme: of the file.
+        scan: on the same grid.
     """
     in_mask = numbers(label, label_scheme)
-    volumes = np.bincount(label.ravel(), minlength=len(label_table())) * voxel_mm3
-    return [
-        {"name": row["name"], "value": int(in_mask[channel]) or None, **rounded(row), "volume_mm3": round(float(volumes[channel]), 1)}
-        for row in found
-        if volumes[channel := structure(row["name"]).channel]
-    ]
+    volumes = np.bincount(label.ravel(), minlength=len(label_table())) * voxel_mm3(affine)
+    signals = measure_signals(label, scan, affine) if scan is not None else {}
+    rows = []
+    for row in found:
+        channel = structure(row["name"]).channel
+        if volumes[channel]:
+            of_mask = {"volume_mm3": round(float(volumes[channel]), 1), **signals.get(row["name"], {})}
+            rows.append({"name": row["name"], "value": int(in_mask[channel]) or None, **rounded(row), **of_mask})
+    return rows
 
 
 def rounded(row: Mapping[str, Any]) -> dict[str, Any]:

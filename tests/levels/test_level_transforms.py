@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from voting_column import BODY, CHANNEL, DISC, DISCS, LUMBAR, MIN_MM3, SHAPE, SIDE, SPACING, TABLE, body_box, column, dense, paint, row
 
+from scripts.data.volumes import Volume
 from scripts.handlers import CaseReports
 from scripts.labels import structure
 from scripts.levels.logits import COARSE_VOXEL, GATED, level_logits
@@ -114,7 +115,8 @@ def test_volumes_are_mm3_of_the_oblique_grid():
 
 def write_report(folder, output: dict, image: MetaTensor) -> dict:
     handler = CaseReports(str(folder), "/data")
-    handler.write(SimpleNamespace(state=SimpleNamespace(batch=[{"image": image}], output=[output])))
+    volume = Volume(np.full(output["pred"].shape[1:], 2.5, np.float32), output["pred"].affine.numpy(), "float32")
+    handler.write(SimpleNamespace(state=SimpleNamespace(batch=[{"image": image, "volume": volume}], output=[output])))
     (path,) = [p for p in folder.rglob("*") if p.is_file()]  # whole, without a partial file beside it
     assert path.relative_to(folder).as_posix() == "site 1/sub-01_seg.json"
     text = path.read_text(encoding="utf-8")
@@ -144,7 +146,9 @@ def test_case_report(tmp_path, capsys):
     assert report["uncertain"] is False
     assert [s["name"] for s in report["structures"]] == [*LUMBAR, *DISCS]
     for found in report["structures"]:
-        assert set(found) == {"name", "value", "mean_entropy", "vote", "cut_by_view", "volume_mm3"}
+        signal = {"signal_mean": 2.5, "signal_sd": 0.0, "signal_median": 2.5}
+        assert set(found) == {"name", "value", "mean_entropy", "vote", "cut_by_view", "volume_mm3", *signal}
+        assert {key: found[key] for key in signal} == signal
         assert found["value"] == structure(found["name"]).channel  # of the array: no mask was written in another scheme
         voxels = int((output["pred"] == structure(found["name"]).channel).sum())
         assert found["volume_mm3"] == 2.0 * voxels

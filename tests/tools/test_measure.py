@@ -18,6 +18,7 @@ from scripts.common.tables import read_rows
 from scripts.data.find import find_image, find_masks
 from scripts.data.volumes import read_volume, turned_to_ras
 from scripts.labels import decode, encode, label_table, structure
+from scripts.measure.signal import measure_signals
 from scripts.measure.spine import measure_spine
 from scripts.phantoms.phantom import draw_phantom, write_phantom
 from scripts.tools.measure import measure
@@ -60,9 +61,13 @@ def test_a_folder(cohort, tmp_path, capsys):
             label_table()[c].name for c in np.unique(turned[:, :, -1]) if c
         }
         assert {k: v for k, v in spine.items() if v and k not in ("mask", "warnings")} == {k: str(v) for k, v in expected.spine.items()}
-        for name, row in expected.structures.items():
+        scan = read_volume(cohort / spine["mask"].replace("_seg", ""))
+        signals = measure_signals(label, scan.data, scan.affine)
+        assert len(signals) > 10
+        for name, row in found.items():
             of_mask = ("mask", "name", "value", "volume_mm3", "cut_by_view")
-            assert {k: v for k, v in found[name].items() if v and k not in of_mask} == {k: str(v) for k, v in row.items()}
+            numbers = {**expected.structures.get(name, {}), **signals.get(name, {})}
+            assert {k: v for k, v in row.items() if v and k not in of_mask} == {k: str(v) for k, v in numbers.items()}
 
 
 def test_one_mask_in_another_scheme(cohort, tmp_path):
@@ -93,6 +98,25 @@ def test_one_mask_more_leaves_the_others_in_the_tables(cohort, tmp_path):
     shutil.copytree(cohort, tmp_path / "of another patient")
     with pytest.raises(UserError, match=r"a_T2w_measures.png: is there already, the picture of .*/a_T2w.nii.gz. Move it"):
         measure("", tmp_path, prediction=tmp_path / "of another patient" / "a_T2w_seg.nii.gz")
+
+
+def test_the_signal_in_another_map_of_the_same_grid(cohort, tmp_path):
+    """A map of fat fractions, say, beside the scan that the mask was drawn on."""
+    mask = cohort / "a_T2w_seg.nii.gz"
+    label = nib.load(mask)
+    values = np.asarray(label.dataobj)
+    half = np.random.default_rng(0).choice([0.25, 0.75], values.shape) * (values > 0)
+    nib.save(nib.Nifti1Image(half.astype(np.float32), label.affine), tmp_path / "fat.nii.gz")
+    rows = measure("", tmp_path, prediction=mask, image=tmp_path / "fat.nii.gz")
+    signals = [row for row in rows if "signal_mean" in row]
+    assert len(signals) > 10
+    for row in signals:
+        if row["volume_mm3"] > 10_000:
+            assert row["signal_mean"] == pytest.approx(0.5, abs=0.03)
+            assert row["signal_sd"] == pytest.approx(0.25, abs=0.005)
+    assert not any(
+        "signal_mean" in row for row in measure("", tmp_path / "without", prediction=shutil.copy(mask, tmp_path / "alone_seg.nii.gz"))
+    )
 
 
 def test_the_scheme_that_the_report_names(cohort, tmp_path):

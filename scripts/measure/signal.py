@@ -1,0 +1,48 @@
+"""How bright the structures of a mask are in a scan: what disc signal, marrow and fat fraction maps are read by."""
+
+from __future__ import annotations
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from scipy.ndimage import find_objects
+
+from scripts.common.arrays import occupied_box
+from scripts.labels import label_table
+
+RIM_MM = 2.0  # that is left out at the border of a structure, or a voxel if that is more: its voxels hold what lies beside it, too
+DIGITS = 4  # significant ones: signals are hundreds in one scan, and hundredths in a map of fat fractions
+
+
+def measure_signals(label: np.ndarray, scan: np.ndarray, affine: np.ndarray) -> dict[str, dict[str, float]]:
+    """`signal_mean`, `signal_sd` (population) and `signal_median` of every structure without its rim, in the units of the scan.
+
+    The rim are the voxels that have another label, or none, within `RIM_MM` along an axis; where the volume ends is no border.
+
+    Args:
+        label: channel indices, shape XYZ.
+        scan: on the same grid, finite.
+        affine: 4x4, voxel -> world mm.
+
+    Returns:
+        by the name of the structure; one that is all rim is not there.
+    """
+    occupied = occupied_box(label > 0)
+    if not occupied:
+        return {}
+    rim = [max(1, round(RIM_MM / spacing_mm)) for spacing_mm in voxel_sizes(affine)]
+    box = tuple(slice(max(0, s.start - voxels), s.stop + voxels) for s, voxels in zip(occupied, rim))
+    label, scan = label[box], scan[box]
+    core = label.copy()
+    for axis, voxels in enumerate(rim):
+        for step in range(1, voxels + 1):
+            here, there = (tuple(slice(*ends) if a == axis else slice(None) for a in range(3)) for ends in ((step, None), (None, -step)))
+            differ = label[here] != label[there]
+            core[here][differ] = 0
+            core[there][differ] = 0
+    found = {}
+    for structure, part in zip(label_table()[1:], find_objects(core, max_label=len(label_table()) - 1)):
+        if part:
+            values = scan[part][core[part] == structure.channel].astype(np.float64)
+            statistics = {"signal_mean": values.mean(), "signal_sd": values.std(), "signal_median": np.median(values)}
+            found[structure.name] = {key: float(f"{value:.{DIGITS}g}") for key, value in statistics.items()}
+    return found
