@@ -16,10 +16,10 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
-from scripts.batch.own_masks import digest, write_report
+from scripts.batch.own_masks import write_report
 from scripts.common.distributed import gathered
 from scripts.common.errors import UserError, shown
-from scripts.common.files import alone_in, write_whole
+from scripts.common.files import alone_in, sha256_of, write_whole
 from scripts.common.preflight import is_true
 from scripts.common.tables import aligned, check_column, read_rows, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, distinct_names
@@ -39,16 +39,17 @@ TABLES = ("structures.csv", "spines.csv")  # of all masks in a folder
 
 
 class StructureReport:
-    """`metrics.csv` (a row per scan and structure), `metrics.json` (summaries, worst scans, `scans_digest`) and printed tables.
+    """`metrics.csv` (a row per scan and structure), `metrics.json` (summaries, worst scans, of which scans and weights) and printed tables.
 
     Attach it to an evaluator whose output holds `pred` and `label` as label maps (1XYZ, channel indices) on the label's own grid.
 
     Args:
         output_dir: where the two files go.
+        weights: the file that is scored.
     """
 
-    def __init__(self, output_dir: str) -> None:
-        self.output_dir = Path(output_dir)
+    def __init__(self, output_dir: str, weights: str) -> None:
+        self.output_dir, self.weights = Path(output_dir), weights
         self.rows: dict[str, list[dict]] = {}  # of every scan
 
     def attach(self, engine: Engine) -> None:
@@ -74,7 +75,8 @@ class StructureReport:
         columns = [{k: "" if v == math.inf else v for k, v in row.items() if k != "image"} for row in rows]  # no distance of what is missed
         write_whole(self.output_dir / "metrics.csv", partial(write_rows, columns))
         tables = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
-        summary = {**tables, "worst_cases": worst_cases(rows), "scans_sha256": scans_digest(row["image"] for row in rows)}
+        made_from = {"scans_sha256": scans_digest(row["image"] for row in rows), "weights_sha256": sha256_of(self.weights)}
+        summary = {**tables, "worst_cases": worst_cases(rows), **made_from}
         write_whole(self.output_dir / "metrics.json", lambda path: path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8"))
         files = (f"{self.output_dir / name}" for name in ("metrics.csv", "metrics.json"))
         print(*("\n" + format_table(table) for table in tables.values()), "", *files, sep="\n")
@@ -227,7 +229,7 @@ class CaseReports:
         if "skipped" in engine.state.batch:
             for source, text in zip(engine.state.batch["source"], engine.state.batch["report"]):
                 report, mask = json.loads(text), self.layout.filename(source)
-                if report.get("mask_sha256") != digest(mask):
+                if report.get("mask_sha256") != sha256_of(mask):
                     print(shown(f"{mask}: {CHANGED}"))
                 self.add_rows(source, report)
 

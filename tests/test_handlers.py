@@ -84,6 +84,7 @@ def test_format_table_with_words_last_and_a_missing_number_first():
 
 # StructureReport
 
+WEIGHTS = __file__  # any file
 PERFECT = boxes((L1, slice(2, 10)), (DISC, slice(10, 13)))
 HEADER = "case,source,structure,group,dice,level_dice,asd_mm,hd95_mm,identified\r\n"
 
@@ -93,7 +94,7 @@ def test_report(tmp_path, capsys):
         step("/data/a/sub-01.v2_T2w.nii.gz", PERFECT, PERFECT, source="spider"),
         step("/data/b/sub-02.mha", boxes((L2, slice(2, 10))), PERFECT),  # wrong level, no disc; no source
     ]
-    run(StructureReport(str(tmp_path / "out")), steps)
+    run(StructureReport(str(tmp_path / "out"), WEIGHTS), steps)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["metrics.csv", "metrics.json"]
     assert (tmp_path / "out" / "metrics.csv").read_bytes().decode() == HEADER + (
         "sub-01.v2_T2w,spider,L1,body,1.0,1.0,0.0,0.0,1.0\r\n"
@@ -102,7 +103,8 @@ def test_report(tmp_path, capsys):
         "sub-02,,L1/L2,disc,0.0,0.0,,,0.0\r\n"
     )
     summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert list(summary) == ["by_structure", "by_source", "worst_cases", "scans_sha256"]
+    assert list(summary) == ["by_structure", "by_source", "worst_cases", "scans_sha256", "weights_sha256"]
+    assert summary["weights_sha256"] == hashlib.sha256(Path(WEIGHTS).read_bytes()).hexdigest()
     assert summary["scans_sha256"] == hashlib.sha256(b"a/sub-01.v2_T2w.nii.gz\nb/sub-02.mha").hexdigest()
     assert [(c["case"], c["level_dice"], c["worst_structure"]) for c in summary["worst_cases"]] == [
         ("sub-02", 0.0, "L1"),
@@ -145,14 +147,14 @@ def test_report(tmp_path, capsys):
 
 
 def test_report_measures_in_mm_of_the_label(tmp_path):
-    run(StructureReport(str(tmp_path)), [step("a.nii", boxes((L1, slice(4, 12))), boxes((L1, slice(2, 10))))])
+    run(StructureReport(str(tmp_path), WEIGHTS), [step("a.nii", boxes((L1, slice(4, 12))), boxes((L1, slice(2, 10))))])
     values = (tmp_path / "metrics.csv").read_text().splitlines()[1].split(",")
     assert float(values[4]) == pytest.approx(0.75)
     assert float(values[7]) == pytest.approx(2 * 1.2)  # hd95: two voxels along the axis of 1.2 mm
 
 
 def test_report_starts_anew_with_every_run(tmp_path):
-    report = StructureReport(str(tmp_path))
+    report = StructureReport(str(tmp_path), WEIGHTS)
     run(report, [step("a.nii", PERFECT, PERFECT)])
     run(report, [step("b.nii", PERFECT, PERFECT)])
     assert [line.split(",")[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()] == ["case", "b", "b"]
@@ -160,18 +162,18 @@ def test_report_starts_anew_with_every_run(tmp_path):
 
 def test_report_of_a_batch_of_two(tmp_path):
     (first, one), (second, two) = step("a.nii", PERFECT, PERFECT), step("b.nii", PERFECT, PERFECT)
-    run(StructureReport(str(tmp_path)), [(first + second, one + two)])
+    run(StructureReport(str(tmp_path), WEIGHTS), [(first + second, one + two)])
     assert [line.split(",")[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()] == ["case", "a", "a", "b", "b"]
 
 
 def test_report_leaves_out_what_the_reference_lacks(tmp_path):
-    run(StructureReport(str(tmp_path)), [step("a.nii", PERFECT, boxes((DISC, slice(10, 13)))), step("b.nii", PERFECT, boxes())])
+    run(StructureReport(str(tmp_path), WEIGHTS), [step("a.nii", PERFECT, boxes((DISC, slice(10, 13)))), step("b.nii", PERFECT, boxes())])
     assert (tmp_path / "metrics.csv").read_text() == HEADER.replace("\r\n", "\n") + "a,,L1/L2,disc,1.0,1.0,0.0,0.0,1.0\n"
 
 
 def test_report_of_empty_references(tmp_path):
     with pytest.raises(UserError, match=r"^nothing to score: no label of this split holds a structure$"):
-        run(StructureReport(str(tmp_path)), [step("a.nii", PERFECT, boxes())])
+        run(StructureReport(str(tmp_path), WEIGHTS), [step("a.nii", PERFECT, boxes())])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 
 from scripts.batch.own_masks import other_scan
 from scripts.common.command import running_workflow
-from scripts.common.files import is_whole_gzip
+from scripts.common.files import is_whole_gzip, sha256_of
 from scripts.common.preflight import is_true
 from scripts.data.masks import MaskLayout, beside
 from scripts.labels import METADATA_FILE, label_table
@@ -57,7 +57,7 @@ class Done:
         parts = [version, self.settings, self.sections, [str(s) for s in label_table()]]
         settings = json.dumps(parts, sort_keys=True, default=str).replace("#", "::")  # as a workflow writes ids
         return {
-            "weights_sha256": hashlib.sha256(Path(self.weights).read_bytes()).hexdigest(),
+            "weights_sha256": sha256_of(self.weights),
             "settings_sha256": hashlib.sha256(settings.encode()).hexdigest(),
         }
 

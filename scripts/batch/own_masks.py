@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,20 +12,15 @@ from typing import Any
 import nibabel as nib
 
 from scripts.common.errors import ScanError
-from scripts.common.files import is_half_gzip, write_whole
+from scripts.common.files import is_half_gzip, sha256_of, write_whole
 from scripts.data.masks import beside, report_of
 
 MADE_BY = b"spine_mri_segmentation"  # in the header (descrip) of a mask
 
 
-def digest(mask: Path) -> str:
-    """sha256 of the file; the report of a mask keeps it."""
-    return hashlib.sha256(mask.read_bytes()).hexdigest()
-
-
 def write_report(mask: Path, report: Mapping[str, Any]) -> None:
-    """Write the report beside a mask, with the digest of that, if it was written."""
-    known = {"mask_sha256": digest(mask)} if mask.is_file() else {}
+    """Write the report beside a mask, with the sha256 of that, if it was written."""
+    known = {"mask_sha256": sha256_of(mask)} if mask.is_file() else {}
     text = json.dumps({**report, **known}, indent=1) + "\n"
     write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
 
@@ -34,7 +28,7 @@ def write_report(mask: Path, report: Mapping[str, Any]) -> None:
 def report_as_written(mask: Path) -> dict[str, Any]:
     """The report beside a mask; nothing if there is none, or the mask was edited since: its names are somebody's own then."""
     report = report_of(mask)
-    return report if "mask_sha256" in report and report["mask_sha256"] == digest(mask) else {}
+    return report if "mask_sha256" in report and report["mask_sha256"] == sha256_of(mask) else {}
 
 
 def is_uncorrected(mask: Path) -> bool:
@@ -63,7 +57,7 @@ def check_replaceable(mask: Path, scan: str) -> None:
         return
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
-        own = content["mask_sha256"] == digest(mask) and "renamed" not in content
+        own = content["mask_sha256"] == sha256_of(mask) and "renamed" not in content
     except (OSError, ValueError, KeyError, TypeError):  # no report of ours: a run that was killed between the two?
         own = _made_here(mask)
     else:

@@ -1,9 +1,10 @@
-"""Write files so that a reader never sees half of one, and see whether one is whole."""
+"""Write files so that a reader never sees half of one, see whether one is whole, and tell whether it has changed."""
 
 from __future__ import annotations
 
 import glob
 import gzip
+import hashlib
 import os
 import time
 import uuid
@@ -66,6 +67,11 @@ def _age_s(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:  # another process was faster
         return 0.0
+
+
+def sha256_of(path: str | Path) -> str:
+    """sha256 of a file, as hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def is_half_gzip(path: Path) -> bool:

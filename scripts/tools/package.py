@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import stat
@@ -11,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from scripts.common.errors import UserError
-from scripts.common.files import write_whole
+from scripts.common.files import sha256_of, write_whole
 from scripts.common.preflight import check_writable
 
 NAME = "spine_mri_segmentation"  # of the folder in the zip: clients find the bundle by it
@@ -49,7 +48,7 @@ def package(bundle_root: str | Path, output_dir: str | Path) -> Path:
     _check_replaceable(folder, root, files)
     check_writable(str(output_dir), "release_dir")
     write_whole(archive, partial(_write_zip, root, files))
-    line = f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  {archive.name}\n"
+    line = f"{sha256_of(archive)}  {archive.name}\n"
     write_whole(archive.with_name(f"{archive.name}.sha256"), partial(Path.write_text, data=line, encoding="utf-8", newline="\n"))
     _write_folder(root, files, folder)
     print(f"{archive}: {len(files)} files, {archive.stat().st_size / 1e6:.1f} MB\nsha256 {line.split()[0]}")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import BUNDLE, TOOLS, fails
 
-from scripts.batch.own_masks import digest
 from scripts.common.errors import CallError, UserError
+from scripts.common.files import sha256_of
 from scripts.common.tables import read_rows
 from scripts.data.find import find_image, find_masks
 from scripts.data.volumes import read_volume, turned_to_ras
@@ -191,7 +191,7 @@ def test_discs_alone_cannot_be_measured(cohort, tmp_path, capsys):
 @pytest.mark.parametrize("edited", [False, True])
 def test_what_inference_has_doubted_holds_until_a_mask_is_edited(cohort, tmp_path, edited):
     mask = shutil.copy(cohort / "a_T2w_seg.nii.gz", tmp_path / "a_seg.nii.gz")
-    content = {"label_scheme": "verse", "uncertain": True, "sequence_probability": 0.859, "mask_sha256": digest(mask)}
+    content = {"label_scheme": "verse", "uncertain": True, "sequence_probability": 0.859, "mask_sha256": sha256_of(mask)}
     (tmp_path / "a_seg.json").write_text(json.dumps(content))
     if edited:
         label = nib.load(mask)

@@ -7,6 +7,7 @@ import json
 import pytest
 from conftest import BUNDLE, fails
 
+from scripts.common.files import sha256_of
 from scripts.labels import METADATA_FILE
 from scripts.tools.model_card import COLUMNS, END, START, WORST, eval_metrics, record
 
@@ -70,6 +71,11 @@ def test_a_good_one_is_entered_and_damaged_results_are_kept(docs, tmp_path, caps
 def test_metadata_tells_the_published_figures():
     results = json.loads((BUNDLE / "docs" / "results.json").read_text())
     assert json.loads(METADATA_FILE.read_text())["eval_metrics"] == eval_metrics(results)
+
+
+def test_published_figures_are_those_of_the_shipped_weights():
+    results = json.loads((BUNDLE / "docs" / "results.json").read_text())
+    assert {results[name]["weights_sha256"] for name in ("validation", "phantoms")} == {sha256_of(BUNDLE / "models" / "model.pt")}
 
 
 def test_metadata_without_a_place_for_them(docs, tmp_path):

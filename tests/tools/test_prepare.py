@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import fails, touch
 
-from scripts.batch.own_masks import digest
 from scripts.common.errors import CallError, UserError
+from scripts.common.files import sha256_of
 from scripts.data.datalist import split_entries
 from scripts.data.prepare import PATIENT_PATTERN, prepare
 
@@ -40,7 +40,7 @@ def test_masks_that_the_network_has_drawn_are_no_labels(tmp_path, capsys):
         for name, data in ((stem, values.astype(np.float32)), (f"{stem}_seg", values)):
             nib.save(nib.Nifti1Image(data, np.diag([4, 1, 1, 1])), tmp_path / f"{name}.nii.gz")
         mask = tmp_path / f"{stem}_seg.nii.gz"
-        report = {"mask_sha256": "of another file" if stem == "b_T2w" else digest(mask), **({"renamed": {}} if stem == "c_T2w" else {})}
+        report = {"mask_sha256": "of another file" if stem == "b_T2w" else sha256_of(mask), **({"renamed": {}} if stem == "c_T2w" else {})}
         (tmp_path / f"{stem}_seg.json").write_text(json.dumps(report))
     nib.save(nib.Nifti1Image(values, np.diag([4, 1, 1, 1])), tmp_path / "d_seg.nii.gz")
     prepare(tmp_path, tmp_path / "list.json", validation_fraction=0.3, testing_fraction=0.3)

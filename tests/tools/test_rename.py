@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import BUNDLE, INFERENCE, TOOLS, fails, failures, files, last_line
 
-from scripts.batch.own_masks import digest
 from scripts.common.errors import CallError
+from scripts.common.files import sha256_of
 from scripts.common.tables import read_rows
 from scripts.data.volumes import read_volume
 from scripts.labels import decode, encode, label_table, structure
@@ -67,7 +67,7 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     assert renamed["renamed"] == {"lowest": new[-1], "lumbar": 0}
     assert (renamed["sequence_probability"], renamed["uncertain"]) == (None, False)
     assert "runner_up" not in renamed
-    assert renamed["mask_sha256"] == digest(mask)
+    assert renamed["mask_sha256"] == sha256_of(mask)
     assert f"the levels were renamed by hand: {new[-1]} is the lowest body" in renamed["warnings"]
     measures = measure_spine(after, nib.load(mask).affine, {row["name"]: row["cut_by_view"] for row in renamed["structures"]})
     assert {row["name"]: row["measures"] for row in renamed["structures"] if row["measures"]} == measures.structures

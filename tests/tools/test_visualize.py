@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import fails
 
-from scripts.batch.own_masks import digest
 from scripts.common.errors import CallError, UserError
+from scripts.common.files import sha256_of
 from scripts.labels import SCHEMES, decode, structure
 from scripts.tools.visualize import visualize
 
@@ -95,7 +95,7 @@ def test_the_picture_of_another_patient_stays(folder):
 
 def test_uncertain_names_are_told(folder, drawn):
     mask = folder / "verse" / "c1_T2w_seg.nii.gz"
-    for sha in (digest(mask), "of the mask before it was edited"):
+    for sha in (sha256_of(mask), "of the mask before it was edited"):
         report(mask, source=str(folder / "c1_T2w.nii.gz"), uncertain=True, sequence_probability=0.957, mask_sha256=sha)
         visualize(mask, folder / "out")
     assert [call["note"] for call in drawn] == ["levels uncertain (0.95)", ""]
