@@ -158,6 +158,30 @@ def test_scoliosis_is_the_largest_coronal_angle(scan: Phantom) -> None:
     assert scan.truth["scoliosis_deg"] == pytest.approx(max(abs(a - b) for a, b in product(slopes, slopes)))
 
 
+@pytest.mark.parametrize("cobb_deg", [30.0, -50.0])
+def test_scoliosis_adds_a_curve(cobb_deg: float) -> None:
+    plain, curved = draw_phantom(2, **SMALL), draw_phantom(2, scoliosis=cobb_deg, **SMALL)
+    names = [v["name"] for v in plain.truth["vertebrae"]]  # upwards from S1
+    added, turned, shifted = {}, {}, {}
+    for name in names:
+        before, after = vertebra(plain, name), vertebra(curved, name)
+        added[name] = (after["coronal_deg"] - before["coronal_deg"]) / cobb_deg
+        turned[name] = (after["axial_deg"] - before["axial_deg"]) / cobb_deg
+        shifted[name] = (after["centre_mm"] - before["centre_mm"])[0] / cobb_deg
+        heights = ("anterior_height_mm", "middle_height_mm", "posterior_height_mm")
+        assert [after[key] for key in heights] == [before[key] for key in heights]
+    assert added["S1"] == turned["S1"] == shifted["S1"] == 0
+    lower, upper = max(added, key=added.get), min(added, key=added.get)
+    assert (lower in ("L5", "L4", "L3"), upper in ("T12", "T11", "T10")) == (True, True)
+    assert [added[lower], added[upper]] == pytest.approx([0.5, -0.5], abs=0.05)  # what leans already turns by a little less
+    between = names[names.index(lower) : names.index(upper) + 1]
+    assert [added[name] for name in between] == sorted((added[name] for name in between), reverse=True)
+    apex = max(turned, key=turned.get)
+    assert apex in between[1:-1]
+    assert turned[apex] == pytest.approx(0.35, abs=0.05)
+    assert min(shifted[name] for name in between) < -0.2  # mm per degree: convex to the left if it is positive
+
+
 def test_wedge() -> None:
     plain, wedged = draw_phantom(2, **SMALL), draw_phantom(2, wedged={"L1": 0.3}, **SMALL)
     before, after = vertebra(plain, "L1"), vertebra(wedged, "L1")
@@ -208,6 +232,10 @@ def test_options_of_a_cohort() -> None:
     assert {o["lumbar"] for o in options if "lumbar" in o} == {4, 6}
     assert any("wedged" in o for o in options)
     assert any("slipped" in o for o in options)
+    angles = [draw_options(seed, 0.3).get("scoliosis", 0.0) for seed in range(200)]
+    assert 0.2 < np.count_nonzero(angles) / 200 < 0.4
+    assert all(angle == 0 or 10 <= abs(angle) <= 40 for angle in angles)
+    assert min(angles) < 0 < max(angles)
 
 
 def test_contrasts() -> None:
@@ -244,6 +272,10 @@ def test_impossible_requests() -> None:
         draw_phantom(0, lumbar=4, slipped={"L5": 3.0})
     with pytest.raises(UserError, match=r"must lie in \[0, 0.8\)"):
         draw_phantom(0, wedged={"L1": 30})
+    with pytest.raises(UserError, match="scoliosis = -61: a phantom has a Cobb angle from -60 to 60 degrees"):
+        draw_phantom(0, scoliosis=-61)
+    with pytest.raises(UserError, match="scoliosis = nan"):
+        draw_phantom(0, scoliosis=float("nan"))
     with pytest.raises(UserError, match="order 'XYZ' is no voxel order"):
         draw_phantom(0, order="XYZ", **SMALL)
 

@@ -1,4 +1,4 @@
-"""Geometry of the phantom's spine, and the truth that follows from it.
+"""Geometry of the phantom's spine.
 
 World coordinates are RAS millimetres. A vertebral body has its own frame with the axes right, anterior and superior (columns of
 `axes`) and the relative positions u = anterior coordinate / depth and v = right coordinate / width, both -0.5 to 0.5.
@@ -12,7 +12,7 @@ so that the heights at 15, 50 and 85 % of the depth in the mid-sagittal plane (u
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -52,6 +52,10 @@ SACRUM_MEANS = np.array([
     [17.0, 16.0, 0.2, 13.0, 24.0, 0.25],
 ])  # fmt: skip
 SACRAL_KYPHOSIS_DEG = 13.0  # per segment
+SCOLIOSIS_ENDS = ((0, 2), (5, 7))  # levels counted as above: of the lower end vertebra L5 to L3, of the upper one T12 to T10
+STRAIGHT_AGAIN = 4  # levels above the upper end vertebra
+AXIAL_SHARE = 0.35  # of the Cobb angle: by how much the vertebra at the apex is turned to the convex side
+MAX_COBB_DEG = 60.0
 CANAL_MM = (12.0, 8.5)  # half width and half depth of the spinal canal
 CURVE_STEP_MM = 0.25  # resolution of curves that are tabulated over world z
 
@@ -177,16 +181,8 @@ def turn(degrees: np.ndarray) -> np.ndarray:
 
 
 def sagittal_deg(direction: np.ndarray) -> float:
-    """Slope of a direction (3,) in the world's sagittal plane, positive if it rises anteriorly.
-
-    The truth shares no code with what is checked against it, so `scripts.measure.spine` has one of its own.
-    """
+    """Slope of a direction (3,) in the world's sagittal plane, positive if it rises anteriorly."""
     return float(np.rad2deg(np.arctan2(direction[2], direction[1])))
-
-
-def coronal_deg(direction: np.ndarray) -> float:
-    """Slope of a direction (3,) in the world's coronal plane, positive if it rises to the right."""
-    return float(np.rad2deg(np.arctan2(direction[2], direction[0])))
 
 
 def level_names(lumbar: int) -> list[str]:
@@ -201,6 +197,7 @@ def build_spine(
     lumbar: int = 5,
     wedged: Mapping[str, float] | None = None,
     slipped: Mapping[str, float] | None = None,
+    scoliosis: float = 0.0,
 ) -> Spine:
     """Draw a spine. The options change nothing but what they name: all random numbers are drawn in any case.
 
@@ -209,9 +206,10 @@ def build_spine(
         lumbar: number of lumbar vertebrae: 4, 5 or 6.
         wedged: share of the anterior height that a level has lost.
         slipped: anterior shift in mm of a level on the one below; all levels above move along.
+        scoliosis: Cobb angle in degrees that a thoracolumbar curve adds, positive if it is convex to the left.
 
     Raises:
-        CallError: for an impossible number of lumbar vertebrae, an unknown level or an impossible loss of height.
+        CallError: for an impossible number of lumbar vertebrae, an unknown level, an impossible loss of height or Cobb angle.
     """
     names, wedged, slipped = level_names(lumbar), wedged or {}, slipped or {}
     if lumbar not in (4, 5, 6):
@@ -221,6 +219,9 @@ def build_spine(
     if any(not 0 <= loss < 0.8 for loss in wedged.values()):
         raise CallError(f"wedged = {dict(wedged)}: the share of the anterior height that is lost must lie in [0, 0.8)")
 
+    if not abs(scoliosis) <= MAX_COBB_DEG:
+        raise CallError(f"scoliosis = {scoliosis}: a phantom has a Cobb angle from {-MAX_COBB_DEG:g} to {MAX_COBB_DEG:g} degrees")
+
     means, degeneration, tilts_deg = _draw_levels(rng)
     stature = np.exp(rng.normal(0, 0.06))
     slips_mm = rng.normal(0, 0.5, len(names))
@@ -229,6 +230,7 @@ def build_spine(
     sacral_slope_deg = np.clip(means[:5, 6].sum() + wedges_deg.sum() - rng.normal(9, 3.5), 15, 62)
     pose = turn(np.array([-sacral_slope_deg, *rng.normal(0, 1.0, 2)]))
     sacrum = _build_sacrum(pose, stature, stature * np.exp(rng.normal(0, 0.04)))
+    leans_deg = _scoliotic_leans(rng, scoliosis)
 
     below, column, discs = sacrum[0], [], []
     for i, name in enumerate(names):
@@ -236,7 +238,7 @@ def build_spine(
         anterior *= 1 - wedged.get(name, 0.0)
         middle = (anterior + posterior) / 2 - concavity
         body = Vertebra(name, np.zeros(3), np.eye(3), anterior, middle, posterior, depth, width)
-        body = _stack(below, body, gap, tilts_deg[i], slipped.get(name, slips_mm[i]))
+        body = _stack(below, body, gap, tilts_deg[i], slipped.get(name, slips_mm[i]), leans_deg[i : i + 2])
         discs.append(Disc(below, body, float(degeneration[i])))
         column.append(body)
         below = body
@@ -255,6 +257,19 @@ def _draw_levels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
     curve_deg = 1.2 * rng.normal() * np.sin(np.arange(count) * rng.uniform(0.4, 0.8) + rng.uniform(0, 6))
     tilts_deg = np.c_[means[:, 6], curve_deg + rng.normal(0, 0.5, count), curve_deg / 2 + rng.normal(0, 0.4, count)]
     return means, degeneration, tilts_deg
+
+
+def _scoliotic_leans(rng: np.random.Generator, cobb_deg: float) -> np.ndarray:
+    """Degrees (14, 2) by which a scoliosis turns S1, which stays upright, and every level above it about y and z of the world.
+
+    The lower end vertebra leans by half of the angle to the convex side, the upper one by the other half to the concave side. Between
+    them all discs share the angle, and the vertebrae turn to the convex side, most of all at the apex.
+    """
+    lower, upper = (int(rng.integers(*ends, endpoint=True)) for ends in SCOLIOSIS_ENDS)
+    levels = np.arange(-1, len(LEVEL_MEANS))  # from S1 on, which stays upright
+    coronal = np.interp(levels, [-1, lower, upper, upper + STRAIGHT_AGAIN], [0, -cobb_deg / 2, cobb_deg / 2, 0])
+    axial = np.interp(levels, [lower - 1, (lower + upper) / 2, upper + 1], [0, AXIAL_SHARE * cobb_deg, 0])
+    return np.c_[coronal, axial]
 
 
 def _build_sacrum(pose: np.ndarray, height_scale: float, width_scale: float) -> tuple[Vertebra, ...]:
@@ -277,15 +292,20 @@ def _build_sacrum(pose: np.ndarray, height_scale: float, width_scale: float) -> 
     return tuple(segments)
 
 
-def _stack(below: Vertebra, body: Vertebra, gap_mm: float, tilt_deg: np.ndarray, slip_mm: float) -> Vertebra:
-    """Put `body` on `below` with a disc of the given middle height and tilt (about x, y, z) between them."""
+def _stack(below: Vertebra, body: Vertebra, gap_mm: float, tilt_deg: np.ndarray, slip_mm: float, leans_deg: np.ndarray) -> Vertebra:
+    """Put `body` on `below` with a disc of the given middle height and tilt (about x, y, z) between them.
+
+    A scoliosis turns them both by their `leans_deg` (2, 2), about y and z of the world.
+    """
     rim_mm = [(v.height_mm(0.5, 0.25) + v.height_mm(-0.5, 0.25)) / 4 - v.middle_mm / 2 for v in (below, body)]
-    closing_mm = np.tan(np.deg2rad(np.abs(tilt_deg[:2]))) @ [body.depth_mm / 2, body.width_mm / 2]
+    closing_deg = abs(tilt_deg[0]), abs(tilt_deg[1]) + abs(leans_deg[1, 0] - leans_deg[0, 0])
+    closing_mm = np.tan(np.deg2rad(closing_deg)) @ [body.depth_mm / 2, body.width_mm / 2]
     gap_mm = max(gap_mm, sum(rim_mm) + closing_mm + MIN_RIM_GAP_MM)
 
     pose = below.axes @ rotation(0, below.wedge_deg / 2)
-    axes = pose @ turn(tilt_deg) @ rotation(0, body.wedge_deg / 2)
-    half = pose @ turn(tilt_deg / 2)
+    before, halfway, lean = (rotation(1, y) @ rotation(2, z) for y, z in (leans_deg[0], leans_deg.mean(0), leans_deg[1]))
+    axes = lean @ before.T @ pose @ turn(tilt_deg) @ rotation(0, body.wedge_deg / 2)
+    half = halfway @ before.T @ pose @ turn(tilt_deg / 2)
     centre_mm = below.end_plate_mm(1, 0.0) + half[:, 2] * gap_mm + axes[:, 2] * body.middle_mm / 2
     # the slip is linear in a shift along the disc
     body = replace(body, axes=axes, centre_mm=centre_mm)
@@ -339,65 +359,3 @@ class Curves:
     def rows(self, z: np.ndarray) -> np.ndarray:
         """Indices into the tables, of the shape of `z`."""
         return np.clip((z - self.start_mm) / CURVE_STEP_MM, 0, len(self.canal_x) - 1).astype(np.int16)
-
-
-def spine_truth(spine: Spine, complete: Collection[str]) -> dict[str, Any]:
-    """What can be measured on the drawn labels: plain numbers and arrays, lengths in mm and angles in degrees.
-
-    `lordosis_deg` is the sagittal angle between the superior end-plates of L1 and S1, `scoliosis_deg` the largest coronal angle
-    between two end-plates of complete vertebrae, `slip_mm` the anterior shift of the named level on the one below.
-    `vertebrae` and `discs` hold the structures of the label table upwards; heights are those at 15, 50 and 85 % of the depth,
-    along the superior axis of a body or the axis of a disc. Depth and width are those of the superior end-plate; at mid-height
-    the share `waist` is missing.
-
-    Args:
-        spine: the drawn spine.
-        complete: names of the vertebrae that the field of view does not cut.
-    """
-    named = [v for v in (spine.sacrum[0], *spine.column) if v.verse]
-    coronal = [coronal_deg(v.axes[:, 0]) for v in named if v.name in complete]
-    return {
-        "lordosis_deg": sagittal_deg(spine["L1"].chord(1)) - sagittal_deg(spine["S1"].chord(1)),
-        "scoliosis_deg": max(coronal) - min(coronal) if coronal else 0.0,
-        "slip_mm": {d.upper.name: d.slip_mm for d in spine.discs if d.upper.verse},
-        "vertebrae": [_vertebra_truth(v, v.name in complete) for v in named],
-        "discs": [_disc_truth(d, d.lower.name in complete and d.upper.name in complete) for d in spine.discs if d.verse],
-    }
-
-
-def _vertebra_truth(v: Vertebra, complete: bool) -> dict[str, Any]:
-    return {
-        "name": v.name,
-        "verse": v.verse,
-        "complete": complete,
-        "centre_mm": v.centre_mm,
-        "anterior_height_mm": v.anterior_mm,
-        "middle_height_mm": v.middle_mm,
-        "posterior_height_mm": v.posterior_mm,
-        "depth_mm": v.depth_mm,
-        "width_mm": v.width_mm,
-        "waist": v.waist,
-        "wedge_deg": v.wedge_deg,
-        "coronal_deg": coronal_deg(v.axes[:, 0]),
-        "right": v.axes[:, 0],
-        "anterior": v.axes[:, 1],
-        "superior": v.axes[:, 2],
-        "superior_end_plate_mm": v.end_plate_mm(1, 0.0),
-        "inferior_end_plate_mm": v.end_plate_mm(-1, 0.0),
-        "superior_chord": v.chord(1),
-        "inferior_chord": v.chord(-1),
-    }
-
-
-def _disc_truth(disc: Disc, complete: bool) -> dict[str, Any]:
-    return {
-        # the name of the label table: the disc below L4 is L4/L5 even where L4 rests on the sacrum
-        "name": {s.verse: s.name for s in label_table()}[disc.verse],
-        "verse": disc.verse,
-        "complete": complete,
-        "anterior_height_mm": disc.height_mm(ENDS),
-        "middle_height_mm": disc.height_mm(0.0),
-        "posterior_height_mm": disc.height_mm(-ENDS),
-        "angle_deg": disc.angle_deg,
-        "degeneration": disc.degeneration,
-    }

@@ -21,9 +21,11 @@ from scripts.common.files import write_whole
 from scripts.common.preflight import check_writable
 from scripts.data.datalist import read_datalist, write_datalist
 from scripts.labels import label_table
-from scripts.phantoms.anatomy import Spine, Vertebra, build_spine, rotation, spine_truth
+from scripts.phantoms.anatomy import Spine, Vertebra, build_spine, rotation
 from scripts.phantoms.image import CONTRASTS, Grid, render
+from scripts.phantoms.truth import spine_truth
 
+SCOLIOSIS_DEG = (10.0, 40.0)  # Cobb angles of those that are drawn at random: from 10 on a curve is called a scoliosis
 # voxel orders of sagittal acquisitions: in-plane axes first, or slices first
 VOXEL_ORDERS = ("PIR", "ASL", "AIR", "PSR", "SAL", "IPL", "RPI", "LAS", "RAS")
 
@@ -36,7 +38,7 @@ class Phantom:
     label: np.ndarray  # uint8, VerSe numbers, same shape
     affine: np.ndarray  # (4, 4), voxel indices to RAS mm
     contrast: str  # T1w, T2w or STIR
-    truth: dict[str, Any]  # see anatomy.spine_truth; also seed, contrast and lumbar
+    truth: dict[str, Any]  # see truth.spine_truth; also seed, contrast and lumbar
 
 
 def draw_phantom(
@@ -46,6 +48,7 @@ def draw_phantom(
     lumbar: int = 5,
     wedged: Mapping[str, float] | None = None,
     slipped: Mapping[str, float] | None = None,
+    scoliosis: float = 0.0,
     spacing_mm: tuple[float, float] | None = None,
     shape: tuple[int, int, int] | None = None,
     oblique_deg: float = 6.0,
@@ -60,6 +63,7 @@ def draw_phantom(
         lumbar: number of lumbar vertebrae: 4, 5 or 6.
         wedged: share of the anterior height that a level has lost, e.g. {"L1": 0.3}.
         slipped: anterior shift in mm of a level on the one below, e.g. {"L4": 6.0}.
+        scoliosis: Cobb angle in degrees that a thoracolumbar curve adds, positive if it is convex to the left.
         spacing_mm: in-plane and slice spacing; None draws 0.85-1.2 and 3.5-4.5.
         shape: slices, voxels posterior to anterior, voxels inferior to superior; None draws a typical field of view.
         oblique_deg: largest rotation of the acquisition about each axis.
@@ -73,7 +77,7 @@ def draw_phantom(
         raise CallError(f"contrast '{contrast}' does not exist; choose one of {', '.join(CONTRASTS)}")
     # independent streams, so that an option changes only what it names
     patient, scanner, painter = (np.random.default_rng([seed, stream]) for stream in range(3))
-    spine = build_spine(patient, lumbar=lumbar, wedged=wedged, slipped=slipped)
+    spine = build_spine(patient, lumbar=lumbar, wedged=wedged, slipped=slipped, scoliosis=scoliosis)
     drawn_contrast = CONTRASTS[scanner.choice(len(CONTRASTS), p=[0.3, 0.5, 0.2])]
     drawn_order = VOXEL_ORDERS[scanner.integers(len(VOXEL_ORDERS))]
     contrast, order = contrast or drawn_contrast, order or drawn_order
@@ -134,13 +138,18 @@ def _reordered(phantom: Phantom, order: str) -> Phantom:
 
 
 def draw_options(seed: int, anomalies: float = 0.0) -> dict[str, Any]:
-    """Options of `draw_phantom` for one patient; a share of `anomalies` has 4 or 6 lumbar vertebrae, a wedge or a slip."""
+    """Options of `draw_phantom` for one patient: a share of `anomalies` has 4 or 6 lumbar vertebrae, a wedge or a slip, and the same
+    share, independently, a scoliosis.
+    """
     rng = np.random.default_rng([seed, 3])
     is_anomalous, kind = rng.random() < anomalies, rng.integers(3)
     lumbar = int(rng.choice([4, 6]))
     wedged = {str(rng.choice(["T12", "L1", "L2", "L3"])): round(rng.uniform(0.2, 0.45), 2)}
     slipped = {str(rng.choice(["L3", "L4", "L5"])): round(rng.uniform(4, 10), 1)}
-    return ({"lumbar": lumbar}, {"wedged": wedged}, {"slipped": slipped})[kind] if is_anomalous else {}
+    options = ({"lumbar": lumbar}, {"wedged": wedged}, {"slipped": slipped})[kind] if is_anomalous else {}
+    if rng.random() < anomalies:
+        options = {**options, "scoliosis": round(float(rng.choice([-1, 1]) * rng.uniform(*SCOLIOSIS_DEG)), 1)}
+    return options
 
 
 def write_cohort(
@@ -161,7 +170,7 @@ def write_cohort(
         output_dir: folder of the cohort; existing phantoms are replaced.
         training, validation, testing: number of phantoms per split.
         seed: the same arguments give the same arrays.
-        anomalies: share of phantoms with 4 or 6 lumbar vertebrae, a wedge or a slip.
+        anomalies: share of phantoms with 4 or 6 lumbar vertebrae, a wedge or a slip, and that of those with a scoliosis.
         workers: number of processes.
         phantom_options, options: passed on to `draw_phantom` for every phantom, e.g. `shape`.
 
