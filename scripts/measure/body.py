@@ -9,10 +9,12 @@ from nibabel.affines import apply_affine
 from scipy.ndimage import map_coordinates
 
 STEP_MM = (3.0, 1.0, 1.0)  # between samples to the right, to the front and upwards
-ROUNDS = 3  # of sampling along the axes; they are turned after all but the last
+ROUNDS = 4  # of sampling along the axes; they are turned after all but the last
 ENDS = 0.35  # share of the depth from the middle to where anterior and posterior heights are taken: at 85 and 15 % of it
 WINDOW = 0.06  # share of the depth to either side of such a place over which the surface is averaged
 SLAB = 1 / 6  # share of the width to either side of the middle: end-plates are those of the central third
+AXIAL_SLAB = 1 / 4  # share of the height to either side of the middle: how a body is turned about its axis is taken at its waist
+MAX_TURN = 1.0  # slope of the walls from left to right: 45 degrees
 WALL = (0.6, 0.8)  # of the way from the centre up (or down) to an end-plate, where its walls are taken: corners of outlines are round
 MAX_LEAN = 0.9  # sine of the angle to the left or right of what may be the axis of a spine
 LEAST_MM = 1.5  # from the centre of a body to its end-plates and walls
@@ -42,6 +44,7 @@ class Body:
     axes: np.ndarray
     superior: EndPlate
     inferior: EndPlate
+    is_turned: bool  # about its axis, as its walls are; else `axes` face the front of the world, as of half a body, whose walls do not tell
 
     def heights_mm(self) -> tuple[float, float, float]:
         """Anterior, middle and posterior distance of the end-plates along the body's axis."""
@@ -50,13 +53,14 @@ class Body:
 
 
 def measure_body(mask: np.ndarray, affine: np.ndarray, up: np.ndarray, upper_plate_alone: bool = False) -> Body | None:
-    """Turn the axes until the end-plates rise by opposite angles, from back to front and from left to right, then measure along them.
+    """Turn the axes until the end-plates rise by opposite angles, from back to front and from left to right, and the anterior and the
+    posterior wall turn by opposite angles from left to right; then measure along them.
 
     Args:
         mask: boolean, shape XYZ.
         affine: 4x4, voxel -> world mm, RAS.
         up: (3,), about the direction of the body's axis, upwards.
-        upper_plate_alone: put the axis upright on the superior end-plate, as of the sacrum, whose other one is fused.
+        upper_plate_alone: put the axis upright on the superior end-plate, as of the sacrum, whose other one is fused, and leave its turn.
 
     Returns:
         None for what is no body: too small, hollow, or `up` lies across the patient.
@@ -81,14 +85,16 @@ def measure_body(mask: np.ndarray, affine: np.ndarray, up: np.ndarray, upper_pla
         plates = [sections.end_plate(side) for side in (1, -1)]
         if None in plates:
             return None
+        is_turned = not upper_plate_alone and sections.width_mm >= sections.depth_mm
         if turns_left:
             local = [plate.chord @ axes for plate in plates]
             rises = np.array([(chord[2] / chord[1], sections.rise_to_right(side)) for chord, side in zip(local, (1, -1))])
             to_front, to_right = rises[0] if upper_plate_alone else rises.mean(0)
+            turn = sections.walls_to_right() if is_turned else 0.0
             right, front, upwards = axes.T
-            right, front = right + to_right * upwards, front + to_front * upwards
+            right, front = right + to_right * upwards + turn * front, front + to_front * upwards
             axes = _axes(right, np.cross(right, front))
-    return Body(axes, *plates)
+    return Body(axes, *plates, is_turned)
 
 
 def _axes(right: np.ndarray, up: np.ndarray) -> np.ndarray:
@@ -101,7 +107,7 @@ def _axes(right: np.ndarray, up: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Sections:
-    """Two sections of a mask along the axes of a body, interpolated linearly: the sum of a row is its length to a fraction of a voxel."""
+    """Three sections of a mask along the axes of a body, interpolated linearly: the sum of a row is its length to a fraction of a voxel."""
 
     centre_mm: np.ndarray  # (3,), world
     axes: np.ndarray
@@ -110,8 +116,10 @@ class _Sections:
     up: np.ndarray  # of the rows of both; none lies at 0
     sagittal: np.ndarray  # mean over the central third from left to right, shape (front, up)
     coronal: np.ndarray  # mean over the central third from back to front, shape (right, up)
+    axial: np.ndarray  # mean over the central half from below to above, shape (right, front)
     middle: float  # mm from the centre to the middle between left and right
     width_mm: float
+    depth_mm: float
 
     @classmethod
     def of(
@@ -130,11 +138,14 @@ class _Sections:
         in_depth, depth_mm = _extent(values.sum((0, 2)), places[1])
         slab = np.abs(places[0] - middle) <= max(SLAB * width_mm, STEP_MM[0] / 2)
         third = np.abs(places[1] - in_depth) <= max(SLAB * depth_mm, STEP_MM[1] / 2)
-        return cls(centre_mm, axes, *places, values[slab].mean(0), values[:, third].mean(1), middle, width_mm)
+        waist, height_mm = _extent(values.sum((0, 1)), places[2])
+        half = np.abs(places[2] - waist) <= max(AXIAL_SLAB * height_mm, STEP_MM[2] / 2)
+        means = values[slab].mean(0), values[:, third].mean(1), values[:, :, half].mean(2)
+        return cls(centre_mm, axes, *places, *means, middle, width_mm, depth_mm)
 
     def end_plate(self, side: int) -> EndPlate | None:
         """The superior (`side` = 1) or inferior (-1) end-plate; None if it or a wall lies within `LEAST_MM` of the centre."""
-        levels = self._levels(self.sagittal, side)
+        levels = self._surface(self.sagittal, self.up, side)
         # at the posterior and the anterior wall, whose places are not known yet: rows half as high surely reach both
         ends = [0.5 * float(np.interp(0.0, self.front, levels))] * 2
         for _ in range(2):
@@ -161,12 +172,23 @@ class _Sections:
 
     def rise_to_right(self, side: int) -> float:
         """Slope of an end-plate in the coronal section."""
-        near = np.abs(self.right - self.middle) <= max(ENDS * self.width_mm, STEP_MM[0])
-        return float(np.polyfit(self.right[near], self._levels(self.coronal, side)[near], 1)[0])
+        return self._slope(self._surface(self.coronal, self.up, side))
 
-    def _levels(self, section: np.ndarray, side: int) -> np.ndarray:
-        """Height of the upper or lower surface in every column of a section, mm from the centre."""
-        return side * section[:, side * self.up > 0].sum(1) * STEP_MM[2]
+    def walls_to_right(self) -> float:
+        """Mean slope, towards the front, of the anterior and the posterior wall in the axial section; at most `MAX_TURN`."""
+        slopes = [self._slope(self._surface(self.axial, self.front, side)) for side in (1, -1)]
+        return float(np.clip(np.mean(slopes), -MAX_TURN, MAX_TURN))
+
+    def _slope(self, surface: np.ndarray) -> float:
+        """Of a surface (right,), mm, from left to right in the middle of the body."""
+        near = np.abs(self.right - self.middle) <= max(ENDS * self.width_mm, STEP_MM[0])
+        return float(np.polyfit(self.right[near], surface[near], 1)[0])
+
+    @staticmethod
+    def _surface(section: np.ndarray, along: np.ndarray, side: int) -> np.ndarray:
+        """Where the surface on one side of the centre lies in every column of a section, mm along its last axis, whose places are
+        `along`."""
+        return side * section[:, side * along > 0].sum(1) * (along[1] - along[0])
 
 
 def _extent(profile: np.ndarray, places: np.ndarray) -> tuple[float, float]:

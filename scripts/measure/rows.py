@@ -14,7 +14,7 @@ from scripts.measure.signal import measure_signals
 # of structures and of spines, in the order of their columns in every table, whichever mask comes first
 MEASURES = (
     "signal_mean", "signal_sd", "signal_median",
-    "anterior_height_mm", "middle_height_mm", "posterior_height_mm", "depth_mm", "wedge_deg", "coronal_deg", "height_loss",
+    "anterior_height_mm", "middle_height_mm", "posterior_height_mm", "depth_mm", "wedge_deg", "coronal_deg", "axial_deg", "height_loss",
     "height_loss_grade", "slip_mm", "slip_percent", "angle_deg", "height_index", "lordosis_deg", "lordosis_l1_l5_deg", "cobb_deg",
     "cobb_levels", "warnings",
 )  # fmt: skip

@@ -39,7 +39,8 @@ def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Seque
     back face of the volume cuts is not measured, nor is what is no solid piece.
 
     A body has `anterior_`, `middle_` and `posterior_height_mm`; `depth_mm` of its superior end-plate; `wedge_deg` between its
-    end-plates, positive if it is taller in front; `coronal_deg`, positive if it rises to the right; `height_loss` with
+    end-plates, positive if it is taller in front; `coronal_deg`, positive if it rises to the right; `axial_deg`, positive if its front
+    is turned to the left, unless too little of its width is in view; `height_loss` with
     `height_loss_grade` (see `height_loss`), a number, no diagnosis, for which Genant asks more than heights. On the next body below, it
     has `slip_mm`, the distance from that one's posterior rim to its own, positive to the front, and `slip_percent` of the end-plate below.
 
@@ -110,7 +111,10 @@ def _is_plate_cut(sacrum: Body, mask: np.ndarray, affine: np.ndarray) -> bool:
 def _of_body(body: Body) -> dict[str, float]:
     heights = dict(zip(("anterior_height_mm", "middle_height_mm", "posterior_height_mm"), body.heights_mm()))
     wedge_deg = turned_deg(body.inferior.chord, body.superior.chord)
-    return {**heights, "depth_mm": body.superior.depth_mm, "wedge_deg": wedge_deg, "coronal_deg": coronal_deg(body.axes[:, 0])}
+    angles = {"wedge_deg": wedge_deg, "coronal_deg": coronal_deg(body.axes[:, 0])}
+    if body.is_turned:
+        angles["axial_deg"] = axial_deg(body.axes[:, 0])
+    return {**heights, "depth_mm": body.superior.depth_mm, **angles}
 
 
 def _of_disc(upper: Body, lower: Body, whole_bodies: Sequence[Body]) -> dict[str, float]:
@@ -173,3 +177,8 @@ def turned_deg(start: np.ndarray, end: np.ndarray) -> float:
 def coronal_deg(direction: np.ndarray) -> float:
     """Slope of a direction (3,) in the world's coronal plane, positive if it rises to the right."""
     return float(np.rad2deg(np.arctan2(direction[2], direction[0])))
+
+
+def axial_deg(direction: np.ndarray) -> float:
+    """Slope of a direction (3,) in the world's axial plane, positive if it turns to the front on the right."""
+    return float(np.rad2deg(np.arctan2(direction[1], direction[0])))

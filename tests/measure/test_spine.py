@@ -5,6 +5,8 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms.utils import create_rotate
+from nibabel.affines import from_matvec
 
 from scripts.labels import encode, structure
 from scripts.measure.spine import SpineMeasures, height_loss, measure_spine, turned_deg
@@ -13,7 +15,11 @@ from scripts.phantoms.phantom import Phantom, draw_phantom
 HEIGHTS = ("anterior_height_mm", "middle_height_mm", "posterior_height_mm")
 
 
-@pytest.fixture(scope="module", params=[{}, {"wedged": {"L1": 0.3}, "slipped": {"L4": 6.0}}, {"lumbar": 4}, {"lumbar": 6}], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[{}, {"wedged": {"L1": 0.3}, "slipped": {"L4": 6.0}}, {"lumbar": 4}, {"lumbar": 6}, {"scoliosis": -30.0}],
+    ids=str,
+)
 def phantom(request) -> Phantom:
     return draw_phantom(5, contrast="T2w", **request.param)
 
@@ -35,11 +41,13 @@ def test_against_the_truth(phantom):
         assert row[angle] == pytest.approx(complete[name][angle], abs=2.5)
         if "coronal_deg" in row:
             assert row["coronal_deg"] == pytest.approx(complete[name]["coronal_deg"], abs=1.5)
+        if "axial_deg" in row:
+            assert row["axial_deg"] == pytest.approx(complete[name]["axial_deg"], abs=5)
         if "slip_mm" in row:
             assert row["slip_mm"] == pytest.approx(truth["slip_mm"][name], abs=0.8)
     assert checked >= 10
     assert found.spine["lordosis_deg"] == pytest.approx(truth["lordosis_deg"], abs=1.5)
-    tilts = [row["coronal_deg"] for name, row in complete.items() if "coronal_deg" in row and name != "S1"]
+    tilts = [row["coronal_deg"] for name, row in complete.items() if "coronal_deg" in found.structures.get(name, {})]
     assert found.spine["cobb_deg"] == pytest.approx(max(tilts) - min(tilts), abs=1.7)
 
 
@@ -91,8 +99,25 @@ def test_a_mirrored_spine_leans_the_other_way():
     ours, mirrored = measure_spine(label, phantom.affine), measure_spine(label[::-1], phantom.affine)
     for name, row in ours.structures.items():
         for key, value in row.items():
-            assert mirrored.structures[name][key] == pytest.approx(-value if key == "coronal_deg" else value, abs=0.02)
+            assert mirrored.structures[name][key] == pytest.approx(-value if key in ("coronal_deg", "axial_deg") else value, abs=0.02)
     assert mirrored.spine["cobb_deg"] == pytest.approx(ours.spine["cobb_deg"], abs=0.02)
+
+
+@pytest.mark.parametrize("degrees", [-10.0, 20.0])
+def test_a_patient_who_lies_turned(degrees):
+    """About the long axis, by which the coronal plane of the scanner is no longer that of the patient."""
+    phantom = draw_phantom(7, contrast="T2w", oblique_deg=0.0)
+    label, turn = encode(phantom.label), from_matvec(create_rotate(3, [0, 0, np.radians(degrees)])[:3, :3])
+    lying, turned = measure_spine(label, phantom.affine), measure_spine(label, turn @ phantom.affine)
+    checked = 0
+    for name, row in lying.structures.items():
+        if "axial_deg" in row:
+            checked += 1
+            assert turned.structures[name]["axial_deg"] == pytest.approx(row["axial_deg"] + degrees, abs=2.5)
+            assert turned.structures[name]["coronal_deg"] == pytest.approx(row["coronal_deg"], abs=1)
+            assert turned.structures[name]["wedge_deg"] == pytest.approx(row["wedge_deg"], abs=1)
+    assert checked >= 5
+    assert turned.spine["cobb_deg"] == pytest.approx(lying.spine["cobb_deg"], abs=1)
 
 
 def test_the_label_is_not_changed():
