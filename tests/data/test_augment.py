@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.data.augment import RandIntensityMapd, RandInvertIntensityd, RandThickSlicesd
+from scripts.data.augment import RandBlankBordersd, RandIntensityMapd, RandInvertIntensityd, RandThickSlicesd
 
 AFFINE = torch.diag(torch.tensor([4.0, 0.8, 0.9, 1.0], dtype=torch.float64))
 
@@ -169,3 +169,47 @@ def test_thick_slices_draw_axis_and_thickness():
     assert 0.5 < np.mean(np.array(axes) == 0) < 0.9
     assert set(axes) == {0, 1}
     assert len(roughness) > 4  # several thicknesses
+
+
+# RandBlankBordersd
+
+
+class Borders(RandBlankBordersd):
+    """With borders that are given."""
+
+    def __init__(self, *borders: tuple[int, float, bool]) -> None:
+        super().__init__(["image", "label"], prob=1.0)
+        self.given = list(borders)
+
+    def randomize(self, data: None = None) -> None:
+        super().randomize(data)
+        self.borders = self.given
+
+
+def test_blank_borders_by_hand():
+    image, label = torch.rand(1, 4, 6, 8) + 1, torch.ones(1, 4, 6, 8, dtype=torch.uint8)
+    copies = image.clone(), label.clone()
+    found = Borders((0, 0.3, True), (2, 0.5, False))({"image": image, "label": label, "other": image})
+    seen = torch.zeros(1, 4, 6, 8, dtype=torch.uint8)
+    seen[:, 1:, :, :4] = 1  # one slice of four, rounded down, and four of eight
+    assert torch.equal(found["label"], seen)
+    assert torch.equal(found["image"], image * seen)
+    assert found["other"] is image
+    assert torch.equal(image, copies[0])
+    assert torch.equal(label, copies[1])
+    assert torch.equal(Borders((1, 0.1, False))({"image": image, "label": label})["image"], image)  # less than a voxel
+
+
+def test_blank_borders_follow_their_seed_probability_and_share():
+    def blank(seed: int, **options) -> list[list[int]]:
+        """Number of blank slices along every axis, of 300 images."""
+        blank_borders = RandBlankBordersd("image", **options).set_random_state(seed)
+        images = [blank_borders({"image": torch.ones(1, 20, 20, 20)})["image"][0].bool() for _ in range(300)]
+        return [[20 - int(image.movedim(axis, 0).flatten(1).any(1).sum()) for axis in range(3)] for image in images]
+
+    found = np.array(blank(0, prob=0.4, share=0.5))
+    assert 0.3 < (found > 0).any(1).mean() < 0.45
+    assert set((found > 0).sum(1)) == {0, 1, 2}  # axes
+    assert found.max() == 9  # less than half of 20 slices
+    assert blank(1) == blank(1) != blank(2)
+    assert not np.any(blank(0, prob=0.0))
