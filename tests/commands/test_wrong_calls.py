@@ -78,7 +78,7 @@ def test_overrides_that_clients_and_commands_need_pass():
 def test_mappings():
     draw = "scripts.phantoms.phantom.draw_phantom"
     check_arguments("phantom_options", {"lumbar": 6}, draw)
-    known = "contrast, lumbar, wedged, slipped, spacing_mm, shape, oblique_deg, view, order"
+    known = "contrast, lumbar, wedged, slipped, scoliosis, spacing_mm, shape, oblique_deg, view, order"
     with fails(f"--phantom_options: there is no option 'lumbr'; choose from {known}. Did you mean lumbar?"):
         check_arguments("phantom_options", {"lumbr": 6}, draw, ["seed"])
     with fails(f"--phantom_options 3: options by name are needed, such as \"{{'contrast': ...}}\"; there is {known}"):
