@@ -195,6 +195,7 @@ class CaseReports:
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
             self.write_report(stored_scan(batch), batch["image"].meta, output["pred"], batch.get("made_from"))
+            del batch["volume"]  # else it is held while the next scan is read
 
     def write_report(self, scan: Volume, meta: Mapping[str, Any], pred: MetaTensor, made_from: Mapping[str, str] | None = None) -> None:
         """Print what is doubtful, write the report, and keep its rows.

@@ -15,7 +15,7 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
-from scripts import figures
+from scripts import figures, handlers
 from scripts.common.errors import UserError
 from scripts.data.volumes import Volume
 from scripts.handlers import CaseFigures, CaseReports, StructureReport, format_table
@@ -278,18 +278,26 @@ def test_figures_of_scans_with_one_stem_have_names_of_their_own(scans, monkeypat
 # CaseReports
 
 
+@pytest.fixture
+def stored(monkeypatch) -> list[str]:
+    """Every scan has the grid of the mask; those that were read."""
+    were_read = []
+    scan = Volume(np.zeros((4, 4, 4), np.float32), AFFINE, "float32")
+    monkeypatch.setattr(handlers, "read_scan", lambda path: were_read.append(path) or scan)
+    return were_read
+
+
 def reported(path: str, rows: list[dict], **naming) -> tuple[list[dict], list[dict]]:
     """One iteration whose prediction carries a report; three voxels of 2.88 mm3 are L1."""
     predicted = np.zeros((4, 4, 4), np.uint8)
     predicted[0, 0, :3] = L1
     batch, (output,) = step(path, predicted)
-    batch[0]["volume"] = Volume(np.zeros((4, 4, 4), np.float32), AFFINE, "float32")
     defaults = {"sequence_probability": 0.95, "uncertain": False, "runner_up": ["L5"], "runner_up_probability": 0.05}
     output["pred"].meta["report"] = {**defaults, **naming, "structures": rows}
     return batch, [output]
 
 
-def test_case_report_of_an_uncertain_scan(tmp_path, capsys):
+def test_case_report_of_an_uncertain_scan(stored, tmp_path, capsys):
     rows = [{"name": "L1", "vote": 0.5}, {"name": "L2", "vote": 0.5}]
     iteration = reported("/data/a/x_T2w.nii.gz", rows, sequence_probability=0.456, uncertain=True)
     run(CaseReports(str(tmp_path), "/data"), [iteration])
@@ -300,7 +308,7 @@ def test_case_report_of_an_uncertain_scan(tmp_path, capsys):
     assert capsys.readouterr().out == "/data/a/x_T2w.nii.gz: the levels are uncertain (probability 0.45), see the .json beside the mask\n"
 
 
-def test_tables_of_all_scans(tmp_path):
+def test_tables_of_all_scans(stored, tmp_path):
     found = [{"name": "L1", "vote": 0.9, "cut_by_view": ["superior", "left"], "measures": {"wedge_deg": -1.5, "height_loss_grade": 0}}]
     spine = {"cobb_deg": 3.25, "cobb_levels": "L1-L4"}
     steps = [reported("/data/a/x_T2w.nii.gz", found), reported("/data/y.nii.gz", [], sequence_probability=0.0)]
@@ -323,6 +331,16 @@ def test_tables_of_all_scans(tmp_path):
     assert report["structures"][0]["measures"] == found[0]["measures"]
     assert report["spine"] == spine
     assert report["label_scheme"] == "verse"
+
+
+def test_a_scan_is_read_once_for_figure_and_report_and_not_kept(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "case_figure", lambda *a, **k: None)
+    monkeypatch.setattr(figures, "save_figure", lambda *a, **k: None)
+    batch, output = reported("/data/y.nii.gz", [{"name": "L1", "vote": 1.0}])
+    for handler in (CaseFigures(str(tmp_path), "/data"), CaseReports(str(tmp_path), "/data")):
+        run(handler, [(batch, output)])
+    assert stored == ["/data/y.nii.gz"]
+    assert "volume" not in batch[0]
 
 
 @pytest.mark.parametrize("name", ["structures.csv", "spines.csv"])
