@@ -143,11 +143,13 @@ def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> n
 
     Raises:
         CallError: for an unknown scheme.
-        UserError: for fractional values or values that the scheme does not hold.
+        UserError: for fractional or infinite values, NaN, and values that the scheme does not hold.
     """
     check_scheme(scheme)
     with np.errstate(invalid="ignore"):  # NaN differs from any integer that it becomes
         integers = values if np.issubdtype(values.dtype, np.integer) else np.rint(values).astype(np.int64)
+    if integers is not values and not np.isfinite(values).all():
+        raise UserError(f"{where}: label values that are NaN or infinite. Set them to 0, or to the number of their structure.")
     if integers is not values and not np.array_equal(integers, values):
         raise UserError(
             f"{where}: fractional label values, e.g. {values[integers != values].flat[0]:g}. Resample labels by nearest neighbour."

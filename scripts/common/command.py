@@ -27,7 +27,7 @@ CLIENT_KEYS = {"imports", "train", "validate", "_meta_", *DEFAULT_MLFLOW_SETTING
 NEEDED = {"bundle_root", "dataset_dir", "output_dir", "ckpt_path", "sacrum_dir", "release_dir", "results", "nnunet_python"}
 TEXTS = NEEDED | {
     "datalist", "image", "split", "labels", "pretrained", "resume", "prediction", "reference", "before", "after", "metrics", "name",
-    "patient_pattern", "label_scheme", "read_scheme", "train_only", "lowest",
+    "patient_pattern", "pattern", "label_scheme", "read_scheme", "train_only", "lowest",
 }  # fmt: skip
 LISTS = {"also_train_on", "scans", "parts"}  # options that are lists of such
 

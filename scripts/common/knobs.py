@@ -52,8 +52,8 @@ _LIMITS: dict[Limits | Triple, str] = {
     Limits(20, whole=True): "many_scans",
     Limits(0.001): "max_gradient",
     Limits(): "learning_rate weight_decay rotate view_rotate bend min_instance_mm3 min_speck_mm3",
-    Limits(0, 1): "cache_rate spine_prob exact_prob flip_prob thick_prob blank_prob intensity_prob contrast_prob invert_prob"
-    " view_intensity_prob view_contrast_prob view_invert_prob anomalies validation_fraction testing_fraction",
+    Limits(0, 1): "cache_rate spine_prob exact_prob flip_prob thick_prob blank_prob noise_prob intensity_prob contrast_prob"
+    " invert_prob view_intensity_prob view_contrast_prob view_invert_prob anomalies validation_fraction testing_fraction",
     Limits(0, 0.9): "overlap scale view_scale",
     Limits(0, 0.45): "cut",
     Limits(0.01, 0.99): "threshold",

@@ -143,14 +143,14 @@ def check_device(device: Any) -> None:
         raise CallError(f"--device {device}: not there ({reason}). Leave it out, or set it to cpu.") from error
 
 
-def check_input(image: str, datalist: str, split: str) -> None:
+def check_input(image: str, datalist: str, split: str, pattern: str) -> None:
     """
     Raises:
-        CallError: for one scan and a list of scans at once.
+        CallError: for one scan and several scans at once.
     """
-    others = " and ".join(f"--{name}" for name, value in (("datalist", datalist), ("split", split)) if value)
+    others = " and ".join(f"--{name}" for name, value in (("datalist", datalist), ("split", split), ("pattern", pattern)) if value)
     if image and others:
-        raise CallError(f"--image takes one scan, {others} a list of them: leave out one or the other")
+        raise CallError(f"--image takes one scan, {others} several of them: leave out one or the other")
 
 
 def check_bundle_root(bundle_root: str) -> None:

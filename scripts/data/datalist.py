@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
-from scripts.common.errors import CallError, UserError, did_you_mean, shown, similar_path
+from scripts.common.errors import CallError, UserError, counted, did_you_mean, shown, similar_path
 from scripts.common.files import write_whole
 from scripts.common.preflight import is_true
 from scripts.data.dicom import holds_series
@@ -158,11 +159,17 @@ def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, all
 
 
 def inference_entries(
-    dataset_dir: str | Path, datalist: str | Path = "", image: str | Path = "", split: str = "", allow_outside: bool | str = False
+    dataset_dir: str | Path,
+    datalist: str | Path = "",
+    image: str | Path = "",
+    split: str = "",
+    allow_outside: bool | str = False,
+    pattern: str = "",
 ) -> list[dict]:
     """What to segment, each scan once: one `image`, else a `datalist` (all splits, or one), else every scan in `dataset_dir` and below.
 
-    A listed scan that does not exist is left to the reader, unless none of them does. For `allow_outside` see `read_datalist`.
+    A listed scan that does not exist is left to the reader, unless none of them does. For `allow_outside` see `read_datalist`. With a
+    `pattern` only scans count whose path from `dataset_dir` fits it, as `*T2*` or `sub-0?/*`, in small letters or capitals.
 
     Raises:
         CallError: if nothing is there to be segmented.
@@ -183,13 +190,27 @@ def inference_entries(
         images = dict.fromkeys(entry["image"] for name, entries in splits.items() if split in ("", name) for entry in entries)
         if not images:
             raise CallError(f"{datalist}: no scans under '{split}'")
+        images = _fitting(images, dataset_dir, pattern)
         if not any(os.path.exists(path) for path in images):
-            raise CallError(f"{datalist}: {next(iter(images))} does not exist, nor does any other. Is dataset_dir ({dataset_dir}) right?")
+            raise CallError(f"{datalist}: {images[0]} does not exist, nor does any other. Is dataset_dir ({dataset_dir}) right?")
         return [{"image": path} for path in images]
-    images = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
-    if not images:
+    found = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
+    if not found:
         raise CallError(f"{dataset_dir}: no scans found, labels alone: it lies beside a folder of images. --image takes one of its files.")
-    return [{"image": str(path.absolute())} for path in images]
+    return [{"image": path} for path in _fitting([str(path.absolute()) for path in found], dataset_dir, pattern)]
+
+
+def _fitting(images: Iterable[str], dataset_dir: str | Path, pattern: str) -> list[str]:
+    """
+    Raises:
+        CallError: if the path of no scan from `dataset_dir` fits the pattern.
+    """
+    path_of = {image: os.path.relpath(image, Path(dataset_dir).absolute()).replace(os.sep, "/") for image in images}
+    fitting = [image for image, path in path_of.items() if not pattern or fnmatchcase(path.lower(), pattern.lower())]
+    if not fitting:
+        first = shown(next(iter(path_of.values())))
+        raise CallError(f"--pattern {pattern}: fits none of {counted(path_of, 'scan')}, such as {first}. It takes * and ?, as '*T2*'.")
+    return fitting
 
 
 def write_datalist(splits: dict[str, list[dict]], datalist: str | Path) -> None:

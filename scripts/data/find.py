@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -21,6 +21,7 @@ SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 OTHER_SCANS = (".mgz", ".mgh", ".hdr", ".par", ".head", ".mnc", ".gipl", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip")
 NO_DICOM = (*SUFFIXES, ".json", ".csv", ".tsv", ".txt", ".png", ".jpg", ".pdf")  # by their names: not one of them has to be opened
 LABEL_POSTFIX = "_seg"
+OTHER_MASKS = re.compile(r"_(seg[-_][\w-]+|dseg|mask|labels?|segmentation)$", re.IGNORECASE)  # as BIDS and viewers call theirs
 LABEL_FOLDERS = {"images": ("labels", "masks"), "imagesTr": ("labelsTr",)}  # SPIDER and nnU-Net keep labels in a folder of their own
 
 
@@ -66,7 +67,7 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     """Every scan in `dataset_dir` and below, sorted: image files whose stem does not end in `_seg`, DICOM series folders, and folders
     that cannot be looked into, which are for the reader to complain about. Links to folders are followed, each folder is searched once.
 
-    Scans of formats that are not searched for are told of in a warning.
+    Scans of formats that are not searched for, and masks by other names, are told of in a warning.
 
     Raises:
         CallError: if the folder does not exist or holds no scan.
@@ -78,29 +79,36 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
         raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the scans.{similar_path(root)}")
     found: list[Path] = []
     others: list[Path] = []
+    masks: list[Path] = []
     masked = False
     closed: list[OSError] = []
     for folder, files in _folders(root, closed.append):
         images = [Path(folder, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
         scans = [path for path in images if not case_name(path).endswith(LABEL_POSTFIX)]
         masked |= len(scans) < len(images)
-        found += scans
+        masks += [path for path in scans if OTHER_MASKS.search(case_name(path))]
+        found += [path for path in scans if not OTHER_MASKS.search(case_name(path))]
         others += [path for path in map(Path(folder).joinpath, files) if _is_other_scan(path)]
         if len(files) > len(images) and is_dicom_folder(folder):
             found.append(Path(folder))
     found += [Path(error.filename) for error in closed]
-    passed_over = ""
+    passed_over = []
     if others:
-        first = min(others).relative_to(root)
-        more = ", ..." if len(others) > 1 else ""
-        passed_over = f"{counted(others, 'scan')} of formats that are not searched for ({first}{more}): convert to NIfTI (.nii.gz)."
+        passed_over.append(f"{counted(others, 'scan')} of formats that are not searched for {_first(others, root)}: convert to NIfTI (.nii.gz).")
+    if masks:
+        passed_over.append(f"{counted(masks, 'file')} with names of masks passed over {_first(masks, root)}: --image takes one all the same.")
     if not found:
         more = " Files whose names end in _seg are masks, no scans." if masked else ""
-        more += f" {passed_over}" if passed_over else ""
+        more += "".join(f" {line}" for line in passed_over)
         raise CallError(f"{root}: no scans found. Expected {', '.join(SUFFIXES)} files or folders with a DICOM series.{more}")
-    if passed_over and idist.get_rank() == 0:  # of several processes one tells of it
-        logger.warning(shown(f"{root}: {passed_over}"))
+    if idist.get_rank() == 0:  # of several processes one tells of it
+        for line in passed_over:
+            logger.warning(shown(f"{root}: {line}"))
     return sorted(found)
+
+
+def _first(paths: Sequence[Path], root: Path) -> str:
+    return f"({min(paths).relative_to(root)}{', ...' if len(paths) > 1 else ''})"
 
 
 def find_masks(dataset_dir: str | Path) -> list[Path]:
@@ -161,12 +169,17 @@ def find_label(image: str | Path, passed_over: Callable[[Path], bool] | None = N
     if case not in ("", stem) and not _file(image.with_name(case)):
         beside.append(f"{case}{LABEL_POSTFIX}")
     apart = [stem, *beside]
-    if image.parent.name == "imagesTr":
-        apart.append(re.sub(r"_\d{4}$", "", stem))
+    apart.append(without_channel(image))
     folders = [image.parent.parent / folder for folder in LABEL_FOLDERS.get(image.parent.name, ())]
     candidates = [*(image.parent / name for name in beside), *(folder / name for name in apart for folder in folders)]
     files = (file for candidate in candidates if (file := _file(candidate)))
     return next((file for file in files if not (passed_over and passed_over(file))), None)
+
+
+def without_channel(image: Path) -> str:
+    """The stem of a scan, without the number of its channel (`_0000`) in a folder of nnU-Net."""
+    stem = case_name(image)
+    return re.sub(r"_\d{4}$", "", stem) if image.parent.name == "imagesTr" else stem
 
 
 def find_image(label: Path) -> Path | None:

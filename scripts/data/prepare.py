@@ -15,15 +15,16 @@ from scripts.batch.own_masks import is_uncorrected
 from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.preflight import check_writable, is_true
 from scripts.data.datalist import SPLITS, write_datalist
-from scripts.data.find import LABEL_FOLDERS, case_name, find_images, find_label, is_in_label_folder
+from scripts.data.find import LABEL_FOLDERS, case_name, find_images, find_label, is_in_label_folder, without_channel
 from scripts.data.masks import read_mask
 from scripts.labels import encode, label_table
 
 MAX_LINES = 20  # about bad labels
 SHOWN_PATIENTS = 4  # so that a visit that was taken for a patient is seen
-# `sub-01` of BIDS names, else the name without the contrast at its end and words behind that: 1_t1, 1_T2_SPACE and 1-T2-sag are one patient
+# `sub-01` of BIDS names, else the name without the contrast at its beginning or its end and words behind that: 1_t1, 1_T2_SPACE, 1-T2-sag
+# and T2_1 are one patient
 CONTRAST = r"(?i:t[12]w?|stir|tirm|pdw?|dixon|water|fat)"
-PATIENT_PATTERN = rf"(sub-[^_]+(?=_|$)|.+?(?=(?:[_-]{CONTRAST}(?:[_-][A-Za-z]+)*)*(?:[_-](?i:mr))?$))"
+PATIENT_PATTERN = rf"(?:{CONTRAST}[_-])?(sub-[^_]+(?=_|$)|.+?(?=(?:[_-]{CONTRAST}(?:[_-][A-Za-z]+)*)*(?:[_-](?i:mr))?$))"
 
 
 def prepare(
@@ -45,13 +46,15 @@ def prepare(
         validation_fraction, testing_fraction: share of patients; each split that is asked for gets at least one.
         patient_pattern: regular expression; its first group, matched at the start of the scan's name or else of its path from
             `dataset_dir`, with `/`, is the patient. Empty: `PATIENT_PATTERN` on the name, or the folder where patients have one each.
+            Scans that share a label are those of one patient, whatever their names.
         labelled: VerSe numbers annotated in every scan; empty: in each scan those that its label holds.
         seed: of the shuffle.
         overwrite: replace an existing datalist.
         label_scheme: of the numbers in the labels; the entries name it, and list VerSe's.
 
     Raises:
-        CallError: if the datalist exists or cannot be written, the fractions leave nothing for training, or the pattern is none.
+        CallError: if the datalist exists or cannot be written, the fractions leave nothing for training, the pattern is none, or the
+            labels lie outside the folder.
         UserError: naming all labels that cannot be read or are empty; if there are no labelled scans or too few patients, or the pattern
             does not match a name.
     """
@@ -72,9 +75,11 @@ def prepare(
     drawn = [image for image, label in label_of.items() if find_label(image) != label]  # the network would learn from itself
     unpaired = [image for image, label in label_of.items() if not label]
     paired = {image: label for image, label in label_of.items() if label}
+    if outside := next((label for label in paired.values() if not label.is_relative_to(root)), None):
+        raise CallError(f"{root}: its labels lie outside it, in {outside.parent}. Set --dataset_dir to the folder that holds both.")
     patient_of = {image: _matched(patient_pattern or PATIENT_PATTERN, image, root) for image in paired}
     folder_of = {} if patient_pattern else _patient_folders(patient_of, root)
-    patient_of |= folder_of
+    patient_of = _joined(patient_of | folder_of, paired)
     source_of = {image: root.absolute().name if image in folder_of else _source(image) for image in paired}
     patients = _entries_of_patients(paired, patient_of, source_of, root, labelled, label_scheme)
     if not patients:
@@ -122,8 +127,8 @@ def _entries_of_patients(
         except UserError as error:
             problems.append(str(error))
             continue
-        if not {*values, *labelled}:
-            problems.append(f"{label}: holds no structure. Leave it out, or list with --labelled what it was searched for.")
+        if not values:
+            problems.append(f"{label}: no foreground, all values are 0. Label it, or take it out of the folder.")
         patients[patient_of[image]].append(
             {
                 "image": image.relative_to(root).as_posix(),
@@ -134,6 +139,7 @@ def _entries_of_patients(
                 "label_scheme": label_scheme,
             }
         )
+    problems = [*dict.fromkeys(problems)]  # of a label that several scans share
     if problems:
         more = [f"and {len(problems) - MAX_LINES} more"] if len(problems) > MAX_LINES else []
         raise UserError("\n".join([*problems[:MAX_LINES], *more]))
@@ -164,10 +170,21 @@ def _matched(pattern: str, image: Path, root: Path) -> str:
     Raises:
         UserError: if it matches neither the scan's name nor its path.
     """
-    for text in (case_name(image), image.relative_to(root).as_posix()):
+    for text in (without_channel(image), image.relative_to(root).as_posix()):
         if (match := re.match(pattern, text)) and match.group(1) is not None:
             return match.group(1)
     raise UserError(f"{image}: patient_pattern '{pattern}' does not match its name or its path from dataset_dir")
+
+
+def _joined(patient_of: Mapping[Path, str], label_of: Mapping[Path, Path]) -> dict[Path, str]:
+    """Patients, by image, of which those with a label in common are one, under the name of the first."""
+    name = {patient: patient for patient in patient_of.values()}
+    first: dict[Path, str] = {}
+    for image, label in label_of.items():
+        mine = name[patient_of[image]]
+        if (other := name[first.setdefault(label, mine)]) != mine:
+            name = {patient: other if known == mine else known for patient, known in name.items()}
+    return {image: name[patient] for image, patient in patient_of.items()}
 
 
 def _patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, str]:

@@ -104,10 +104,12 @@ def test_labelled_numbers():
 
 
 def test_a_scan_or_a_list():
-    check_input("a.nii", "", "")
-    check_input("", "list.json", "testing")
-    with fails("--image takes one scan, --datalist and --split a list of them: leave out one or the other"):
-        check_input("a.nii", "list.json", "testing")
+    check_input("a.nii", "", "", "")
+    check_input("", "list.json", "testing", "*T2*")
+    with fails("--image takes one scan, --datalist and --split several of them: leave out one or the other"):
+        check_input("a.nii", "list.json", "testing", "")
+    with fails("--image takes one scan, --pattern several of them: leave out one or the other"):
+        check_input("a.nii", "", "", "*T2*")
 
 
 def test_one_network_is_not_trained_beside_a_random_one():
@@ -147,7 +149,7 @@ def test_configs_check_their_numbers_first(tmp_path):
         run_bundle(TRAIN, repeat=3, **folders)
     with fails("--train_only fine: choose both, outlines or levels"):
         run_bundle(TRAIN, run_id="show_batch", train_only="fine", **folders)
-    with fails("--image takes one scan, --split a list of them: leave out one or the other"):
+    with fails("--image takes one scan, --split several of them: leave out one or the other"):
         run_bundle(INFERENCE, image="a.nii", split="testing", **folders)
     assert not list(tmp_path.iterdir())
 

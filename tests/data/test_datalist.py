@@ -177,6 +177,17 @@ def test_inference_entries_take_image_before_datalist_before_folder(tmp_path, mo
     assert inference_entries("nowhere", image="other.mha") == [{"image": str(one)}]
 
 
+def test_a_pattern_picks_scans(tmp_path):
+    data = touch(tmp_path / "T2 data", "a/T1.nii", "a/t2_sag.nii", "b/T2_ax.nii.gz", "b/T2/IM1")
+    assert inference_entries(data, pattern="*t2*") == [{"image": f"{data}/{path}"} for path in ("a/t2_sag.nii", "b/T2", "b/T2_ax.nii.gz")]
+    assert inference_entries(data, pattern="?/T[12].nii") == [{"image": f"{data}/a/T1.nii"}]
+    datalist = write(tmp_path / "list.json", {"testing": [{"image": "a/T1.nii"}, {"image": "a/t2_sag.nii"}]})
+    assert inference_entries(data, datalist, pattern="*SAG*") == [{"image": f"{data}/a/t2_sag.nii"}]
+    why = "fits none of 4 scans, such as a/T1.nii. It takes * and ?, as '*T2*'."
+    with fails(f"--pattern stir: {why}"):
+        inference_entries(data, pattern="stir")
+
+
 def test_inference_entries_take_a_dicom_folder(tmp_path):
     touch(tmp_path, "series.1/IM1")
     assert inference_entries("nowhere", image=tmp_path / "series.1") == [{"image": f"{tmp_path}/series.1"}]

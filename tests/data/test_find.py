@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import fails, touch
 
+from scripts.common.errors import CallError
 from scripts.data import find
 from scripts.data.datalist import inference_entries
 from scripts.data.find import case_name, distinct_names, find_images, find_label, has_twin, is_dicom_folder
@@ -137,6 +138,16 @@ def test_scans_of_other_formats_are_passed_over_in_one_line(tmp_path, caplog, na
         (touch(tmp_path, name) / name).write_bytes(b"x")
     found(tmp_path)
     assert [record.getMessage() for record in caplog.records] == ([f"{tmp_path}: {line}"] if line else [])
+
+
+def test_masks_by_other_names_are_passed_over_in_one_line(tmp_path, caplog):
+    touch(tmp_path, "a.nii", "mask.nii", "a_segmental.nii", "a_labelled.nii", "a_T2_segment.mha")
+    touch(tmp_path, "a_dseg.nii", "a_mask.nii.gz", "a_seg-manual.nii", "a_seg_corrected.nii", "b/a_T2_Label.mha", "b_segmentation.nii")
+    assert found(tmp_path) == ["a.nii", "a_T2_segment.mha", "a_labelled.nii", "a_segmental.nii", "mask.nii"]
+    line = "6 files with names of masks passed over (a_dseg.nii, ...): --image takes one all the same."
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: {line}"]
+    with pytest.raises(CallError, match=r"no scans found\. .* 1 file with names of masks passed over \(a_T2_Label\.mha\)"):
+        find_images(tmp_path / "b")
 
 
 @pytest.mark.parametrize(

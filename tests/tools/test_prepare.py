@@ -14,6 +14,7 @@ from conftest import fails, touch
 
 from scripts.common.errors import CallError, UserError
 from scripts.common.files import sha256_of
+from scripts.data.check_labels import check_labels
 from scripts.data.datalist import split_entries
 from scripts.data.prepare import PATIENT_PATTERN, prepare
 
@@ -160,6 +161,10 @@ def test_prepare_keeps_an_existing_datalist(tmp_path):
         ("a_t2_dixon_water", "a"),
         ("a_T1w_MR", "a"),
         ("b_MR", "b"),
+        ("T1_pat1", "pat1"),
+        ("stir-pat1_sag", "pat1_sag"),
+        ("T2_sub-01", "sub-01"),
+        ("t2", "t2"),
         ("lumbar_T2_001", "lumbar_T2_001"),  # of many patients
         ("study_MR_7", "study_MR_7"),
         ("fatima", "fatima"),
@@ -218,6 +223,40 @@ def test_a_pattern_may_match_the_path(tmp_path, pattern):
     assert patient_of_each(labelled(tmp_path, *stems), patient_pattern=pattern) == {s: s.split("/")[1] for s in stems}
 
 
+def test_scans_that_share_a_label_are_of_one_patient(tmp_path):
+    """The channels of nnU-Net, and any other names for the scans of a case."""
+    image = nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4))
+    for case in "abc":
+        for name in (f"imagesTr/{case}_0000", f"imagesTr/{case}_0001", f"labelsTr/{case}"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            nib.save(image, tmp_path / f"{name}.nii")
+    of_case = {f"imagesTr/{case}_000{channel}": case for case in "abc" for channel in (0, 1)}
+    assert patient_of_each(tmp_path) == of_case
+    for name in ("x/p_first", "x/p_second", "x/q_first", "x/r_first"):
+        nib.save(image, touch(tmp_path, f"{name}.nii"))
+    for name in "pqr":
+        nib.save(image, tmp_path / "x" / f"{name}_seg.nii")
+    assert patient_of_each(tmp_path / "x") == {"p_first": "p_first", "p_second": "p_first", "q_first": "q_first", "r_first": "r_first"}
+
+
+def test_labels_outside_the_folder(tmp_path):
+    for folder in ("images", "labels"):
+        nib.save(nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4)), touch(tmp_path, f"{folder}/a.nii"))
+    images = tmp_path / "images"
+    with fails(f"{images}: its labels lie outside it, in {tmp_path}/labels. Set --dataset_dir to the folder that holds both."):
+        prepare(images, tmp_path / "list.json")
+
+
+def test_an_empty_label(tmp_path):
+    """A training refuses it too, whatever was searched for."""
+    root = labelled(tmp_path, "a", "b")
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), root / "a_seg.nii")
+    with fails(f"{root}/a_seg.nii: no foreground, all values are 0. Label it, or take it out of the folder."):
+        prepare(root, root / "list.json", testing_fraction=0.0, labelled=[20])
+    with fails(f"{root}/a_seg.nii: no foreground, all values are 0. Label it, or take the scan out of the datalist."):
+        check_labels([{"image": root / "a.nii", "label": root / "a_seg.nii", "labelled": [20]}])
+
+
 def test_a_pattern_that_matches_the_name_is_not_tried_on_the_path(tmp_path):
     stems = [f"sub-9/case{i}" for i in range(3)]
     assert set(patient_of_each(labelled(tmp_path, *stems), patient_pattern=r"(\w+\d)").values()) == {"case0", "case1", "case2"}
@@ -245,7 +284,7 @@ def test_all_bad_labels_are_named(tmp_path):
         prepare(root, tmp_path / "list.json")
     lines = str(error.value).splitlines()
     assert [line.split(": ")[0] for line in lines] == [str(label) for label in labels[:3]]
-    assert lines[2] == f"{labels[2]}: holds no structure. Leave it out, or list with --labelled what it was searched for."
+    assert lines[2] == f"{labels[2]}: no foreground, all values are 0. Label it, or take it out of the folder."
     assert not (tmp_path / "list.json").exists()
 
 
