@@ -18,7 +18,7 @@ from monai.engines.utils import IterationEvents
 
 from scripts.batch.own_masks import write_report
 from scripts.common.distributed import gathered
-from scripts.common.errors import UserError, shown
+from scripts.common.errors import UserError, counted, shown
 from scripts.common.files import alone_in, sha256_of, write_whole
 from scripts.common.preflight import is_true
 from scripts.common.tables import aligned, check_column, read_rows, write_rows
@@ -26,8 +26,9 @@ from scripts.data.find import LABEL_POSTFIX, case_name, distinct_names
 from scripts.data.masks import MaskLayout, beside
 from scripts.data.scans import read_scan
 from scripts.data.volumes import Volume
-from scripts.measure.doubts import doubts, names_note
-from scripts.measure.rows import in_order, rounded, spine_row, structure_rows, table_row
+from scripts.measure.doubts import picture_note
+from scripts.measure.report import fresh_report
+from scripts.measure.rows import in_order, spine_row, table_row
 from scripts.metrics import scans_digest, score_structures, summarise, worst_cases
 
 FORMATS = {
@@ -95,6 +96,14 @@ def stored_scan(batch: dict[str, Any]) -> Volume:
     return batch["volume"]
 
 
+def report_of(batch: dict[str, Any], pred: MetaTensor) -> dict[str, Any]:
+    """The `fresh_report` on the mask of a batch, made once for all handlers of an iteration; empty where the levels were not named."""
+    if "report" not in batch:
+        notes = batch["image"].meta.get("notes", "").splitlines()
+        batch["report"] = fresh_report(pred, stored_scan(batch), notes) if pred.meta.get("report") else {}
+    return batch["report"]
+
+
 class CaseFigures:
     """Draw every scan (or the first few) with the outlines of prediction and, where there is one, reference.
 
@@ -136,7 +145,7 @@ class CaseFigures:
             source = batch["image"].meta["filename_or_obj"]
             volume = stored_scan(batch)
             reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
-            title, note = shown(self.title_of(source)), names_note(output["pred"].meta.get("report") or {})
+            title, note = shown(self.title_of(source)), picture_note(report_of(batch, output["pred"]))
             figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=title, note=note)
             if self.output_dir:
                 mask = self.layout.filename(source)
@@ -194,45 +203,31 @@ class CaseReports:
 
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
-            self.write_report(stored_scan(batch), batch["image"].meta, output["pred"], batch.get("made_from"))
-            del batch["volume"]  # else it is held while the next scan is read
+            source = str(batch["image"].meta["filename_or_obj"])
+            report = {"scan": case_name(source), "source": os.path.abspath(source), **report_of(batch, output["pred"])}
+            for warning in report["warnings"]:
+                print(shown(f"{source}: {warning}"))
+            if "made_from" in batch:
+                report["made_from"] = batch["made_from"]
+            write_report(self.layout.filename(source), report)
+            self.add_rows(source, report)
+            for key in ("volume", "report"):
+                batch.pop(key, None)  # else the scan is held while the next one is read
 
-    def write_report(self, scan: Volume, meta: Mapping[str, Any], pred: MetaTensor, made_from: Mapping[str, str] | None = None) -> None:
-        """Print what is doubtful, write the report, and keep its rows.
-
-        Args:
-            scan: as it was read.
-            meta: of the preprocessed scan.
-            pred: its mask, 1XYZ, with the `report` in the metadata.
-            made_from: see `Done.made_from`.
-        """
-        source = str(meta["filename_or_obj"])
-        report = {"scan": case_name(source), "source": os.path.abspath(source), **rounded(pred.meta["report"])}
-        if "label_scheme" in pred.meta:
-            report["label_scheme"] = pred.meta["label_scheme"]
-        scheme = report.get("label_scheme", "channel")
-        report["structures"] = structure_rows(report["structures"], pred[0].numpy(), pred.affine.numpy(), scheme, scan.data)
-        report["warnings"] = [*meta.get("notes", "").splitlines(), *doubts(report)]
-        for warning in report["warnings"]:
-            print(shown(f"{source}: {warning}"))
-        if made_from is not None:
-            report["made_from"] = made_from
-        write_report(self.layout.filename(source), report)
-        self.add_rows(source, report)
-
-    def add_rows(self, source: str, report: dict) -> None:
+    def add_rows(self, source: str, report: Mapping[str, Any], edited: bool = False) -> None:
+        """Rows of the tables; `edited` masks are no longer what their report says."""
         mask = self.layout.filename(source).relative_to(self.output_dir).as_posix()
-        of_scan = {"mask": mask, **{key: report.get(key) for key in ("sequence_probability", "uncertain")}}
+        of_scan = {"mask": mask, **{key: report.get(key) for key in ("sequence_probability", "uncertain")}, "edited": edited}
         self.structures[source] = [{**of_scan, **row} for row in map(table_row, report["structures"])] or [of_scan]
-        self.spines[source] = [{"mask": mask, **spine_row(report)}]
+        self.spines[source] = [{**of_scan, **spine_row(report)}]
 
     def read_skipped(self, engine: Engine) -> None:
         if "skipped" in engine.state.batch:
             for source, text in zip(engine.state.batch["source"], engine.state.batch["report"]):
                 report, mask = json.loads(text), self.layout.filename(source)
-                if report.get("mask_sha256") != sha256_of(mask):
+                if edited := report.get("mask_sha256") != sha256_of(mask):
                     print(shown(f"{mask}: {CHANGED}"))
-                self.add_rows(source, report)
+                self.add_rows(source, report, edited)
 
     def write_tables(self, engine: Engine) -> None:
         structures, spines = gathered(self.structures), gathered(self.spines)
@@ -240,6 +235,8 @@ class CaseReports:
             with alone_in(self.output_dir):
                 for name, rows in zip(TABLES, (structures, spines)):
                     self.write_table(self.output_dir / name, rows)
+            if doubtful := [row for row in spines if row["warnings"]]:
+                print(f"{len(doubtful)} of {counted(spines, 'mask')} with warnings: see {shown(self.output_dir / TABLES[1])}")
 
     def write_table(self, table: Path, rows: list[dict]) -> None:
         new = {row["mask"] for row in rows}

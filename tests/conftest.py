@@ -31,7 +31,10 @@ for part in ("coarse", "fine"):
 SMALL = {"bundle_root": str(BUNDLE), "num_workers": 0, **WORKING_GRID, **NETWORK}
 EPOCHS = 240  # of one step each
 SAMPLE_KNOBS = [prefix + knob for prefix in ("", "view_") for knob in ("rotate", "scale", "intensity_prob", "contrast_prob", "invert_prob")]
-NO_AUGMENTATION = {"exact_prob": 0.5, **dict.fromkeys(["flip_prob", "thick_prob", "blank_prob", "noise_prob", "bend", "cut", *SAMPLE_KNOBS], 0.0)}
+NO_AUGMENTATION = {
+    "exact_prob": 0.5,
+    **dict.fromkeys(["flip_prob", "thick_prob", "blank_prob", "noise_prob", "bend", "cut", *SAMPLE_KNOBS], 0.0),
+}
 DICOM = bytes(128) + b"DICM" + bytes(20)
 
 

@@ -222,14 +222,14 @@ def test_figures_get_the_scan_the_map_and_the_reference(tmp_path, scans, monkeyp
     monkeypatch.setattr(figures, "case_figure", lambda *a, **k: calls.append((a, k)))
     handler = CaseFigures()
     steps = [step(scans[0], PERFECT), step(scans[1], PERFECT, boxes((L2, slice(2, 10))))]
-    steps[1][1][0]["pred"].meta["report"] = {"uncertain": True, "sequence_probability": 0.456}
+    steps[1][1][0]["pred"].meta["report"] = {"uncertain": True, "sequence_probability": 0.456, "structures": []}
     run(handler, steps)
     (image, prediction, affine), keywords = calls[0]
     np.testing.assert_array_equal(image, np.asarray(nib.load(scans[0]).dataobj))  # from the file, not from the batch
     np.testing.assert_array_equal(prediction, PERFECT)
     np.testing.assert_allclose(affine, AFFINE, atol=1e-5)
     assert keywords == {"reference": None, "title": "sub-01.v2_T2w", "note": ""}
-    assert calls[1][1]["note"] == "levels uncertain (0.45)"
+    assert calls[1][1]["note"] == "levels uncertain (0.45), 1 warning"  # that the mask is empty
     np.testing.assert_array_equal(calls[1][1]["reference"], boxes((L2, slice(2, 10))))
     assert not (tmp_path / "out").exists()  # without an output_dir nothing is written
     assert sorted(p.name for p in Path(tmp_path).iterdir()) == ["in"]
@@ -305,7 +305,11 @@ def test_case_report_of_an_uncertain_scan(stored, tmp_path, capsys):
     assert [s["volume_mm3"] for s in report["structures"]] == [8.6]  # L2 was cleaned away
     assert report["runner_up"] == ["L5"]
     assert rows == [{"name": "L1", "vote": 0.5}, {"name": "L2", "vote": 0.5}]
-    assert capsys.readouterr().out == "/data/a/x_T2w.nii.gz: the levels are uncertain (probability 0.45), see the .json beside the mask\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "/data/a/x_T2w.nii.gz: the levels are uncertain (probability 0.45), see the .json beside the mask",
+        "/data/a/x_T2w.nii.gz: unusual: L1 (volume_mm3 9). A disease, or an outline that has failed? Look at the picture",
+        f"1 of 1 mask with warnings: see {tmp_path}/spines.csv",
+    ]
 
 
 def test_tables_of_all_scans(stored, tmp_path):
@@ -318,14 +322,14 @@ def test_tables_of_all_scans(stored, tmp_path):
     for _ in range(2):  # every run starts anew
         run(handler, steps)
     assert (tmp_path / "structures.csv").read_text().splitlines() == [
-        "mask,sequence_probability,uncertain,name,value,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
-        "a/x_T2w_seg.nii.gz,0.95,False,L1,20,0.9,superior left,8.6,-1.5,0",
-        "y_seg.nii.gz,0.0,False,,,,,,,",  # nothing found in it
+        "mask,sequence_probability,uncertain,edited,name,value,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
+        "a/x_T2w_seg.nii.gz,0.95,False,False,L1,20,0.9,superior left,8.6,-1.5,0",
+        "y_seg.nii.gz,0.0,False,False,,,,,,,",  # nothing found in it
     ]
     assert (tmp_path / "spines.csv").read_text().splitlines() == [
-        "mask,sequence_probability,uncertain,cobb_deg,cobb_levels,warnings",
-        "a/x_T2w_seg.nii.gz,0.95,False,3.25,L1-L4,",
-        "y_seg.nii.gz,0.0,False,,,no vertebra and no disc was found: the mask is empty",
+        "mask,sequence_probability,uncertain,edited,cobb_deg,cobb_levels,warnings",
+        "a/x_T2w_seg.nii.gz,0.95,False,False,3.25,L1-L4,",
+        "y_seg.nii.gz,0.0,False,False,,,no vertebra and no disc was found: the mask is empty",
     ]
     report = json.loads((tmp_path / "a" / "x_T2w_seg.json").read_text())
     assert report["structures"][0]["measures"] == found[0]["measures"]
@@ -340,7 +344,7 @@ def test_a_scan_is_read_once_for_figure_and_report_and_not_kept(stored, tmp_path
     for handler in (CaseFigures(str(tmp_path), "/data"), CaseReports(str(tmp_path), "/data")):
         run(handler, [(batch, output)])
     assert stored == ["/data/y.nii.gz"]
-    assert "volume" not in batch[0]
+    assert not {"volume", "report"} & batch[0].keys()
 
 
 @pytest.mark.parametrize("name", ["structures.csv", "spines.csv"])

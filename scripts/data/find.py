@@ -94,9 +94,13 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     found += [Path(error.filename) for error in closed]
     passed_over = []
     if others:
-        passed_over.append(f"{counted(others, 'scan')} of formats that are not searched for {_first(others, root)}: convert to NIfTI (.nii.gz).")
+        passed_over.append(
+            f"{counted(others, 'scan')} of formats that are not searched for {_first(others, root)}: convert to NIfTI (.nii.gz)."
+        )
     if masks:
-        passed_over.append(f"{counted(masks, 'file')} with names of masks passed over {_first(masks, root)}: --image takes one all the same.")
+        passed_over.append(
+            f"{counted(masks, 'file')} with names of masks passed over {_first(masks, root)}: --image takes one all the same."
+        )
     if not found:
         more = " Files whose names end in _seg are masks, no scans." if masked else ""
         more += "".join(f" {line}" for line in passed_over)

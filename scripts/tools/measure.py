@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from scripts.data.scans import read_scan
 from scripts.data.volumes import on_grid
 from scripts.figures import check_picture, save_figure
 from scripts.labels import check_scheme
-from scripts.measure.doubts import names_note
+from scripts.measure.doubts import picture_note
 from scripts.measure.picture import measures_figure
 from scripts.measure.report import report_on
 from scripts.measure.rows import in_order, spine_row, table_row
@@ -34,7 +35,7 @@ def measure(
     The scan of a mask is the one that its report names, or the one beside it with its name without `_seg`.
 
     Args:
-        dataset_dir: folder with masks; those below it are measured too.
+        dataset_dir: folder with masks; those below it are measured too. The tables name a mask by its path from there.
         output_dir: for tables and pictures `<stem>_measures.png`, in the same folders as the masks.
         prediction: one mask instead of a folder; rows of other masks stay in the tables.
         image: its scan.
@@ -57,8 +58,10 @@ def measure(
     check_writable(str(output_dir), "output_dir")
     structures, spines, notes, failed, alone = [], [], [], [], []
     for mask in tqdm(masks, desc="measure", unit="mask"):
-        folder = Path(output_dir) if prediction else Path(output_dir) / mask.relative_to(dataset_dir).parent
-        of_mask = {"mask": str(mask) if prediction else mask.relative_to(dataset_dir).as_posix()}
+        inside = os.path.relpath(mask, dataset_dir)
+        is_outside = inside.startswith(os.pardir)
+        folder = Path(output_dir) if is_outside else (Path(output_dir) / inside).parent
+        of_mask = {"mask": str(mask) if is_outside else Path(inside).as_posix()}
         try:
             scan = Path(image) if image else scan_of(mask)
             report = _measure_one(mask, scan, folder, label_scheme)
@@ -72,7 +75,8 @@ def measure(
         notes += [f"{mask}: {warning}" for warning in report["warnings"]]
     for table, rows in ((Path(output_dir) / "measures.csv", structures), (Path(output_dir) / "measured_spines.csv", spines)):
         if rows:
-            others = [row for row in read_rows(table, "mask") if row["mask"] != str(prediction)] if prediction else []
+            earlier = read_rows(table, "mask") if prediction else []
+            others = [row for row in earlier if not any(_is_file(Path(start, row["mask"] or ""), masks[0]) for start in ("", dataset_dir))]
             print(shown(write_whole(table, partial(write_rows, in_order(others + rows)))))
     for note in notes:
         print(shown(note))
@@ -83,9 +87,16 @@ def measure(
     return structures
 
 
+def _is_file(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one place, however they are spelled."""
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
 def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str) -> dict[str, Any]:
     """A report on a mask as inference writes it, with what that has said of the names; the picture goes to `folder`."""
     written = report_as_written(mask)
+    if label_scheme not in ("", written.get("label_scheme")):
+        written = {}  # with other numbers its names are others
     volume, label, label_scheme = read_mask(mask, label_scheme)
     affine, image = volume.affine, None
     if scan:
@@ -96,6 +107,6 @@ def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str)
         name = case_name(mask).removesuffix(LABEL_POSTFIX)
         picture = folder / f"{name}_measures.png"
         check_picture(picture, scan)
-        figure = measures_figure(image.data, label, affine, measures, shown(name), names_note(written))
+        figure = measures_figure(image.data, label, affine, measures, shown(name), picture_note(report))
         save_figure(figure, picture, source=str(scan))
     return report

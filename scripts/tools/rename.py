@@ -20,7 +20,7 @@ from scripts.data.volumes import Volume, on_grid
 from scripts.figures import case_figure, save_figure
 from scripts.labels import decode, encode, label_table
 from scripts.levels.renaming import rename_levels
-from scripts.measure.doubts import names_note
+from scripts.measure.doubts import picture_note
 from scripts.measure.report import report_on
 
 
@@ -63,7 +63,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
         drawn_on = read_scan(scan)
         on_scan = on_grid(mask, volume._replace(data=renamed), scan, drawn_on)
         report = _renamed_report(report, on_scan, drawn_on, label_scheme, lumbar)
-        figure = case_figure(drawn_on.data, on_scan, drawn_on.affine, title=shown(case_name(scan)), note=names_note(report))
+        figure = case_figure(drawn_on.data, on_scan, drawn_on.affine, title=shown(case_name(scan)), note=picture_note(report))
     write_label_map(values, volume.affine, mask)
     print(shown(f"{mask}: {'-'.join(_ends(label))} are {'-'.join(_ends(renamed))} now"))
     if lost:
@@ -81,13 +81,10 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
 
 def _renamed_report(report: Mapping[str, Any], label: np.ndarray, scan: Volume, label_scheme: str, lumbar: int) -> dict[str, Any]:
     """The report of a mask (channel indices, XYZ) that was renamed: what the network has said of the names is no longer true."""
-    now, _ = report_on(label, scan.affine, scan, label_scheme, {})
-    lowest = _ends(label)[1]
-    of_lumbar = f", of {lumbar} lumbar vertebrae" if lumbar else ""
-    by_hand = f"the levels were renamed by hand: {lowest} is the lowest body{of_lumbar}"
+    marks = {"uncertain": False, "renamed": {"lowest": _ends(label)[1], "lumbar": lumbar}}
+    now, _ = report_on(label, scan.affine, scan, label_scheme, marks)
     kept = {key: value for key, value in report.items() if not key.startswith("runner_up")}
-    marks = {"label_scheme": label_scheme, "uncertain": False, "renamed": {"lowest": lowest, "lumbar": lumbar}}
-    return {**kept, **now, **marks, "warnings": [*scan.notes, by_hand, *now["warnings"]]}
+    return {**kept, "label_scheme": label_scheme, **now}
 
 
 def _ends(label: np.ndarray) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from scripts.data.find import case_name
 from scripts.data.masks import read_mask, scan_of
 from scripts.data.volumes import on_grid, read_volume
 from scripts.figures import case_figure, check_picture, save_figure
-from scripts.measure.doubts import names_note
+from scripts.measure.doubts import picture_note
 
 
 def visualize(
@@ -50,7 +50,7 @@ def visualize(
     path = Path(output_dir) / f"{name}.png"
     check_picture(path, image)
     title = shown(f"{name}: {Path(*Path(prediction).absolute().parts[-2:])}")
-    note = names_note(report_as_written(Path(prediction)))
+    note = picture_note(report_as_written(Path(prediction)))
     figure = case_figure(scan.data, labels[0], scan.affine, reference=reference_label, title=title, note=note)
     written = save_figure(figure, path, source=str(image))
     print(shown(written))

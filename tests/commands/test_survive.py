@@ -16,6 +16,7 @@ from conftest import failures, files, infer, last_line
 
 from scripts import handlers, transforms
 from scripts.common.files import write_whole
+from scripts.common.tables import read_rows
 from scripts.data import masks
 from scripts.data.scans import read_scan
 
@@ -119,7 +120,7 @@ def test_messy_folder(weights, scan, tmp_path, capfd):
     expected = {f"{name}_seg{suffix}" for name in good for suffix in (".nii.gz", ".png", ".json")}
     assert files(out) == {*expected, "failures.csv", "structures.csv", "spines.csv"}
     for name, warning in good.items():
-        report = json.loads((out / f"{name}_seg.json").read_text())
+        report = json.loads((out / f"{name}_seg.json").read_text(encoding="utf-8"))
         assert warning in [*report["warnings"], ""]
         assert f": {warning}\n" in printed.out or not warning
     whole = np.asarray(nib.load(out / "twin.nii_seg.nii.gz").dataobj)
@@ -134,13 +135,13 @@ def test_messy_folder(weights, scan, tmp_path, capfd):
     # the same again: what is done is not touched, what has failed is tried again, and one of them is fine now
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*_seg.*")}
     nib.save(scan, data / "empty.nii.gz")
-    table = (out / "structures.csv").read_text()
+    table = (out / "structures.csv").read_text(encoding="utf-8")
     assert infer(weights, out, data) == 1
     last = capfd.readouterr().out.splitlines()[-1]
     assert last == f"1 segmented, {len(good)} skipped (already done), {len(bad) - 1} failed: see {out / 'failures.csv'}"
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
     assert failures(out).keys() == bad.keys() - {"empty.nii.gz"}
-    again = (out / "structures.csv").read_text().splitlines()
+    again = (out / "structures.csv").read_text(encoding="utf-8").splitlines()
     assert [line for line in again if not line.startswith("empty_")] == table.splitlines()
     assert any(line.startswith("empty_seg.nii.gz,") for line in again)
 
@@ -170,6 +171,8 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     assert last.startswith("0 segmented, 2 skipped")
     told = "was edited after it was segmented: the tables describe it as it was then; run measure for the edited mask"
     assert [line for line in before if "edited" in line] == [f"{mask}: {told}"]
+    for table in ("structures.csv", "spines.csv"):
+        assert {(row["mask"], row["edited"]) for row in read_rows(out / table)} == {("a_seg.nii.gz", "True"), ("b_seg.nii.gz", "False")}
     mask.write_bytes(mask.read_bytes()[:-9])
     assert outcome() == (1, 1)
     (out / "b_seg.png").write_bytes((out / "b_seg.png").read_bytes()[:-9])

@@ -22,11 +22,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from scripts.common.errors import UserError
 from scripts.common.shared import inference_config
+from scripts.common.tables import read_rows
 from scripts.data.datalist import split_entries
 from scripts.data.find import case_name
 from scripts.data.volumes import read_volume
 from scripts.labels import encode, label_table
 from scripts.metrics import score_structures
+from scripts.tools.measure import measure
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -207,6 +209,17 @@ def test_evaluation_equals_scoring_the_masks_of_inference(cohort, evaluated, mas
             assert float(saved["asd_mm"] or "inf") == pytest.approx(row["asd_mm"], abs=1e-3)
             scored += 1
     assert scored == len(reported)
+
+
+def test_measure_tells_of_its_masks_what_inference_has_told(masks, tmp_path):
+    measure(masks, tmp_path)
+    for name, measured, of_network in (
+        ("structures.csv", "measures.csv", {"sequence_probability", "uncertain", "edited", "mean_entropy", "vote"}),
+        ("spines.csv", "measured_spines.csv", {"edited"}),
+    ):
+        told = [{k: v for k, v in row.items() if k not in of_network} for row in read_rows(masks / name)]
+        assert len(told) >= 6
+        assert read_rows(tmp_path / measured) == told
 
 
 def test_masks_lie_on_the_scans_grids(cohort, masks):

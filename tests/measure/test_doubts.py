@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.measure.doubts import doubts
+from scripts.measure.doubts import doubts, picture_note
 
 
 def report(*rows: dict, uncertain: bool = False) -> dict:
@@ -51,6 +51,36 @@ def test_shapes_that_are_rather_wrong_outlines():
         "unusual: T12 (height_loss 0.54, wedge_deg -40.4), L1 (height_loss 0.1, wedge_deg 30.0), the Cobb angle (20.0 degrees, L2-L3). "
         "A disease, or an outline that has failed? Look at the picture"
     )
+
+
+def test_a_body_that_is_far_too_small():
+    """Than any, than those beside it, or too flat; what the view cuts may be small, and so may the sacrum."""
+
+    def sized(name: str, volume_mm3: float, cut: tuple[str, ...] = (), **measures: float) -> dict:
+        return {**row(name, cut, **measures), "volume_mm3": volume_mm3}
+
+    usual = [sized("T12", 17_000.0), sized("L1", 20_000.0), sized("L2", 30_000.0, middle_height_mm=15.0)]
+    assert doubts(report(sized("T11", 900.0, ("superior",)), *usual)) == []
+    assert doubts(report(sized("L5", 20_000.0), sized("S1", 500.0), row("L5/S1"))) == []
+    why = "A disease, or an outline that has failed? Look at the picture"
+    small = [sized("T11", 9_999.0), sized("T12", 16_000.0), sized("L1", 14_000.0), sized("L2", 30_000.0, middle_height_mm=14.9)]
+    assert doubts(report(*small)) == [f"unusual: T11 (volume_mm3 9999), L1 (volume_mm3 14000), L2 (middle_height_mm 14.9). {why}"]
+    flat = sized("L2", 9_000.0, height_loss=0.5, wedge_deg=3.0, middle_height_mm=9.1)
+    assert doubts(report(flat)) == [f"unusual: L2 (height_loss 0.5, wedge_deg 3.0, volume_mm3 9000, middle_height_mm 9.1). {why}"]
+
+
+def test_names_that_somebody_has_given():
+    renamed = {"renamed": {"lowest": "L5", "lumbar": 0}}
+    assert doubts({**report(row("L5")), **renamed}) == ["the levels were renamed by hand: L5 is the lowest body"]
+    renamed["renamed"]["lumbar"] = 6
+    assert doubts({**report(row("L5")), **renamed}) == ["the levels were renamed by hand: L5 is the lowest body, of 6 lumbar vertebrae"]
+
+
+def test_a_note_for_the_picture():
+    assert picture_note({}) == ""
+    assert picture_note({"sequence_probability": 0.999, "uncertain": False, "warnings": []}) == ""
+    assert picture_note({"sequence_probability": 0.959, "uncertain": True, "warnings": ["a"]}) == "levels uncertain (0.95), 1 warning"
+    assert picture_note({"renamed": {}, "warnings": ["a", "b"]}) == "levels renamed by hand, 2 warnings"
 
 
 def test_empty_and_uncertain():

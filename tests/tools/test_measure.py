@@ -43,7 +43,7 @@ def test_a_folder(cohort, tmp_path, capsys):
     monai.bundle.run("measure", config_file=TOOLS, bundle_root=str(BUNDLE), dataset_dir=str(cohort), output_dir=str(tmp_path))
     assert {p: p.read_bytes() for p in cohort.rglob("*") if p.is_file()} == before
     assert files(tmp_path) == {"measures.csv", "measured_spines.csv", "a_T2w_measures.png", "b/c_T2w_measures.png"}
-    assert capsys.readouterr().out.splitlines()[-2:] == [f"{tmp_path}/measures.csv", f"{tmp_path}/measured_spines.csv"]
+    assert capsys.readouterr().out.splitlines()[:2] == [f"{tmp_path}/measures.csv", f"{tmp_path}/measured_spines.csv"]
     rows, spines = read_rows(tmp_path / "measures.csv"), read_rows(tmp_path / "measured_spines.csv")
     assert [row["mask"] for row in spines] == ["a_T2w_seg.nii.gz", "b/c_T2w_seg.nii.gz"]
     for spine in spines:
@@ -98,6 +98,22 @@ def test_one_mask_more_leaves_the_others_in_the_tables(cohort, tmp_path):
     shutil.copytree(cohort, tmp_path / "of another patient")
     with pytest.raises(UserError, match=r"a_T2w_measures.png: is there already, the picture of .*/a_T2w.nii.gz. Move it"):
         measure("", tmp_path, prediction=tmp_path / "of another patient" / "a_T2w_seg.nii.gz")
+
+
+def test_a_mask_has_one_row_however_its_path_is_spelled(cohort, tmp_path, monkeypatch):
+    data = Path(shutil.copytree(cohort, tmp_path / "data"))
+    out = tmp_path / "out"
+    measure(data, out)
+    monkeypatch.chdir(tmp_path)
+    for folder, mask, name in (
+        ("data", "data/b/c_T2w_seg.nii.gz", "b/c_T2w_seg.nii.gz"),
+        (data, "data/b/../b/c_T2w_seg.nii.gz", "b/c_T2w_seg.nii.gz"),
+        ("elsewhere", data / "a_T2w_seg.nii.gz", f"{data}/a_T2w_seg.nii.gz"),  # what it was called there is not known
+        ("elsewhere", "data/a_T2w_seg.nii.gz", "data/a_T2w_seg.nii.gz"),
+    ):
+        measure(folder, out, prediction=mask)
+        assert [row["mask"] for row in read_rows(out / "measured_spines.csv")].count(name) == 1
+    assert len(read_rows(out / "measured_spines.csv")) == 3
 
 
 def test_the_signal_in_another_map_of_the_same_grid(cohort, tmp_path):
@@ -175,7 +191,7 @@ def test_an_empty_mask_has_a_row_in_both_tables(cohort, tmp_path, capsys):
     assert measure(tmp_path, tmp_path / "out") == [{"mask": "a_seg.nii.gz"}]
     assert files(tmp_path / "out") == {"measures.csv", "measured_spines.csv", "a_measures.png"}
     (spine,) = read_rows(tmp_path / "out" / "measured_spines.csv")
-    assert spine["warnings"] == "no vertebra and no disc was found: the mask is empty"
+    assert spine["warnings"].split(" | ")[-1] == "no vertebra and no disc was found: the mask is empty"
     assert f"{tmp_path}/a_seg.nii.gz: no vertebra and no disc was found: the mask is empty\n" in capsys.readouterr().out
 
 
