@@ -276,6 +276,8 @@ def test_impossible_requests() -> None:
         draw_phantom(0, scoliosis=-61)
     with pytest.raises(UserError, match="scoliosis = nan"):
         draw_phantom(0, scoliosis=float("nan"))
+    with pytest.raises(UserError, match="scoliosis = left: a phantom has a Cobb angle"):
+        draw_phantom(0, scoliosis="left")
     with pytest.raises(UserError, match="order 'XYZ' is no voxel order"):
         draw_phantom(0, order="XYZ", **SMALL)
 

@@ -95,7 +95,7 @@ class SurvivingLoader(DataLoader):
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):
                     raise
-                if alone or self.options["num_workers"] == 0:
+                if alone:
                     source = self.dataset.data[waiting.pop(0)]["image"]
                     reason = "the process that read it died, for lack of memory or by a fault of the reader"
                     yield self.collate_fn([failed(source, ScanError(source, reason, "Convert it to NIfTI and look at its size."))])

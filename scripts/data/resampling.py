@@ -113,6 +113,8 @@ class AxisResample(SpatialResample):
         if straight_axes(to_source, [slice(0, int(n)) for n in spatial_size]) != [0, 1, 2]:
             return super().__call__(img, dst_affine=dst_affine, spatial_size=spatial_size, mode=mode, **kwargs)
         result = resample_axes(img.as_tensor().float(), np.diag(to_source), spatial_size, to_source[:3, 3])
-        result = MetaTensor(result, meta=img.meta, applied_operations=img.applied_operations)
+        result = MetaTensor(result, meta=img.meta, applied_operations=[*img.applied_operations])
+        done = {"dtype": "float32", "mode": "bilinear", "padding_mode": "border", "align_corners": False, "src_affine": img.affine}
+        self.push_transform(result, orig_size=img.shape[1:], extra_info=done)  # for those who invert it
         result.affine = dst_affine.to(img.affine.dtype)
         return result

@@ -13,6 +13,7 @@ from scripts.data.dicom import is_dicom_file
 from scripts.data.volumes import Volume, read_volume
 
 SPACING_MM = (0.05, 12.0)  # of a voxel: thicker slices miss half a vertebra; thinner ones are metres or micrometres
+MAX_GAP_MM = 60.0  # between the slices of a localizer
 MAX_VIEW_MM = 2100.0  # of an axis: more than a body
 MAX_VIEW_LITRES = 450.0  # more than a scanner's bore, and than the working grid may take in memory
 MAX_MASK_VALUES = 30  # a mask has one for every structure, a scan hundreds
@@ -87,7 +88,9 @@ def check_grid(path: str | Path, shape: Sequence[int], affine: np.ndarray) -> No
         raise ScanError(path, f"the orientation in its header (affine) is not that of a volume, its voxels measure {spacing} mm", again)
     if min(spacing_mm) < SPACING_MM[0] or max(spacing_mm) > SPACING_MM[1]:
         limits = "{} to {}".format(*SPACING_MM)
-        raise ScanError(path, f"its voxels measure {spacing} mm, and {limits} mm are possible", "Is the unit mm? " + again)
+        is_localizer = min(spacing_mm) >= SPACING_MM[0] and max(spacing_mm) <= MAX_GAP_MM
+        fix = "Take a series of thinner slices: is it a localizer?" if is_localizer else "Is the unit mm? " + again
+        raise ScanError(path, f"its voxels measure {spacing} mm, and {limits} mm are possible", fix)
     view_mm = spacing_mm * shape
     if max(view_mm) > MAX_VIEW_MM or np.prod(view_mm) > MAX_VIEW_LITRES * 1e6:
         view = " x ".join(f"{v:.0f}" for v in view_mm)

@@ -97,7 +97,8 @@ def _read_nifti(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
     if claimed > path.stat().st_size * (GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
         shape = " x ".join(str(n) for n in image.shape)  # nibabel would fetch memory for all of it first
         raise ScanError(path, f"cannot be read (the file is too short for the {shape} voxels of its header)", EXPORT_AGAIN)
-    notes += _orientation_notes(image)
+    affine, orientation_notes = _affine_of(image)
+    notes += orientation_notes
     proxy = image.dataobj
     scaled = (proxy.slope, proxy.inter) != (1, 0)
     if len(image.shape) > 3 and image.shape[3] > 1:
@@ -109,24 +110,26 @@ def _read_nifti(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
     else:
         # a scaled volume would be float64
         data = (np.asarray(proxy, np.float32) if scaled else np.asarray(proxy)).reshape(image.shape[:3])
-    return data, image.affine, str(dtype)
+    return data, affine, str(dtype)
 
 
-def _orientation_notes(image: nib.Nifti1Image) -> list[str]:
-    """Which of the two orientations of a NIfTI header is used, where they do not agree."""
+def _affine_of(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
+    """The orientation of a NIfTI file, and which of the two in its header that is, where they do not agree."""
     sform = image.header.get_sform(coded=True)[0]
     try:
         qform = image.header.get_qform(coded=True)[0]
     except (ValueError, nib.spatialimages.HeaderDataError):
-        return ["the qform is not valid: the sform is used"]
+        return image.affine, ["the qform is not valid: the sform is used"]
     if sform is None and qform is None:
-        return ["the header says nothing about the orientation (sform_code and qform_code are 0): right to left, posterior to anterior and "
-                "inferior to superior are assumed"]  # fmt: skip
+        assumed = "right to left, posterior to anterior and inferior to superior are assumed"
+        return image.affine, [f"the header says nothing about the orientation (sform_code and qform_code are 0): {assumed}"]
     if sform is None or qform is None:
-        return []
-    far = np.abs((sform - qform) @ np.array([*image.shape[:3], 1])).max() if np.isfinite(sform - qform).all() else np.inf
+        return image.affine, []
+    if not (np.isfinite(sform).all() and np.linalg.det(sform)):
+        return qform, ["the sform is not that of a volume: the qform is used"]
+    far = np.abs((sform - qform) @ np.array([*image.shape[:3], 1])).max() if np.isfinite(qform).all() else np.inf
     difference = max(far, np.abs(sform - qform).max())
-    return [f"sform and qform disagree by up to {difference:.3g} mm: the sform is used"] if difference > 0.1 else []
+    return image.affine, [f"sform and qform disagree by up to {difference:.3g} mm: the sform is used"] if difference > 0.1 else []
 
 
 def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
@@ -193,7 +196,7 @@ def read_grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
         except Exception:  # of many kinds: damaged streams, unknown codes
             image = None  # `read_volume` says what is wrong
         if image is not None and len(image.shape) >= 3 and all(n == 1 for n in image.shape[4:]):
-            return image.shape[:3], image.affine
+            return image.shape[:3], _affine_of(image)[0]
     volume = read_volume(path, series=True)
     return volume.data.shape, volume.affine
 

@@ -46,7 +46,9 @@ def rename_levels(
     lowest = lowest or present[-1].name
     if lowest not in after:
         given = f"--lowest {lowest}{f' --lumbar {lumbar}' if lumbar else ''}"
-        raise CallError(f"{given}: choose one of {', '.join(after)}.{did_you_mean(lowest, after)}")
+        number = next((n for n, lacking in LUMBAR.items() if lowest in _bodies_without(lacking)), None)  # the level exists in such a spine
+        hint = f" With --lumbar {number} there is {lowest}." if number else did_you_mean(lowest, after)
+        raise CallError(f"{given}: choose one of {', '.join(after)}.{hint}")
     shift = after.index(lowest) - before.index(present[-1].name)
     if before.index(present[0].name) + shift < 0:
         first = present[0].name

@@ -219,7 +219,7 @@ def build_spine(
     if any(not 0 <= loss < 0.8 for loss in wedged.values()):
         raise CallError(f"wedged = {dict(wedged)}: the share of the anterior height that is lost must lie in [0, 0.8)")
 
-    if not abs(scoliosis) <= MAX_COBB_DEG:
+    if not (isinstance(scoliosis, (int, float)) and abs(scoliosis) <= MAX_COBB_DEG):
         raise CallError(f"scoliosis = {scoliosis}: a phantom has a Cobb angle from {-MAX_COBB_DEG:g} to {MAX_COBB_DEG:g} degrees")
 
     means, degeneration, tilts_deg = _draw_levels(rng)

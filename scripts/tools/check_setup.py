@@ -22,7 +22,7 @@ from scripts.labels import label_table
 MIN_PYTHON = (3, 10)
 MIN_MEMORY_GIB = 4.0  # inference of a large scan, with the scores of all classes
 MIN_DISK_GIB = 2.0  # checkpoints and results of one training
-PROBE_SHAPE = (1, 1, 32, 32, 32)  # smallest patch that survives five halvings
+PROBE_SHAPE = (1, 1, 32, 32, 32)  # of an image; the fine network halves a patch four times
 GIB = 2**30
 
 

@@ -121,7 +121,8 @@ def test_it_is_what_monai_samples(spacing, shape, chunk, monkeypatch):
     kept = data.clone()
     image = MetaTensor(data, affine=torch.from_numpy(affine), meta={"filename_or_obj": "a.nii"})
     options = {"keys": "image", "pixdim": (1.0, 1.0, 1.0), "mode": ["bilinear"]}
-    theirs = Spacingd(**options)({"image": image})["image"]
+    of_monai = Spacingd(**options)
+    theirs = of_monai({"image": image})["image"]
     monkeypatch.setattr(SpatialResample, "__call__", None)  # ours does without it
     ours = KeysOnlySpacingd(**options)({"image": image})["image"]
     assert ours.shape == theirs.shape
@@ -130,3 +131,9 @@ def test_it_is_what_monai_samples(spacing, shape, chunk, monkeypatch):
     torch.testing.assert_close(ours.affine, theirs.affine, atol=1e-9, rtol=0)
     assert ours.meta["filename_or_obj"] == "a.nii"
     assert torch.equal(data, kept)
+    monkeypatch.undo()
+    own = KeysOnlySpacingd(**options)
+    back, expected = own.inverse(own({"image": image}))["image"], of_monai.inverse({"image": theirs})["image"]
+    torch.testing.assert_close(back.as_tensor(), expected.as_tensor(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(back.affine, image.affine, atol=1e-9, rtol=0)
+    assert not image.applied_operations

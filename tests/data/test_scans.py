@@ -7,8 +7,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import fails
 
-from scripts.data.scans import few_values, read_scan, shear_notes, slice_notes
+from scripts.common.errors import ScanError
+from scripts.data.scans import check_grid, few_values, read_scan, shear_notes, slice_notes
 
 MASK, SCAN = np.arange(4096).reshape(16, 16, 16) % 5, np.arange(4096).reshape(16, 16, 16) % 200
 
@@ -97,3 +99,12 @@ def test_a_single_slice_of_a_series(tmp_path, monkeypatch):
     assert read_scan(path).notes == (alone,)
     monkeypatch.setattr("scripts.data.scans.is_dicom_file", lambda file: file == path)
     assert read_scan(path).notes == (f"{alone}. A DICOM series is given by its folder",)
+
+
+def test_the_slices_of_a_localizer():
+    shape = (3, 200, 200)
+    with fails("x.nii: its voxels measure 20 x 1.5 x 1.5 mm, and 0.05 to 12.0 mm are possible. "
+               "Take a series of thinner slices: is it a localizer?"):  # fmt: skip
+        check_grid("x.nii", shape, np.diag([20, 1.5, 1.5, 1]))
+    with pytest.raises(ScanError, match=r"1500 mm, and .* possible\. Is the unit mm\?"):  # micrometres
+        check_grid("x.nii", shape, np.diag([4000, 1500, 1500, 1]))

@@ -8,7 +8,7 @@ import pytest
 from conftest import fails
 
 from scripts.common.errors import UserError
-from scripts.data.volumes import Volume, grid_mismatch, on_grid, read_volume, voxel_mm3
+from scripts.data.volumes import Volume, grid_mismatch, on_grid, read_grid, read_volume, voxel_mm3
 
 
 def test_grid_tolerance():
@@ -95,3 +95,19 @@ def test_a_label_in_another_order_of_axes_is_turned_to_its_scan():
     for bad in (nib.affines.from_matvec(np.eye(3), [0.5, 0, 0]) @ affine, np.full((4, 4), np.nan), np.diag([1.0, 1.0, 0.0, 1.0])):
         with pytest.raises(UserError, match=r"^l: not on the grid of s "):
             on_grid("l", Volume(data, bad, "int64"), "s", scan)
+
+
+def test_a_flat_sform_beside_a_valid_qform(tmp_path):
+    """Some converters set its code and leave it at zero; scan and label have one grid then."""
+    image = nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.diag([2.0, 1.0, 1.0, 1.0]))
+    image.set_qform(image.affine, 1)
+    image.to_filename(tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[280:328] = bytes(48)  # the rows of the sform, which nibabel has filled in
+    content[254:256] = (1).to_bytes(2, "little")  # its code
+    (tmp_path / "a.nii").write_bytes(content)
+    assert not nib.load(tmp_path / "a.nii").affine[:3].any()
+    volume = read_volume(tmp_path / "a.nii")
+    np.testing.assert_array_equal(volume.affine, np.diag([2.0, 1.0, 1.0, 1.0]))
+    assert volume.notes == ("the sform is not that of a volume: the qform is used",)
+    np.testing.assert_array_equal(read_grid(tmp_path / "a.nii")[1], volume.affine)

@@ -95,8 +95,8 @@ def test_what_cannot_be():
     with fails("a_seg.nii.gz: there is no vertebral body to count from"):
         rename_levels(np.zeros((3, 3, 3), np.uint8), np.eye(4), "L5", 5, "a_seg.nii.gz")
     for lowest, lumbar, message in (
-        ("L6", 5, "--lowest L6 --lumbar 5: choose one of T8, T9, T10, T11, T12, L1, L2, L3, L4, L5, S1."),
-        ("L5", 4, "--lowest L5 --lumbar 4: choose one of T8, T9, T10, T11, T12, L1, L2, L3, L4, S1."),
+        ("L6", 5, "--lowest L6 --lumbar 5: choose one of T8, T9, T10, T11, T12, L1, L2, L3, L4, L5, S1. With --lumbar 6 there is L6."),
+        ("L5", 4, "--lowest L5 --lumbar 4: choose one of T8, T9, T10, T11, T12, L1, L2, L3, L4, S1. With --lumbar 5 there is L5."),
         ("L1/L2", 0, "--lowest L1/L2: choose one of T8, "),
         ("S1", 7, "--lumbar 7: choose one of 4, 5, 6"),
         ("S1", "five", "--lumbar five: choose one of 4, 5, 6"),
