@@ -16,6 +16,8 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
+from scripts.batch.outcomes import FAILURES
+from scripts.batch.overview import warnings_of, write_overview
 from scripts.batch.own_masks import write_report
 from scripts.common.distributed import gathered
 from scripts.common.errors import UserError, counted, shown
@@ -169,8 +171,8 @@ class CaseFigures:
 
 class CaseReports:
     """`<stem>_seg.json` beside every mask: how sure the level names are, volume, signal, measures and uncertainty of every structure, what
-    to look at, and what the mask was made from; and in `output_dir` `structures.csv`, a row per mask and structure, and `spines.csv`, a
-    row per mask, those of earlier runs too.
+    to look at, and what the mask was made from; and in `output_dir` `structures.csv`, a row per mask and structure, `spines.csv`, a row per
+    mask, and `overview.html`, a page with all of them, those of earlier runs too.
 
     Attach it to an evaluator whose output holds label maps on the scan's own grid with a `report` in their metadata (`NameLevelsd`).
     It comes after whatever else is written for a scan: a scan with a report is done.
@@ -233,12 +235,16 @@ class CaseReports:
         structures, spines = gathered(self.structures), gathered(self.spines)
         if idist.get_rank() == 0 and spines:
             with alone_in(self.output_dir):
-                for name, rows in zip(TABLES, (structures, spines)):
-                    self.write_table(self.output_dir / name, rows)
-            if doubtful := [row for row in spines if row["warnings"]]:
-                print(f"{len(doubtful)} of {counted(spines, 'mask')} with warnings: see {shown(self.output_dir / TABLES[1])}")
+                self.write_table(self.output_dir / TABLES[0], structures)
+                all_spines = self.write_table(self.output_dir / TABLES[1], spines)
+                page = write_overview(self.output_dir, all_spines, read_rows(self.output_dir / FAILURES))
+            print(f"{shown(page)}: {counted(all_spines, 'mask')}, {sum(map(bool, map(warnings_of, all_spines)))} with warnings")
 
-    def write_table(self, table: Path, rows: list[dict]) -> None:
+    def write_table(self, table: Path, rows: list[dict]) -> list[dict]:
+        """
+        Returns:
+            the rows, and those on masks of earlier runs that are still there.
+        """
         new = {row["mask"] for row in rows}
         try:
             earlier = read_rows(table, "mask")
@@ -246,3 +252,4 @@ class CaseReports:
             raise UserError(f"{table}: no table ({error}). Move it away and run the same command again.") from error
         kept = [row for row in earlier if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
         write_whole(table, partial(write_rows, in_order(kept + rows)))
+        return kept + rows

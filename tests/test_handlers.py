@@ -308,7 +308,7 @@ def test_case_report_of_an_uncertain_scan(stored, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "/data/a/x_T2w.nii.gz: the levels are uncertain (probability 0.45), see the .json beside the mask",
         "/data/a/x_T2w.nii.gz: unusual: L1 (volume_mm3 9). A disease, or an outline that has failed? Look at the picture",
-        f"1 of 1 mask with warnings: see {tmp_path}/spines.csv",
+        f"{tmp_path}/overview.html: 1 mask, 1 with warnings",
     ]
 
 

@@ -16,6 +16,7 @@ from scripts.common.errors import UserError, shown
 from scripts.common.files import alone_in, write_whole
 from scripts.common.tables import check_column, read_rows, write_rows
 
+FAILURES = "failures.csv"
 COLUMNS = ("file", "reason", "fix")
 
 
@@ -29,7 +30,7 @@ class Outcomes:
     """
 
     def __init__(self, output_dir: str) -> None:
-        self.table = Path(output_dir) / "failures.csv"
+        self.table = Path(output_dir) / FAILURES
         self.rows: dict[str, list[dict]] = {}  # of every scan of this process
         self.any_failed = False  # in any process
         self.closing_line = ""  # of the first process

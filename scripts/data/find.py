@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 # of formats that are not looked for in folders; of two files, the header
 OTHER_SCANS = (".mgz", ".mgh", ".hdr", ".par", ".head", ".mnc", ".gipl", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip")
-NO_DICOM = (*SUFFIXES, ".json", ".csv", ".tsv", ".txt", ".png", ".jpg", ".pdf")  # by their names: not one of them has to be opened
+NO_DICOM = (*SUFFIXES, ".json", ".csv", ".tsv", ".txt", ".html", ".png", ".jpg", ".pdf")  # by their names: not one of them has to be opened
 LABEL_POSTFIX = "_seg"
 OTHER_MASKS = re.compile(r"_(seg[-_][\w-]+|dseg|mask|labels?|segmentation)$", re.IGNORECASE)  # as BIDS and viewers call theirs
 LABEL_FOLDERS = {"images": ("labels", "masks"), "imagesTr": ("labelsTr",)}  # SPIDER and nnU-Net keep labels in a folder of their own

@@ -23,6 +23,7 @@ from scripts.figures import (
     to_ras,
 )
 from scripts.labels import anatomical_order, label_table, structure
+from scripts.measure.rows import SPINE_WORDS
 from scripts.measure.spine import SACRUM, SpineMeasures
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ COLUMNS = (  # heading, measures of a body or a disc that stand below it, format
     ("index", ("height_index",), ".2f"),
     ("slip mm", ("slip_mm",), ".1f"),
 )
-SPINE = {"lordosis_deg": "lordosis L1-S1", "lordosis_l1_l5_deg": "lordosis L1-L5", "cobb_deg": "Cobb"}
 
 
 def measures_figure(
@@ -137,5 +137,5 @@ def _line(figure: Figure, y: float, left_inch: float, name: str, row: dict[str, 
 
 def _curves(spine: dict[str, float | str]) -> str:
     """The angles of the spine in a line."""
-    texts = [f"{word} {spine[key]:.1f}°" for key, word in SPINE.items() if key in spine]
+    texts = [f"{word} {spine[key]:.1f}°" for key, word in SPINE_WORDS.items() if key in spine]
     return "   ".join(texts) + (f" ({spine['cobb_levels']})" if "cobb_levels" in spine else "")

@@ -20,6 +20,9 @@ MEASURES = (
 )  # fmt: skip
 
 
+SPINE_WORDS = {"lordosis_deg": "lordosis L1-S1", "lordosis_l1_l5_deg": "lordosis L1-L5", "cobb_deg": "Cobb"}  # for pictures and pages
+
+
 def structure_rows(
     found: Iterable[Mapping[str, Any]], label: np.ndarray, affine: np.ndarray, label_scheme: str, scan: np.ndarray | None = None
 ) -> list[dict[str, Any]]:

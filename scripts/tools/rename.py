@@ -76,7 +76,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
     if beside(mask, ".png").is_file():
         save_figure(figure, beside(mask, ".png"))
     if "made_from" in report:
-        print("structures.csv and spines.csv follow when the same inference is run again")
+        print("the tables and the overview follow when the same inference is run again")
 
 
 def _renamed_report(report: Mapping[str, Any], label: np.ndarray, scan: Volume, label_scheme: str, lumbar: int) -> dict[str, Any]:

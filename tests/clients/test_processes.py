@@ -50,7 +50,7 @@ def test_evaluation_gives_the_figures_of_one_process(cohort, trained, three_scan
     run_bundle([TRAIN, EVALUATE], **options, split="three", output_dir=str(tmp_path / "one"))
     command = torchrun([TRAIN, EVALUATE, MULTI_GPU_TRAIN], tmp_path, 29611, **options, split="three", output_dir=tmp_path / "two")
     assert call(command, tmp_path).count("all      all") == 1  # the table is printed once
-    for name in ("metrics.csv", "metrics.json", "structures.csv", "spines.csv"):
+    for name in ("metrics.csv", "metrics.json", "structures.csv", "spines.csv", "overview.html"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text(), name
 
 

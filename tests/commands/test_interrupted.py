@@ -83,4 +83,5 @@ def test_left_over_partial_files_are_no_scans(weights, two, tmp_path):
         "a_seg.json",
         "structures.csv",
         "spines.csv",
+        "overview.html",
     }  # another may be at it

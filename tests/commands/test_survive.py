@@ -118,7 +118,7 @@ def test_messy_folder(weights, scan, tmp_path, capfd):
         assert rows[name]["fix"].endswith((".", "?")), name
         assert f"{rows[name]['file']}: {rows[name]['reason']}. {rows[name]['fix']}" in printed.out
     expected = {f"{name}_seg{suffix}" for name in good for suffix in (".nii.gz", ".png", ".json")}
-    assert files(out) == {*expected, "failures.csv", "structures.csv", "spines.csv"}
+    assert files(out) == {*expected, "failures.csv", "structures.csv", "spines.csv", "overview.html"}
     for name, warning in good.items():
         report = json.loads((out / f"{name}_seg.json").read_text(encoding="utf-8"))
         assert warning in [*report["warnings"], ""]
@@ -208,6 +208,7 @@ def test_a_json_file_of_others_stays(weights, two, tmp_path):
         "b_seg.json",
         "structures.csv",
         "spines.csv",
+        "overview.html",
         "failures.csv",
     }
 

@@ -252,8 +252,8 @@ def test_output_beside_the_input_is_not_taken_for_input(cohort, trained, tmp_pat
     (tmp_path / scan.name).write_bytes(scan.read_bytes())
     for _ in range(2):
         infer(trained, tmp_path, dataset_dir=str(tmp_path), figures=False)
-    written = [f"{case_name(scan)}_seg.json", f"{case_name(scan)}_seg.nii.gz", "spines.csv", "structures.csv"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [scan.name, *written]
+    written = [f"{case_name(scan)}_seg.json", f"{case_name(scan)}_seg.nii.gz", "spines.csv", "structures.csv", "overview.html"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([scan.name, *written])
 
 
 @pytest.mark.parametrize("scheme", ["channel", "spider", "totalspineseg"])
@@ -316,7 +316,7 @@ def test_every_format_gives_the_same_mask(cohort, trained, masks, tmp_path, kind
     path = write_as(tmp_path, kind, scan)
     infer(trained, tmp_path / "out", dataset_dir=str(tmp_path))
     written = [gzip.decompress(p.read_bytes()) if p.suffix == ".gz" else p.read_bytes() for p in (tmp_path / "out").iterdir()]
-    assert len(written) == 5  # mask, figure, report, two tables
+    assert len(written) == 6  # mask, figure, report, two tables, overview
     assert not any(name in content for content in [*written, "".join(capfd.readouterr()).encode()] for name in (b"Mustermann", b"Erika"))
     mask = nib.load(tmp_path / "out" / f"{case_name(path)}_seg.nii.gz")
     expected = nib.load(masks / "testing" / f"{case_name(source)}_seg.nii.gz")

@@ -1,0 +1,92 @@
+"""A page with all masks of a folder, the doubtful ones first: what somebody looks at before the numbers are used."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from scripts.common.errors import counted, shown
+from scripts.common.files import write_whole
+from scripts.data.find import LABEL_POSTFIX, case_name
+from scripts.data.masks import beside
+from scripts.measure.rows import SPINE_WORDS
+
+NAME = "overview.html"
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ margin: 2rem; background: #0d0f12; color: #e8eaed; font: 15px/1.4 system-ui, sans-serif }}
+a {{ color: inherit }}
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 38rem), 1fr)); gap: 1.5rem }}
+article {{ padding: .75rem 1rem; background: #171a1f; border-top: 3px solid #3a4048 }}
+article.doubtful {{ border-color: #e8b339 }}
+h2 {{ margin: 0 0 .5rem; font-size: 1rem; overflow-wrap: anywhere }}
+img {{ display: block; width: 100% }}
+p, ul {{ margin: .5rem 0; color: #b6bcc4 }}
+ul {{ padding-left: 1.2rem }}
+li.failed {{ color: #ff8f80 }}
+</style>
+<h1>{title}</h1>
+<p>{summary}</p>
+{failures}
+<main>
+{cards}
+</main>
+</html>
+"""
+
+
+def write_overview(folder: Path, spines: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, str]]) -> Path:
+    """Write `overview.html`: picture, warnings and angles of every mask, and which scans have failed. It loads nothing but the pictures.
+
+    Args:
+        folder: with the masks; the page goes there.
+        spines: rows of `spines.csv`.
+        failures: rows of `failures.csv`.
+    """
+    doubtful = [row for row in spines if warnings_of(row)]
+    title = f"{counted(spines, 'mask')}, {len(doubtful)} with warnings"
+    title += f", {counted(failures, 'scan')} failed" if failures else ""
+    tables = ", ".join(f'<a href="{table.name}">{table.name}</a>' for table in sorted(folder.glob("*.csv")))
+    failed = "".join(f'<li class="failed">{_text(row["file"])}: {_text(row["reason"])}. {_text(row["fix"])}</li>\n' for row in failures)
+    page = PAGE.format(
+        title=title,
+        summary=f"Those with warnings come first. All numbers: {tables}.",
+        failures=f"<ul>\n{failed}</ul>" if failed else "",
+        cards="\n".join(_card(folder, row) for row in sorted(spines, key=lambda row: (not warnings_of(row), str(row["mask"])))),
+    )
+    return write_whole(folder / NAME, lambda path: path.write_text(page, encoding="utf-8"))
+
+
+def warnings_of(row: Mapping[str, Any]) -> list[str]:
+    """The warnings of a row of `spines.csv`, and whether its mask has been edited since."""
+    edited = ["edited since: these numbers are those of the mask before"] if str(row.get("edited")) == "True" else []
+    return [*filter(None, str(row.get("warnings") or "").split(" | ")), *edited]
+
+
+def _card(folder: Path, row: Mapping[str, Any]) -> str:
+    mask, doubts = Path(str(row["mask"])), warnings_of(row)
+    picture = beside(mask, ".png")
+    name = _text(mask.with_name(case_name(mask).removesuffix(LABEL_POSTFIX)).as_posix())
+    parts = [f"<h2>{name}</h2>"]
+    if (folder / picture).is_file():
+        link = quote(os.fsencode(picture.as_posix()))
+        parts.append(f'<a href="{link}"><img src="{link}" loading="lazy" alt="{name} with the outlines of its mask"></a>')
+    if doubts:
+        parts.append("<ul>" + "".join(f"<li>{_text(line)}</li>" for line in doubts) + "</ul>")
+    angles = [f"{word} {float(row[key]):.0f}°" for key, word in SPINE_WORDS.items() if row.get(key) not in (None, "")]
+    if angles:
+        parts.append(f"<p>{', '.join(angles)}</p>")
+    kind = ' class="doubtful"' if doubts else ""
+    return f"<article{kind}>{''.join(parts)}</article>"
+
+
+def _text(value: object) -> str:
+    return html.escape(shown(value))

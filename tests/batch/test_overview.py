@@ -1,0 +1,71 @@
+"""The page of all masks: read back as a browser reads it."""
+
+from __future__ import annotations
+
+import os
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+from scripts.batch.overview import write_overview
+
+LATIN = os.fsdecode(b"R\xfccken")
+
+
+class Page(HTMLParser):
+    """The text of every element, by the tag that it stands in, with classes; and all links."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+        self.links: list[str] = []
+        self.classes: list[str | None] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        self.links += [os.fsdecode(unquote_to_bytes(value)) for name, value in attrs if name in ("href", "src")]
+        self.classes += [dict(attrs).get("class")] if tag == "article" else []
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((self.open[-1], data.strip()))
+
+    def of(self, tag: str) -> list[str]:
+        return [text for where, text in self.texts if where == tag]
+
+
+def test_doubtful_masks_come_first(tmp_path):
+    for name in ("a_seg.png", f"b & c/{LATIN}<1>_seg.png", "spines.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    spines = [
+        {"mask": "a_seg.nii.gz", "warnings": "", "edited": False, "lordosis_deg": 52.4, "cobb_deg": None},
+        {"mask": "z_seg.nii.gz", "warnings": "first: <b> & c | second", "edited": "False", "cobb_deg": "12.6"},  # as a table holds them
+        {"mask": f"b & c/{LATIN}<1>_seg.nii.gz", "warnings": "", "edited": True},
+        {"mask": "old_seg.nii.gz"},  # of a version whose tables had fewer columns
+    ]
+    failures = [{"file": "/data/bad.nii.gz", "reason": "cannot be read", "fix": "Export it again."}]
+    assert write_overview(tmp_path, spines, failures) == tmp_path / "overview.html"
+    page = Page(tmp_path / "overview.html")
+    assert page.of("h1") == ["4 masks, 2 with warnings, 1 scan failed"] == page.of("title")
+    assert page.of("h2") == ["b & c/R\\udcfccken<1>", "z", "a", "old"]
+    assert page.classes == ["doubtful", "doubtful", None, None]
+    assert page.of("li") == [
+        "/data/bad.nii.gz: cannot be read. Export it again.",
+        "edited since: these numbers are those of the mask before",
+        "first: <b> & c",
+        "second",
+    ]
+    assert page.of("p")[-2:] == ["Cobb 13°", "lordosis L1-S1 52°"]
+    assert page.links == ["spines.csv", *[f"b & c/{LATIN}<1>_seg.png"] * 2, *["a_seg.png"] * 2]  # of pictures that are there
+
+
+def test_a_folder_without_doubts(tmp_path):
+    write_overview(tmp_path, [{"mask": "a_seg.nii.gz", "warnings": ""}], [])
+    page = Page(tmp_path / "overview.html")
+    assert page.of("h1") == ["1 mask, 0 with warnings"]
+    assert page.classes == [None]
+    assert not page.of("li")
+    assert not page.links
