@@ -98,7 +98,7 @@ def stored_scan(batch: dict[str, Any]) -> Volume:
     return batch["volume"]
 
 
-def report_of(batch: dict[str, Any], pred: MetaTensor) -> dict[str, Any]:
+def batch_report(batch: dict[str, Any], pred: MetaTensor) -> dict[str, Any]:
     """The `fresh_report` on the mask of a batch, made once for all handlers of an iteration; empty where the levels were not named."""
     if "report" not in batch:
         notes = batch["image"].meta.get("notes", "").splitlines()
@@ -147,7 +147,7 @@ class CaseFigures:
             source = batch["image"].meta["filename_or_obj"]
             volume = stored_scan(batch)
             reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
-            title, note = shown(self.title_of(source)), picture_note(report_of(batch, output["pred"]))
+            title, note = shown(self.title_of(source)), picture_note(batch_report(batch, output["pred"]))
             figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=title, note=note)
             if self.output_dir:
                 mask = self.layout.filename(source)
@@ -206,7 +206,7 @@ class CaseReports:
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
             source = str(batch["image"].meta["filename_or_obj"])
-            report = {"scan": case_name(source), "source": os.path.abspath(source), **report_of(batch, output["pred"])}
+            report = {"scan": case_name(source), "source": os.path.abspath(source), **batch_report(batch, output["pred"])}
             for warning in report["warnings"]:
                 print(shown(f"{source}: {warning}"))
             if "made_from" in batch:

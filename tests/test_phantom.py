@@ -278,8 +278,31 @@ def test_impossible_requests() -> None:
         draw_phantom(0, scoliosis=float("nan"))
     with pytest.raises(UserError, match="scoliosis = left: a phantom has a Cobb angle"):
         draw_phantom(0, scoliosis="left")
-    with pytest.raises(UserError, match="order 'XYZ' is no voxel order"):
-        draw_phantom(0, order="XYZ", **SMALL)
+    for order in ("XYZ", 5):
+        with pytest.raises(UserError, match=f"order '{order}' is no voxel order"):
+            draw_phantom(0, order=order, **SMALL)
+    for options, message in (
+        ({"lumbar": "five"}, "lumbar = five: a phantom has 4, 5 or 6 lumbar vertebrae"),
+        ({"wedged": 0.3}, "wedged = 0.3: a number for every level is needed, such as {'L1': 0.3}"),
+        ({"slipped": {"L4": "x"}}, "slipped = {'L4': 'x'}: a number for every level is needed, such as {'L1': 0.3}"),
+        ({"spacing_mm": 1}, "spacing_mm = 1: 2 numbers above 0 are needed"),
+        ({"shape": (10, 20)}, "shape = (10, 20): 3 numbers above 0 are needed"),
+        ({"oblique_deg": "x"}, "oblique_deg = x: a number is needed"),
+    ):
+        with fails(message):
+            draw_phantom(0, **options)
+
+
+def test_a_smaller_cohort_leaves_none_of_the_larger_one(tmp_path) -> None:
+    write_cohort(tmp_path, training=3, validation=1, testing=0, **SMALL)
+    (tmp_path / "training" / "mine_T2w.nii.gz").touch()
+    write_cohort(tmp_path, training=1, validation=0, testing=1, **SMALL)
+    entries = [entry for split in json.loads((tmp_path / "datalist.json").read_text()).values() for entry in split]
+    expected = {entry[key] for entry in entries for key in ("image", "label")}
+    expected |= {entry["label"].replace("_seg.nii.gz", "_truth.json") for entry in entries}
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()} == {
+        *expected, "datalist.json", "training/mine_T2w.nii.gz",
+    }  # fmt: skip
 
 
 def test_cohort(tmp_path, capsys) -> None:

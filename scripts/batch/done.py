@@ -15,6 +15,7 @@ from scripts.batch.own_masks import other_scan
 from scripts.common.command import running_workflow
 from scripts.common.files import is_whole_gzip, sha256_of
 from scripts.common.preflight import is_true
+from scripts.data.find import is_no_slice
 from scripts.data.masks import MaskLayout, beside
 from scripts.labels import METADATA_FILE, label_table
 
@@ -68,17 +69,18 @@ class Done:
             OSError: if the scan is not there.
         """
         path = Path(scan)
-        files = [p.stat() for p in (sorted(path.iterdir()) if path.is_dir() else [path, *files_of_voxels(path)])]
+        slices = [p for p in path.iterdir() if p.is_file() and not is_no_slice(p)] if path.is_dir() else []  # masks may lie beside them
+        files = [p.stat() for p in (slices or [path, *files_of_voxels(path)])]
         identity = f"{sum(f.st_size for f in files)} bytes, modified at {max((f.st_mtime_ns for f in files), default=0)} ns"
         return {**self.of_run, "scan": identity}
 
-    def report_of(self, scan: str | Path) -> Path:
+    def report_path(self, scan: str | Path) -> Path:
         mask = self.layout.filename(str(scan))
         return beside(mask, ".json")
 
     def __call__(self, scan: str | Path, made_from: Mapping[str, str]) -> bool:
         """True if mask, report and, if wanted, figure are there and whole, and were made from `made_from`."""
-        mask, report = self.layout.filename(str(scan)), self.report_of(scan)
+        mask, report = self.layout.filename(str(scan)), self.report_path(scan)
         if self.overwrite or not report.is_file():
             return False
         try:

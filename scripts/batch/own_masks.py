@@ -13,7 +13,7 @@ import nibabel as nib
 
 from scripts.common.errors import ScanError
 from scripts.common.files import is_half_gzip, sha256_of, write_whole
-from scripts.data.masks import beside, report_of
+from scripts.data.masks import beside, read_report
 
 MADE_BY = b"spine_mri_segmentation"  # in the header (descrip) of a mask
 
@@ -27,7 +27,7 @@ def write_report(mask: Path, report: Mapping[str, Any]) -> None:
 
 def report_as_written(mask: Path) -> dict[str, Any]:
     """The report beside a mask; nothing if there is none, or the mask was edited since: its names are somebody's own then."""
-    report = report_of(mask)
+    report = read_report(mask)
     return report if "mask_sha256" in report and report["mask_sha256"] == sha256_of(mask) else {}
 
 

@@ -24,6 +24,7 @@ from monai.transforms import AsDiscrete, Compose, Invertd, Spacingd
 from monai.utils import set_determinism
 from torch.utils.flop_counter import FlopCounterMode
 
+from scripts.batch.own_masks import write_report
 from scripts.benchmark.process import GpuWatch
 from scripts.common.memory import keep_freed_memory
 from scripts.common.preflight import is_true
@@ -32,9 +33,9 @@ from scripts.data.find import case_name
 from scripts.data.masks import write_label_map
 from scripts.data.scans import read_scan
 from scripts.figures import case_figure, save_figure
-from scripts.handlers import CaseReports
 from scripts.inferers import has_bfloat16
 from scripts.labels import decode
+from scripts.measure.report import fresh_report
 from scripts.transforms import CropBlankBordersd, KeysOnlySpacingd
 
 COARSE, FINE = "coarse network", "fine network"
@@ -137,7 +138,8 @@ def segment(
                 figure = case_figure(volume.data, data["pred"][0].cpu().numpy(), volume.affine, title=case_name(scan))
                 save_figure(figure, Path(output_dir) / f"{case_name(scan)}_seg.png")
         with watch.step("report"):
-            CaseReports(output_dir, parser.get_parsed_content("dataset_dir")).write_report(volume, data["image"].meta, data["pred"])
+            report = fresh_report(data["pred"], volume, data["image"].meta["notes"].splitlines())
+            write_report(Path(data["pred"].meta["saved_to"]), report)
         runs.append((_now() - start, watch.seconds))
     totals = [total for total, _ in runs[1:]]
     steps = {name: median(seconds[name] for _, seconds in runs[1:]) for name in runs[0][1]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import gzip
 import hashlib
 import os
@@ -11,6 +10,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 try:
@@ -28,13 +28,11 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a file beside `path`, then rename it: a crash or a full disk leaves no half file under the real name.
 
     The partial file has a name of its own, so that two processes may write the same file. What a killed process has left is removed
-    by the next one that writes this file.
+    by the next one that writes to this folder.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f"{PREFIX}*_{glob.escape(path.name)}"):
-        if _age_s(left) > STALE_S:
-            left.unlink(missing_ok=True)
+    _remove_stale(path.parent)
     partial = path.with_name(f"{PREFIX}{uuid.uuid4().hex[:8]}_{path.name}")
     try:
         write(partial)
@@ -42,6 +40,14 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+@cache
+def _remove_stale(folder: Path) -> None:
+    """Once in a process: a folder of many masks takes long to look through."""
+    for left in folder.glob(f"{PREFIX}*"):
+        if _age_s(left) > STALE_S:
+            left.unlink(missing_ok=True)
 
 
 @contextmanager

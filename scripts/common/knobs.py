@@ -23,7 +23,7 @@ class Limits(NamedTuple):
         return f"a {'whole ' * self.whole}number {span} is"
 
     def allow(self, value: Any) -> bool:
-        return _is_number(value, self.whole) and self.least <= value <= self.most
+        return is_number(value, self.whole) and self.least <= value <= self.most
 
 
 class Triple(NamedTuple):
@@ -37,7 +37,7 @@ class Triple(NamedTuple):
     def allow(self, value: Any) -> bool:
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 3:
             return False
-        fits = all(_is_number(v, whole=self.multiple_of > 0) and 0 < v < math.inf for v in value)
+        fits = all(is_number(v, whole=self.multiple_of > 0) and 0 < v < math.inf for v in value)
         return fits and (not self.multiple_of or all(v % self.multiple_of == 0 for v in value))
 
 
@@ -81,5 +81,6 @@ def check_knobs(knobs: Mapping[str, Any]) -> None:
         raise CallError("; ".join(wrong))
 
 
-def _is_number(value: Any, whole: bool = False) -> bool:
+def is_number(value: Any, whole: bool = False) -> bool:
+    """Whether a value is a number, or a whole number; True and False are none."""
     return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)

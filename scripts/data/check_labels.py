@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from scripts.common.errors import UserError
 from scripts.data.volumes import Volume, grid_mismatch, not_on_grid, read_grid, read_volume
-from scripts.labels import Structure, anatomical_order, encode, label_table
+from scripts.labels import Structure, anatomical_order, encode, label_table, numbers
 
 TOLERANCE_MM = 5.0  # a structure may lie that much above the one that precedes it: oblique discs; exchanged levels are 15 mm apart or more
 
@@ -84,8 +84,10 @@ def order_problems(channels: np.ndarray, affine: np.ndarray, label_scheme: str =
     pairs = [(a, b, height[b.channel] - height[a.channel]) for a, b in pairwise(present)]
     wrong = [pair for pair in pairs if pair[2] > TOLERANCE_MM]
 
+    in_file = numbers(channels, label_scheme)
+
     def named(structure: Structure) -> str:
-        return f"{structure.name} ({getattr(structure, label_scheme)})"
+        return f"{structure.name} ({in_file[structure.channel]})" if in_file[structure.channel] else structure.name
 
     if len(wrong) > 1 and len(wrong) == len(pairs):
         first, last = present[0], present[-1]

@@ -13,7 +13,7 @@ from pathlib import Path
 import ignite.distributed as idist
 
 from scripts.common.errors import CallError, UserError, counted, shown, similar_path
-from scripts.data.dicom import is_dicom_file
+from scripts.data.dicom import holds_series, is_dicom_file
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
@@ -21,7 +21,7 @@ SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 OTHER_SCANS = (".mgz", ".mgh", ".hdr", ".par", ".head", ".mnc", ".gipl", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip")
 NO_DICOM = (*SUFFIXES, ".json", ".csv", ".tsv", ".txt", ".html", ".png", ".jpg", ".pdf")  # by their names: not one of them has to be opened
 LABEL_POSTFIX = "_seg"
-OTHER_MASKS = re.compile(r"_(seg[-_][\w-]+|dseg|mask|labels?|segmentation)$", re.IGNORECASE)  # as BIDS and viewers call theirs
+OTHER_MASKS = re.compile(r"(?:^|[._-])(seg\d*|seg[-_][\w-]+|dseg|mask|label(?:s|map)?|segmentation)$", re.IGNORECASE)  # of BIDS and viewers
 LABEL_FOLDERS = {"images": ("labels", "masks"), "imagesTr": ("labelsTr",)}  # SPIDER and nnU-Net keep labels in a folder of their own
 
 
@@ -58,9 +58,19 @@ def has_twin(path: Path) -> bool:
 def is_dicom_folder(folder: str | Path) -> bool:
     """True if a file directly in `folder` is a DICOM file (`DICM` after the 128-byte preamble)."""
     try:  # notes and an index may lie beside the slices
-        return any(is_dicom_file(path) for path in sorted(Path(folder).iterdir()) if not path.name.lower().endswith(NO_DICOM))
+        return any(is_dicom_file(path) for path in sorted(Path(folder).iterdir()) if not is_no_slice(path))
     except PermissionError:
         return True  # whether it is one cannot be seen: the scan fails, and is not passed over
+
+
+def _is_bare_series(folder: str, files: Sequence[str]) -> bool:
+    """Whether files that are called like slices are some, without the preamble by which `is_dicom_folder` knows them."""
+    return any("." not in name or name.lower().endswith((".dcm", ".ima")) for name in files) and holds_series(folder)
+
+
+def is_no_slice(path: Path) -> bool:
+    """Whether the name tells that a file is no slice of a DICOM series."""
+    return path.name.startswith(".") or path.name.lower().endswith(NO_DICOM)
 
 
 def find_images(dataset_dir: str | Path) -> list[Path]:
@@ -89,7 +99,7 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
         masks += [path for path in scans if OTHER_MASKS.search(case_name(path))]
         found += [path for path in scans if not OTHER_MASKS.search(case_name(path))]
         others += [path for path in map(Path(folder).joinpath, files) if _is_other_scan(path)]
-        if len(files) > len(images) and is_dicom_folder(folder):
+        if len(files) > len(images) and (is_dicom_folder(folder) or (not images and _is_bare_series(folder, files))):
             found.append(Path(folder))
     found += [Path(error.filename) for error in closed]
     passed_over = []

@@ -86,7 +86,7 @@ def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, np.ndarray, s
     Raises:
         UserError: for a file that cannot be read, or numbers that the scheme does not hold.
     """
-    report = report_of(mask)
+    report = read_report(mask)
     volume, scheme = read_volume(mask), label_scheme or scheme_of(mask, report)
     try:
         channels = encode(volume.data, str(mask), scheme)
@@ -102,7 +102,7 @@ def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, np.ndarray, s
 def _as_reported(values: np.ndarray, report: Mapping[str, Any], channels: np.ndarray) -> np.ndarray:
     """Channel indices by the `value` and `name` of the report's structures; `channels` where these do not tell all values apart."""
     of_name = {s.name: s.channel for s in label_table()}
-    rows = [row for row in report.get("structures", []) if isinstance(row, dict) and row.get("value")]
+    rows = [row for row in report.get("structures") or [] if isinstance(row, dict) and row.get("value")]
     known = {row["value"]: of_name.get(row.get("name")) for row in rows}
     if len(known) < len(rows) or None in known.values() or not {*np.unique(values[values > 0]).tolist()} <= known.keys():
         return channels
@@ -125,11 +125,11 @@ def scheme_of(mask: Path, report: Mapping[str, Any]) -> str:
 
 def scan_of(mask: Path) -> Path | None:
     """The scan that the report beside a mask names, or the one beside it; None if there is neither."""
-    source = report_of(mask).get("source")
+    source = read_report(mask).get("source")
     return Path(source) if isinstance(source, str) and os.path.exists(source) else find_image(mask)
 
 
-def report_of(mask: Path) -> dict[str, Any]:
+def read_report(mask: Path) -> dict[str, Any]:
     """What the report beside a mask says; nothing if there is none, or none of ours."""
     try:
         report = json.loads(beside(mask, ".json").read_text(encoding="utf-8"))

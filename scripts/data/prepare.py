@@ -21,10 +21,11 @@ from scripts.labels import encode, label_table
 
 MAX_LINES = 20  # about bad labels
 SHOWN_PATIENTS = 4  # so that a visit that was taken for a patient is seen
-# `sub-01` of BIDS names, else the name without the contrast at its beginning or its end and words behind that: 1_t1, 1_T2_SPACE, 1-T2-sag
-# and T2_1 are one patient
-CONTRAST = r"(?i:t[12]w?|stir|tirm|pdw?|dixon|water|fat)"
-PATIENT_PATTERN = rf"(?:{CONTRAST}[_-])?(sub-[^_]+(?=_|$)|.+?(?=(?:[_-]{CONTRAST}(?:[_-][A-Za-z]+)*)*(?:[_-](?i:mr))?$))"
+# `sub-01` of BIDS names, else the name without the contrast at its beginning or its end and a word behind that with whatever follows it:
+# 1_t1, 1_T2_SPACE, 1-T2-sag_320 and T2_1 are one patient, and lumbar_T2_001 is one of many
+CONTRAST = r"(?i:t[12]w?(?:fs)?|stir|tirm|pdw?(?:fs)?|dixon|water|fat)"
+BEHIND = r"(?:[_-][A-Za-z]+(?:[_-][A-Za-z0-9]+)*)?"
+PATIENT_PATTERN = rf"(?:{CONTRAST}[_-])?(sub-[^_]+(?=_|$)|.+?(?=(?:[_-]{CONTRAST}{BEHIND})*(?:[_-](?i:mr))?$))"
 
 
 def prepare(

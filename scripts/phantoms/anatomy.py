@@ -21,6 +21,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from scripts.common.errors import CallError
+from scripts.common.knobs import is_number
 from scripts.labels import label_table
 
 ENDS = 0.35  # heights are defined at u = +-ENDS: 15 % and 85 % of the depth
@@ -211,15 +212,18 @@ def build_spine(
     Raises:
         CallError: for an impossible number of lumbar vertebrae, an unknown level, an impossible loss of height or Cobb angle.
     """
-    names, wedged, slipped = level_names(lumbar), wedged or {}, slipped or {}
     if lumbar not in (4, 5, 6):
         raise CallError(f"lumbar = {lumbar}: a phantom has 4, 5 or 6 lumbar vertebrae")
+    for option, value in (("wedged", wedged), ("slipped", slipped)):
+        if value and not (isinstance(value, Mapping) and all(map(is_number, value.values()))):
+            raise CallError(f"{option} = {value}: a number for every level is needed, such as {{'L1': 0.3}}")
+    names, wedged, slipped = level_names(lumbar), wedged or {}, slipped or {}
     if unknown := sorted((set(wedged) | set(slipped)) - set(names)):
         raise CallError(f"wedged/slipped: no vertebra {', '.join(unknown)} in a phantom with {lumbar} lumbar vertebrae")
     if any(not 0 <= loss < 0.8 for loss in wedged.values()):
         raise CallError(f"wedged = {dict(wedged)}: the share of the anterior height that is lost must lie in [0, 0.8)")
 
-    if not (isinstance(scoliosis, (int, float)) and abs(scoliosis) <= MAX_COBB_DEG):
+    if not (is_number(scoliosis) and abs(scoliosis) <= MAX_COBB_DEG):
         raise CallError(f"scoliosis = {scoliosis}: a phantom has a Cobb angle from {-MAX_COBB_DEG:g} to {MAX_COBB_DEG:g} degrees")
 
     means, degeneration, tilts_deg = _draw_levels(rng)

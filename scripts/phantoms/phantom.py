@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from scripts.common.errors import CallError, counted, shown
 from scripts.common.files import write_whole
+from scripts.common.knobs import is_number
 from scripts.common.preflight import check_writable
 from scripts.data.datalist import read_datalist, write_datalist
 from scripts.labels import label_table
@@ -73,6 +75,11 @@ def draw_phantom(
     Raises:
         CallError: for an unknown contrast or order, or impossible anatomy.
     """
+    for name, value, count in (("spacing_mm", spacing_mm, 2), ("shape", shape, 3)):
+        if value is not None and not (isinstance(value, Sequence) and len(value) == count and all(is_number(v) and v > 0 for v in value)):
+            raise CallError(f"{name} = {value}: {count} numbers above 0 are needed")
+    if not is_number(oblique_deg):
+        raise CallError(f"oblique_deg = {oblique_deg}: a number is needed")
     if contrast not in (None, *CONTRASTS):
         raise CallError(f"contrast '{contrast}' does not exist; choose one of {', '.join(CONTRASTS)}")
     # independent streams, so that an option changes only what it names
@@ -130,7 +137,7 @@ def _reordered(phantom: Phantom, order: str) -> Phantom:
     try:
         target = nib.orientations.axcodes2ornt(tuple(order))
         change = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), target)
-    except ValueError:
+    except (ValueError, TypeError):
         raise CallError(f"order '{order}' is no voxel order; use three letters like {', '.join(VOXEL_ORDERS)}") from None
     image, label = (np.ascontiguousarray(nib.orientations.apply_orientation(a, change)) for a in (phantom.image, phantom.label))
     affine = phantom.affine @ nib.orientations.inv_ornt_aff(change, phantom.image.shape)
@@ -180,7 +187,7 @@ def write_cohort(
     output_dir = Path(output_dir)
     options = {**options, **(phantom_options or {})}
     file = output_dir / "datalist.json"
-    _check_own(file)
+    earlier = _own_files(file)
     draw_phantom(seed, **{**options, "shape": (1, 2, 2)})  # refuses impossible options before anything is written
     check_writable(str(output_dir), "dataset_dir")
     splits = ["training"] * training + ["validation"] * validation + ["testing"] * testing
@@ -197,19 +204,26 @@ def write_cohort(
     datalist: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "testing": []}
     for split, entry in zip(splits, entries, strict=True):
         datalist[split].append(entry)
+    for name in earlier - {entry[key] for entry in entries for key in ("image", "label")}:
+        (output_dir / name).unlink(missing_ok=True)
+        (output_dir / name.replace("_seg.nii.gz", "_truth.json")).unlink(missing_ok=True)
     write_datalist(datalist, file)
     print(shown(f"{file}: {counted(entries, 'phantom')}"))
     return file
 
 
-def _check_own(datalist: Path) -> None:
-    """
+def _own_files(datalist: Path) -> set[str]:
+    """Images and labels of an earlier cohort, from the folder of its datalist.
+
     Raises:
         CallError: if there is a datalist with other scans than phantoms, which would be lost.
     """
-    splits = read_datalist(datalist, datalist.parent, must_exist=False, allow_outside=True) if datalist.is_file() else {}
-    if any(entry.get("source") != "phantom" for entries in splits.values() for entry in entries):
+    folder = datalist.parent
+    splits = read_datalist(datalist, folder, must_exist=False, allow_outside=True) if datalist.is_file() else {}
+    entries = [entry for of_split in splits.values() for entry in of_split]
+    if any(entry.get("source") != "phantom" for entry in entries):
         raise CallError(f"{datalist} lists scans that are no phantoms: give another --dataset_dir, the phantoms' own.")
+    return {os.path.relpath(entry[key], folder) for entry in entries for key in ("image", "label") if entry.get(key)}
 
 
 def _write_case(output_dir: Path, anomalies: float, options: Mapping[str, Any], case: tuple[str, int]) -> dict[str, Any]:

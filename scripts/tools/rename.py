@@ -14,7 +14,7 @@ from scripts.batch.own_masks import write_report
 from scripts.common.errors import CallError, UserError, shown
 from scripts.common.preflight import check_files
 from scripts.data.find import case_name
-from scripts.data.masks import beside, read_mask, report_of, scan_of, write_label_map
+from scripts.data.masks import beside, read_mask, read_report, scan_of, write_label_map
 from scripts.data.scans import read_scan
 from scripts.data.volumes import Volume, on_grid
 from scripts.figures import case_figure, save_figure
@@ -55,7 +55,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
     values = decode(renamed, label_scheme)
     if (encode(values, str(mask), label_scheme) != renamed).any():
         raise UserError(f"{mask}: the numbers of {label_scheme} cannot tell these levels. Segment the scan with --label_scheme verse.")
-    report, figure = report_of(mask), None
+    report, figure = read_report(mask), None
     if reported := is_report(report):
         scan = image or scan_of(mask)
         if not scan:

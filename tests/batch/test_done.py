@@ -23,6 +23,22 @@ def test_the_file_of_the_voxels_counts(tmp_path, header, voxels):
     assert done.made_from(tmp_path / header)["scan"] == f"8 bytes, modified at {2**61} ns"
 
 
+def test_what_is_written_beside_the_slices_of_a_series_does_not_count(tmp_path):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for name in ("series/IM1", "series/IM2.dcm", "weights.pt"):
+        (tmp_path / name).write_bytes(b"1234")
+    done = Done(str(folder), str(folder), str(tmp_path / "weights.pt"), {}, str(BUNDLE / "configs" / "inference.yaml"))
+    first = done.made_from(folder)
+    assert first["scan"].startswith("8 bytes, ")
+    (folder / "out").mkdir()
+    for name in ("series_seg.nii.gz", "series_seg.png", "series_seg.json", "spines.csv", "overview.html", ".DS_Store"):
+        (folder / name).write_bytes(b"1")
+    assert done.made_from(folder) == first
+    (folder / "IM3").write_bytes(b"1")
+    assert done.made_from(folder) != first
+
+
 @pytest.mark.parametrize(("changed", "same"), [({}, True), ({"size": 301}, False), ({"amp": True}, False), ({"spacing": [1, 1, 2]}, False)])
 def test_settings_count_by_their_value_not_by_their_spelling(tmp_path, changed, same):
     (tmp_path / "weights.pt").write_bytes(b"1234")

@@ -117,13 +117,16 @@ def test_demo_on_own_scans(cohort, tmp_path):
 
 @pytest.mark.skipif(not (BUNDLE / ".venv").exists(), reason="needs the environment that scripts/test.sh makes")
 def test_retrain(cohort, tmp_path):
-    """The steps of the shipped weights, on two phantoms and with a small network."""
-    options = [f"--{k}={v}" for k, v in {**GRID, "epochs": 1, "repeat": {}}.items()]
-    command = ["bash", str(BUNDLE / "scripts" / "retrain.sh"), "--dataset_dir", cohort.name, "--output_dir", str(tmp_path), *options]
-    done = subprocess.run(
-        command, cwd=cohort.parent, env={**os.environ, "PHANTOMS": "2"}, capture_output=True, encoding="utf-8", timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    """The steps of the shipped weights, on two phantoms and with a small network; the last one is interrupted and goes on."""
+
+    def retrain(epochs: int) -> None:
+        options = [f"--{k}={v}" for k, v in {**GRID, "epochs": epochs}.items()]
+        command = ["bash", str(BUNDLE / "scripts" / "retrain.sh"), "--dataset_dir", cohort.name, "--output_dir", str(tmp_path), *options]
+        environment = {**os.environ, "PHANTOMS": "2"}
+        done = subprocess.run(command, cwd=cohort.parent, env=environment, capture_output=True, encoding="utf-8", timeout=500)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    retrain(epochs=1)
     listed = json.loads((tmp_path / "phantoms" / "datalist.json").read_text())["training"]
     assert len(listed) == 2
     added = json.loads((tmp_path / "sacrum" / "datalist.json").read_text())["training"]
@@ -134,6 +137,11 @@ def test_retrain(cohort, tmp_path):
         changed = {name.split(".")[0] + "." for name, t in before["model"].items() if not torch.equal(t, after["model"][name])}
         assert changed == {trained}
     assert (tmp_path / "levels" / "model.pt").exists()
+    (tmp_path / "levels" / "over").unlink()
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and "levels" not in p.parts}
+    retrain(epochs=2)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert torch.load(tmp_path / "levels" / "last.pt", weights_only=True)["trainer"]["iteration"] == 2 * steps
 
 
 @pytest.mark.parametrize("script", ["retrain.sh", "results.sh"])

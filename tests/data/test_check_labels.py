@@ -126,6 +126,15 @@ def test_a_damaged_scan_is_named(tmp_path):
         check_labels([{"image": str(image), "label": write(tmp_path / "label.nii.gz", column(BODIES))}])
 
 
+def test_messages_have_the_numbers_of_the_file():
+    """SPIDER counts from the lowest lumbar vertebra, which is L6 here, and has no number for S1."""
+    channels = encode(column([25, 24, 26]))  # L6 above L5
+    expected = "L6 (1) lies 8 mm above L5 (2), which should be the other way round. Correct the numbers."
+    assert order_problems(channels, OBLIQUE, "spider") == [expected]
+    (line,) = order_problems(encode(column([26, 24])), OBLIQUE, "spider")
+    assert line.startswith("S1 lies 8 mm above L5 (1), which")
+
+
 def test_good_labels_pass(tmp_path):
     image = write(tmp_path / "scan.nii.gz", np.zeros((4, 22, 3), np.int16))
     check_labels([{"image": image, "label": write(tmp_path / "verse.nii.gz", column(BODIES))}])

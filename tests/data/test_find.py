@@ -69,6 +69,17 @@ def test_find_images_takes_dicom_series_by_their_bytes(tmp_path):
     assert not is_dicom_folder(tmp_path / "empty")
 
 
+def test_a_series_without_preambles_is_found(tmp_path, monkeypatch):
+    """By what GDCM says, who is asked only where files are called like slices."""
+    asked = []
+    monkeypatch.setattr(find, "holds_series", lambda folder: asked.append(Path(folder).name) or Path(folder).name == "bare")
+    for name in ("bare/IM0001", "text/readme", "code/a.py", "beside/IM1", "beside/a.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert found(tmp_path) == ["bare", "beside/a.nii"]
+    assert sorted(asked) == ["bare", "text"]
+
+
 def test_a_hidden_file_does_not_hide_a_dicom_series(tmp_path):
     touch(tmp_path, "series/IM0001")
     (tmp_path / "series" / ".DS_Store").write_bytes(b"Bud1")
@@ -141,10 +152,11 @@ def test_scans_of_other_formats_are_passed_over_in_one_line(tmp_path, caplog, na
 
 
 def test_masks_by_other_names_are_passed_over_in_one_line(tmp_path, caplog):
-    touch(tmp_path, "a.nii", "mask.nii", "a_segmental.nii", "a_labelled.nii", "a_T2_segment.mha")
+    touch(tmp_path, "a.nii", "a_masked.nii", "a_segmental.nii", "a_labelled.nii", "a_T2_segment.mha")
     touch(tmp_path, "a_dseg.nii", "a_mask.nii.gz", "a_seg-manual.nii", "a_seg_corrected.nii", "b/a_T2_Label.mha", "b_segmentation.nii")
-    assert found(tmp_path) == ["a.nii", "a_T2_segment.mha", "a_labelled.nii", "a_segmental.nii", "mask.nii"]
-    line = "6 files with names of masks passed over (a_dseg.nii, ...): --image takes one all the same."
+    touch(tmp_path, "a.seg.nrrd", "a_SEG.nii.gz", "a-seg.nii", "Segmentation.nii.gz", "a_labelmap.nii", "a_seg2.nii", "mask.nii")
+    assert found(tmp_path) == ["a.nii", "a_T2_segment.mha", "a_labelled.nii", "a_masked.nii", "a_segmental.nii"]
+    line = "13 files with names of masks passed over (Segmentation.nii.gz, ...): --image takes one all the same."
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: {line}"]
     with pytest.raises(CallError, match=r"no scans found\. .* 1 file with names of masks passed over \(a_T2_Label\.mha\)"):
         find_images(tmp_path / "b")

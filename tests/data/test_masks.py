@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scripts.common.errors import CallError, UserError
-from scripts.data.masks import MaskLayout, check_mask_names, read_mask, report_of, scan_of, scheme_of
+from scripts.data.masks import MaskLayout, check_mask_names, read_mask, read_report, scan_of, scheme_of
 from scripts.labels import decode, encode, structure
 
 NO_REPORTS = ("[]", "{", json.dumps({"source": 5}))
@@ -37,16 +37,16 @@ def test_the_scan_that_the_report_names(mask, tmp_path):
 
 
 def test_the_scheme_that_the_report_names(mask, tmp_path):
-    assert scheme_of(mask, report_of(mask)) == "verse"
+    assert scheme_of(mask, read_report(mask)) == "verse"
     report = tmp_path / "a_T2w_seg.json"
     report.write_text(json.dumps({"label_scheme": "spider"}))
-    assert scheme_of(mask, report_of(mask)) == "spider"
+    assert scheme_of(mask, read_report(mask)) == "spider"
     for content in NO_REPORTS:
         report.write_text(content)
-        assert scheme_of(mask, report_of(mask)) == "verse"
+        assert scheme_of(mask, read_report(mask)) == "verse"
     report.write_text(json.dumps({"label_scheme": "spidre"}))
     with pytest.raises(UserError, match=r"a_T2w_seg\.nii\.gz: its report has the label scheme 'spidre'\. Set --label_scheme to one of "):
-        scheme_of(mask, report_of(mask))
+        scheme_of(mask, read_report(mask))
 
 
 def test_a_mask_in_the_numbers_of_its_report(mask, tmp_path):
@@ -80,6 +80,8 @@ def test_spider_numbers_stand_for_what_the_report_says(mask, tmp_path, names):
     np.testing.assert_array_equal(read_mask(mask)[1], expected)
     np.testing.assert_array_equal(read_mask(mask, "spider")[1], expected)
     report.write_text(json.dumps({"label_scheme": "spider", "structures": rows[1:]}))  # the mask was edited since
+    np.testing.assert_array_equal(read_mask(mask)[1], encode(values, "mask", "spider"))
+    report.write_text(json.dumps({"label_scheme": "spider", "structures": None}))
     np.testing.assert_array_equal(read_mask(mask)[1], encode(values, "mask", "spider"))
 
 

@@ -165,6 +165,11 @@ def test_prepare_keeps_an_existing_datalist(tmp_path):
         ("stir-pat1_sag", "pat1_sag"),
         ("T2_sub-01", "sub-01"),
         ("t2", "t2"),
+        ("pat7_t1_tse_sag_320", "pat7"),  # as dcm2niix names them
+        ("12_t2_spine_3", "12"),
+        ("001_T2w_run-2", "001"),
+        ("5_T2FS", "5"),
+        ("5_pd_fs", "5"),
         ("lumbar_T2_001", "lumbar_T2_001"),  # of many patients
         ("study_MR_7", "study_MR_7"),
         ("fatima", "fatima"),
