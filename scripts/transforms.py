@@ -20,7 +20,7 @@ from scripts.data.masks import MaskLayout, beside, write_label_map
 from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, not_on_grid, read_volume
-from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table
+from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table, structure
 from scripts.levels.cut import cut_faces, seen_box, view_box
 from scripts.levels.logits import SpineLogits, level_logits
 from scripts.levels.name_levels import NamedLevels, name_levels
@@ -291,7 +291,8 @@ class CleanLabelMapd(MapTransform):
 class MeasureSpined(MapTransform):
     """`measure_spine` of label maps with channel indices, shape 1XYZ: what it finds is added to their `report`, if they have one.
 
-    Those of a structure are `measures` in its row, nothing if it could not be measured; those of the spine are `spine`.
+    Those of a structure are `measures` in its row, nothing if it could not be measured; those of the spine are `spine`. A disc between
+    two bodies that was not drawn gets a row of its own.
     """
 
     def __init__(self, keys: KeysCollection = "pred") -> None:
@@ -304,6 +305,9 @@ class MeasureSpined(MapTransform):
                 cut = {row["name"]: row.get("cut_by_view", []) for row in report["structures"]}
                 found = measure_spine(d[key][0].numpy(), d[key].affine.numpy(), cut)
                 rows = [{**row, "measures": found.structures.get(row["name"], {})} for row in report["structures"]]
+                undrawn = [name for name in found.structures if "/" in name and name not in cut]
+                rows += [{"name": name, "cut_by_view": [], "measures": found.structures[name]} for name in undrawn]
+                rows.sort(key=lambda row: structure(row["name"]).channel)
                 d[key] = MetaTensor(
                     d[key].as_tensor(), meta={**d[key].meta, "report": {**report, "structures": rows, "spine": found.spine}}
                 )

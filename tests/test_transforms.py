@@ -286,7 +286,10 @@ def test_measures_join_the_report():
     data = {"pred": MetaTensor(torch.from_numpy(label)[None], affine=phantom.affine, meta={"report": report})}
     pred = MeasureSpined()(data)["pred"]
     expected = measure_spine(label, phantom.affine)
-    rows = [{"name": "L3", "vote": 0.9, "measures": expected.structures["L3"]}, {"name": "T8", "vote": 0.4, "measures": {}}]
+    rows = [{"name": "T8", "vote": 0.4, "measures": {}}, {"name": "L3", "vote": 0.9, "measures": expected.structures["L3"]}]
+    discs = [s.name for s in label_table() if s.is_disc and s.name in expected.structures]  # that the report lacks
+    assert len(discs) > 4
+    rows += [{"name": name, "cut_by_view": [], "measures": expected.structures[name]} for name in discs]
     assert pred.meta["report"] == {"uncertain": False, "structures": rows, "spine": expected.spine}
     np.testing.assert_array_equal(pred[0].numpy(), label)
     np.testing.assert_allclose(pred.affine, phantom.affine)

@@ -10,6 +10,7 @@ from typing import Any
 from scripts.common.errors import counted
 from scripts.labels import label_table
 
+UNCERTAIN, RENAMED = "the levels are uncertain", "the levels were renamed by hand"  # where such a line begins
 # anterior height and angle of the disc above S1: below, it is rather S1 that is drawn wrongly
 LEAST_SACRAL_MM, LEAST_SACRAL_DEG = 2.0, -3.0
 # the public scans of the model card have 29 and more, or 17 and more; one that is upside down or back to front mostly has less
@@ -21,12 +22,12 @@ LEAST_BODY_MM3, LEAST_HEIGHT_MM, LEAST_SHARE = 10_000.0, 15.0, 0.65
 
 
 def picture_note(report: Mapping[str, Any]) -> str:
-    """What stands over a mask: `levels uncertain (0.95)` or `levels renamed by hand`, and how many `warnings` its report has."""
+    """What stands over a mask: `levels uncertain (0.95)` or `levels renamed by hand`, and how many other `warnings` its report has."""
     notes = ["levels renamed by hand"] if "renamed" in report else []
     if report.get("uncertain"):
         notes.append(f"levels uncertain ({_cut_off(report['sequence_probability'])})")
-    if warnings := report.get("warnings"):
-        notes.append(counted(warnings, "warning"))
+    if others := [line for line in report.get("warnings", []) if not line.startswith((UNCERTAIN, RENAMED))]:
+        notes.append(counted(others, "warning"))
     return ", ".join(notes)
 
 
@@ -45,16 +46,17 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
     found = []
     if "renamed" in report:
         of_lumbar = f", of {number} lumbar vertebrae" if (number := report["renamed"]["lumbar"]) else ""
-        found.append(f"the levels were renamed by hand: {report['renamed']['lowest']} is the lowest body{of_lumbar}")
+        found.append(f"{RENAMED}: {report['renamed']['lowest']} is the lowest body{of_lumbar}")
     if report.get("uncertain"):
-        found.append(f"the levels are uncertain (probability {_cut_off(report['sequence_probability'])}), see the .json beside the mask")
-    rows = {row["name"]: row for row in report["structures"]}
+        found.append(f"{UNCERTAIN} (probability {_cut_off(report['sequence_probability'])}), see the .json beside the mask")
+    measured = {row["name"]: row.get("measures", {}) for row in report["structures"]}
+    rows = {row["name"]: row for row in report["structures"] if row.get("volume_mm3") != 0}  # what is drawn
     above = "L6" if "L6" in rows else "L5"
     name, cut = f"{above}/S1", {*rows.get("S1", {}).get("cut_by_view", [])} - {"left", "right"}
     has_discs = any("/" in structure for structure in rows)  # somebody's labels may be bodies alone
     if {above, "S1"} <= rows.keys() and has_discs and name not in rows and not cut:
         found.append(f"no disc between {above} and S1 was found: S1 and the lordosis down to it are doubtful")
-    disc = rows.get(name, {}).get("measures", {})  # there are none where the view cuts through its end-plates
+    disc = measured.get(name)  # there are none where the view cuts through its end-plates
     if disc and (disc["anterior_height_mm"] < LEAST_SACRAL_MM or disc["angle_deg"] < LEAST_SACRAL_DEG):
         numbers = f"{disc['anterior_height_mm']} mm high in front, {disc['angle_deg']} degrees"
         found.append(f"{name} has an unusual shape ({numbers}): S1 and the lordosis down to it are doubtful")
@@ -63,7 +65,7 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
         if (lordosis := spine.get(key, least)) < least:
             found.append(f"a lordosis of {lordosis} degrees is unusual: is the scan upside down or back to front, or a level wrong?")
             break
-    return found + _gaps(rows) + _unusual_shapes(rows, spine)
+    return found + _gaps(rows) + (_unmeasured(rows) if "spine" in report else []) + _unusual_shapes(rows, spine)
 
 
 def _gaps(rows: Mapping[str, Any]) -> list[str]:
@@ -75,14 +77,20 @@ def _gaps(rows: Mapping[str, Any]) -> list[str]:
     return [f"no {', '.join(missing)} was found between the others: a vertebra is missed, or a level wrong"] if missing else []
 
 
+def _unmeasured(rows: Mapping[str, Any]) -> list[str]:
+    """Bodies without measures, though neither end of the view cuts them."""
+    bodies = [name for name, row in rows.items() if "/" not in name and not {*row.get("cut_by_view", [])} - {"left", "right"}]
+    hollow = [name for name in bodies if not rows[name].get("measures")]
+    return [f"{', '.join(hollow)} could not be measured: no solid piece, or far too small"] if hollow else []
+
+
 def _unusual_shapes(rows: Mapping[str, Any], spine: Mapping[str, Any]) -> list[str]:
     """Measures that an outline which has failed gives more often than a patient."""
     found = []
     for name, row in rows.items():
-        body, numbers = row.get("measures", {}), _too_small(name, rows)
-        if body.get("height_loss", 0.0) >= MOST_LOSS or abs(body.get("wedge_deg", 0.0)) >= MOST_WEDGE_DEG:
-            numbers = [f"height_loss {body['height_loss']}", f"wedge_deg {body['wedge_deg']}", *numbers]
-        if numbers:
+        body, limits = row.get("measures", {}), {"height_loss": MOST_LOSS, "wedge_deg": MOST_WEDGE_DEG}
+        numbers = [f"{key} {body[key]}" for key, most in limits.items() if abs(body.get(key, 0.0)) >= most]
+        if numbers := numbers + _too_small(name, rows):
             found.append(f"{name} ({', '.join(numbers)})")
     if spine.get("cobb_deg", 0.0) >= MOST_COBB_DEG:
         found.append(f"the Cobb angle ({spine['cobb_deg']} degrees, {spine['cobb_levels']})")

@@ -30,7 +30,8 @@ def structure_rows(
     where there is a scan, its signals (`measure_signals`).
 
     Args:
-        found: rows with a `name` each; one that the mask does not hold, as a small one that went with the specks, has no row.
+        found: rows with a `name` each; one that the mask does not hold, as a small one that went with the specks, has no row, unless it
+            has `measures`: those of a disc are taken between end-plates, drawn or not.
         label: channel indices, shape XYZ.
         affine: 4x4, voxel -> world mm.
         label_scheme: of the file.
@@ -42,9 +43,10 @@ def structure_rows(
     rows = []
     for row in found:
         channel = structure(row["name"]).channel
-        if volumes[channel]:
+        if volumes[channel] or row.get("measures"):
             of_mask = {"volume_mm3": round(float(volumes[channel]), 1), **signals.get(row["name"], {})}
-            rows.append({"name": row["name"], "value": int(in_mask[channel]) or None, **rounded(row), **of_mask})
+            value = int(in_mask[channel]) if volumes[channel] else None
+            rows.append({"name": row["name"], "value": value or None, **rounded(row), **of_mask})
     return rows
 
 

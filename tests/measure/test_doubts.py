@@ -20,11 +20,11 @@ def test_nothing_to_doubt():
     assert doubts(report(row("L5"), row("S1"), row("L5/S1"))) == []  # could not be measured: its cells are empty
     assert doubts(report(row("L4"), row("L5"), row("S1"))) == []  # labels without discs
     ill = {"height_loss": 0.39, "wedge_deg": -29.9}
-    assert doubts({**report(row("L4", **ill), row("L5")), "spine": {"cobb_deg": 19.9, "cobb_levels": "L4-L5"}}) == []
+    assert doubts({**report(row("L4", **ill), row("L5", depth_mm=33.0)), "spine": {"cobb_deg": 19.9, "cobb_levels": "L4-L5"}}) == []
 
 
 def test_a_flat_spine():
-    rows = [row("L5"), row("S1"), row("L5/S1")]
+    rows = [row("L5", depth_mm=33.0), row("S1", depth_mm=30.0), row("L5/S1")]
     assert doubts({**report(*rows), "spine": {"lordosis_deg": 15.0}}) == []
     assert doubts({**report(*rows), "spine": {"cobb_deg": 3.0}}) == []
     why = "is the scan upside down or back to front, or a level wrong?"
@@ -48,7 +48,7 @@ def test_shapes_that_are_rather_wrong_outlines():
     rows = [row("T12", height_loss=0.54, wedge_deg=-40.4), row("L1", height_loss=0.1, wedge_deg=30.0)]
     (line,) = doubts({**report(*rows), "spine": {"cobb_deg": 20.0, "cobb_levels": "L2-L3"}})
     assert line == (
-        "unusual: T12 (height_loss 0.54, wedge_deg -40.4), L1 (height_loss 0.1, wedge_deg 30.0), the Cobb angle (20.0 degrees, L2-L3). "
+        "unusual: T12 (height_loss 0.54, wedge_deg -40.4), L1 (wedge_deg 30.0), the Cobb angle (20.0 degrees, L2-L3). "
         "A disease, or an outline that has failed? Look at the picture"
     )
 
@@ -66,7 +66,22 @@ def test_a_body_that_is_far_too_small():
     small = [sized("T11", 9_999.0), sized("T12", 16_000.0), sized("L1", 14_000.0), sized("L2", 30_000.0, middle_height_mm=14.9)]
     assert doubts(report(*small)) == [f"unusual: T11 (volume_mm3 9999), L1 (volume_mm3 14000), L2 (middle_height_mm 14.9). {why}"]
     flat = sized("L2", 9_000.0, height_loss=0.5, wedge_deg=3.0, middle_height_mm=9.1)
-    assert doubts(report(flat)) == [f"unusual: L2 (height_loss 0.5, wedge_deg 3.0, volume_mm3 9000, middle_height_mm 9.1). {why}"]
+    assert doubts(report(flat)) == [f"unusual: L2 (height_loss 0.5, volume_mm3 9000, middle_height_mm 9.1). {why}"]
+
+
+def test_a_body_that_could_not_be_measured():
+    """Where the others were; what an end of the view cuts has no measures, of course."""
+    rows = [row("L1"), row("L2", ("superior", "left")), row("L3", ("left",)), row("L4", depth_mm=33.0), row("L4/L5")]
+    assert doubts(report(*rows)) == []
+    assert doubts({**report(*rows), "spine": {}}) == ["L1, L3 could not be measured: no solid piece, or far too small"]
+
+
+def test_a_disc_that_is_measured_but_not_drawn():
+    """It is missing all the same."""
+    undrawn = {**row("L5/S1", anterior_height_mm=12.0, angle_deg=9.5), "volume_mm3": 0.0}
+    missing = ["no disc between L5 and S1 was found: S1 and the lordosis down to it are doubtful"]
+    assert doubts(report(row("L4/L5"), row("L5"), row("S1"), undrawn)) == missing
+    assert doubts(report(row("L5"), row("S1"), undrawn)) == []  # labels without discs
 
 
 def test_names_that_somebody_has_given():
@@ -81,6 +96,8 @@ def test_a_note_for_the_picture():
     assert picture_note({"sequence_probability": 0.999, "uncertain": False, "warnings": []}) == ""
     assert picture_note({"sequence_probability": 0.959, "uncertain": True, "warnings": ["a"]}) == "levels uncertain (0.95), 1 warning"
     assert picture_note({"renamed": {}, "warnings": ["a", "b"]}) == "levels renamed by hand, 2 warnings"
+    told = doubts(report(row("L4"), uncertain=True))  # what the note says already
+    assert picture_note({"sequence_probability": 0.71, "uncertain": True, "warnings": told}) == "levels uncertain (0.71)"
 
 
 def test_empty_and_uncertain():

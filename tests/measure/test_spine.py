@@ -208,3 +208,17 @@ def test_angles_do_not_wrap():
     assert turned_deg(at(175), at(-175)) == pytest.approx(10)  # not -350
     assert turned_deg(at(-170), at(170)) == pytest.approx(-20)
     assert turned_deg(np.array([5.0, 1.0, 0.0]), np.array([-3.0, 1.0, 1.0])) == pytest.approx(45)  # in the sagittal plane alone
+
+
+def test_the_cobb_angle_leaves_out_what_the_side_of_the_view_cuts():
+    """Unless nothing else is there: half a body slopes otherwise."""
+    phantom = draw_phantom(11, contrast="T2w", scoliosis=30.0, shape=(30, 200, 280), spacing_mm=(1.0, 4.0))
+    label = encode(phantom.label)
+    everything = measure_spine(label, phantom.affine)
+    first, last = everything.spine["cobb_levels"].split("-")
+    cut = measure_spine(label, phantom.affine, {first: ["left"]})
+    assert first not in cut.spine["cobb_levels"].split("-")
+    assert cut.spine["cobb_deg"] < everything.spine["cobb_deg"]
+    assert cut.structures == everything.structures
+    narrow = measure_spine(label, phantom.affine, {name: ["left", "right"] for name in everything.bodies})
+    assert narrow.spine == everything.spine

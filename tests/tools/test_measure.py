@@ -195,6 +195,19 @@ def test_an_empty_mask_has_a_row_in_both_tables(cohort, tmp_path, capsys):
     assert f"{tmp_path}/a_seg.nii.gz: no vertebra and no disc was found: the mask is empty\n" in capsys.readouterr().out
 
 
+def test_a_disc_that_is_not_drawn_is_measured_all_the_same(cohort, tmp_path):
+    label = nib.load(cohort / "a_T2w_seg.nii.gz")
+    values = np.asarray(label.dataobj)
+    l3_l4 = structure("L3/L4").verse
+    nib.save(nib.Nifti1Image(np.where(values == l3_l4, 0, values), label.affine), tmp_path / "a_seg.nii.gz")
+    rows = {row["name"]: row for row in measure(tmp_path, tmp_path / "out")}
+    whole = {row["name"]: row for row in measure("", tmp_path / "whole", prediction=cohort / "a_T2w_seg.nii.gz")}
+    undrawn = rows.pop("L3/L4")
+    assert (undrawn["value"], undrawn["volume_mm3"], undrawn["cut_by_view"]) == (None, 0.0, "")
+    assert undrawn["height_index"] == whole["L3/L4"]["height_index"] > 0
+    assert list(rows) == [name for name in whole if name != "L3/L4"]
+
+
 def test_discs_alone_cannot_be_measured(cohort, tmp_path, capsys):
     label = nib.load(cohort / "a_T2w_seg.nii.gz")
     values = np.asarray(label.dataobj)
