@@ -241,7 +241,7 @@ def case_figure(
     panels = (
         [] if reference is not None else [("scan", make_view(turned, np.zeros_like(guide), spacing_mm, "sagittal", *planes["sagittal"]))]
     )
-    for heading, label in zip((f"prediction{note and f', {note}'}", "reference"), labels):
+    for heading, label in zip((f"prediction (discs dashed){note and f', {note}'}", "reference"), labels):
         heading += "" if label.any() else ": no structures"
         panels += [(heading, make_view(turned, label, spacing_mm, plane, *place)) for plane, place in planes.items()]
     return _panel_figure(panels, intensity_window(turned, guide), title)

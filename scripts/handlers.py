@@ -219,7 +219,7 @@ class CaseReports:
     def add_rows(self, source: str, report: Mapping[str, Any], edited: bool = False) -> None:
         """Rows of the tables; `edited` masks are no longer what their report says."""
         mask = self.layout.filename(source).relative_to(self.output_dir).as_posix()
-        of_scan = {"mask": mask, **{key: report.get(key) for key in ("sequence_probability", "uncertain")}, "edited": edited}
+        of_scan = {"mask": mask, **{key: report.get(key) for key in ("sequence_probability", "uncertain")}, "edited_since": edited}
         self.structures[source] = [{**of_scan, **row} for row in map(table_row, report["structures"])] or [of_scan]
         self.spines[source] = [{**of_scan, **spine_row(report)}]
 

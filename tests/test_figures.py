@@ -184,10 +184,13 @@ def headings(figure) -> list[str]:
 def test_case_figure_headings():
     image, label = phantom()
     affine = np.diag([*SPACING, 1])
-    assert headings(figures.case_figure(image, label, affine, title="c")) == ["c", "scan", "prediction"]
-    assert headings(figures.case_figure(image, label, affine, note="levels uncertain (0.46)"))[2] == "prediction, levels uncertain (0.46)"
+    assert headings(figures.case_figure(image, label, affine, title="c")) == ["c", "scan", "prediction (discs dashed)"]
+    assert (
+        headings(figures.case_figure(image, label, affine, note="levels uncertain (0.46)"))[2]
+        == "prediction (discs dashed), levels uncertain (0.46)"
+    )
     empty = figures.case_figure(image, np.zeros_like(label), affine, reference=label, title="c")
-    assert headings(empty) == ["c", "prediction: no structures", "reference"]
+    assert headings(empty) == ["c", "prediction (discs dashed): no structures", "reference"]
     assert len(empty.axes) == 4
     letters = [[t.get_text() for t in axes.texts] for axes in empty.axes[:2]]
     assert letters == [["A", "I", "P", "S"], ["R", "I", "L", "S"]]

@@ -322,12 +322,12 @@ def test_tables_of_all_scans(stored, tmp_path):
     for _ in range(2):  # every run starts anew
         run(handler, steps)
     assert (tmp_path / "structures.csv").read_text().splitlines() == [
-        "mask,sequence_probability,uncertain,edited,name,value,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
+        "mask,sequence_probability,uncertain,edited_since,name,value,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
         "a/x_T2w_seg.nii.gz,0.95,False,False,L1,20,0.9,superior left,8.6,-1.5,0",
         "y_seg.nii.gz,0.0,False,False,,,,,,,",  # nothing found in it
     ]
     assert (tmp_path / "spines.csv").read_text().splitlines() == [
-        "mask,sequence_probability,uncertain,edited,cobb_deg,cobb_levels,warnings",
+        "mask,sequence_probability,uncertain,edited_since,cobb_deg,cobb_levels,warnings",
         "a/x_T2w_seg.nii.gz,0.95,False,False,3.25,L1-L4,",
         "y_seg.nii.gz,0.0,False,False,,,no vertebra and no disc was found: the mask is empty",
     ]

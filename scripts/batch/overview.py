@@ -67,7 +67,7 @@ def write_overview(folder: Path, spines: Sequence[Mapping[str, Any]], failures: 
 
 def warnings_of(row: Mapping[str, Any]) -> list[str]:
     """The warnings of a row of `spines.csv`, and whether its mask has been edited since."""
-    edited = ["edited since: these numbers are those of the mask before"] if str(row.get("edited")) == "True" else []
+    edited = ["edited since: these numbers are those of the mask before"] if str(row.get("edited_since")) == "True" else []
     return [*filter(None, str(row.get("warnings") or "").split(" | ")), *edited]
 
 

@@ -75,7 +75,8 @@ def show_tracebacks(show: bool) -> None:
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """' Did you mean X?' with the nearest of the known names, behind `prefix`, to end a message with; empty if none is near."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
+    longer = sorted(k for k in known if len(name) > 2 and k.startswith(name))  # somebody has left off the end
+    nearest = longer or difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {prefix}{nearest[0]}?" if nearest else ""
 
 

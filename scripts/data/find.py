@@ -108,9 +108,7 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
             f"{counted(others, 'scan')} of formats that are not searched for {_first(others, root)}: convert to NIfTI (.nii.gz)."
         )
     if masks:
-        passed_over.append(
-            f"{counted(masks, 'file')} with names of masks passed over {_first(masks, root)}: --image takes one all the same."
-        )
+        passed_over.append(f"{counted(masks, 'file')} with names of masks {_first(masks, root)}: no scans.")
     if not found:
         more = " Files whose names end in _seg are masks, no scans." if masked else ""
         more += "".join(f" {line}" for line in passed_over)
@@ -175,6 +173,7 @@ def find_label(image: str | Path, passed_over: Callable[[Path], bool] | None = N
 
     For `<case>_<contrast>`: `<case>_<contrast>_seg` beside it, or `<case>_seg`, unless `<case>` is a scan itself; or the same name, or one
     of these two, in a sibling folder `labels` or `masks` of `images` (`labelsTr` of `imagesTr`, where nnU-Net's `_0000` is left out).
+    For `sub-01/...` of BIDS: `<stem>_seg` or `<stem>_dseg` in the same folder of `derivatives/<any>/`.
     """
     image = Path(image)
     stem = case_name(image)
@@ -186,6 +185,10 @@ def find_label(image: str | Path, passed_over: Callable[[Path], bool] | None = N
     apart.append(without_channel(image))
     folders = [image.parent.parent / folder for folder in LABEL_FOLDERS.get(image.parent.name, ())]
     candidates = [*(image.parent / name for name in beside), *(folder / name for name in apart for folder in folders)]
+    for parent in image.parents:
+        if parent.name.startswith("sub-"):  # of BIDS, whose labels lie in a tree of their own
+            trees = sorted(parent.parent.glob("derivatives/*/"))
+            candidates += [tree / image.parent.relative_to(parent.parent) / f"{stem}_{word}" for tree in trees for word in ("seg", "dseg")]
     files = (file for candidate in candidates if (file := _file(candidate)))
     return next((file for file in files if not (passed_over and passed_over(file))), None)
 

@@ -24,8 +24,8 @@ SHOWN_PATIENTS = 4  # so that a visit that was taken for a patient is seen
 # `sub-01` of BIDS names, else the name without the contrast at its beginning or its end and a word behind that with whatever follows it:
 # 1_t1, 1_T2_SPACE, 1-T2-sag_320 and T2_1 are one patient, and lumbar_T2_001 is one of many
 CONTRAST = r"(?i:t[12]w?(?:fs)?|stir|tirm|pdw?(?:fs)?|dixon|water|fat)"
-BEHIND = r"(?:[_-][A-Za-z]+(?:[_-][A-Za-z0-9]+)*)?"
-PATIENT_PATTERN = rf"(?:{CONTRAST}[_-])?(sub-[^_]+(?=_|$)|.+?(?=(?:[_-]{CONTRAST}{BEHIND})*(?:[_-](?i:mr))?$))"
+BEHIND = r"(?:[ _-][A-Za-z]+(?:[ _-][A-Za-z0-9]+)*)?"
+PATIENT_PATTERN = rf"(?:{CONTRAST}[ _-])?(sub-[^_]+(?=_|$)|.+?(?=(?:[ _-]{CONTRAST}{BEHIND})*(?:[ _-](?i:mr))?$))"
 
 
 def prepare(
@@ -99,12 +99,24 @@ def prepare(
     by_folder = "; the names repeat, so a folder is a patient" if folder_of else ""
     some = f"patients: {', '.join(sorted(patients)[:SHOWN_PATIENTS])}{', ...' if len(patients) > SHOWN_PATIENTS else ''}"
     print(shown(f"{datalist}: {', '.join(sizes)}; {some}; {without}{_passed_over(drawn)}{by_folder}"))
+    if not patient_pattern and (twins := _twins(patients)):
+        print(shown(f"{datalist}: are {' and '.join(twins)} one patient, and others, too? Then set --patient_pattern '(.+)[ _-]'"))
     return Path(datalist)
 
 
 def _passed_over(drawn: Sequence[Path]) -> str:
     """What to say of scans beside which there is a mask that inference has drawn and nobody has corrected."""
     return f"; uncorrected masks of this bundle are no labels, {counted(drawn, 'scan')} with such a mask" if drawn else ""
+
+
+def _twins(patients: Collection[str]) -> list[str]:
+    """Two names that differ in their last word alone, as those of two visits do, where this is so for most names, in small groups."""
+    of_stem = defaultdict(list)
+    for name in sorted(patients):
+        of_stem[re.sub(r"[ _-][^ _-]*$", "", name)].append(name)
+    groups = [names for names in of_stem.values() if len(names) > 1]
+    most = 2 * sum(map(len, groups)) > len(patients)
+    return groups[0][:2] if most and max(map(len, groups)) <= len(of_stem) else []  # not patients of one or two sites
 
 
 def _entries_of_patients(
@@ -156,7 +168,8 @@ def _split(patients: Collection[str], validation_fraction: float, testing_fracti
     shares = zip(SPLITS[1:], (validation_fraction, testing_fraction))
     counts = {split: max(1, round(share * len(patients))) if share > 0 else 0 for split, share in shares}
     if len(patients) <= sum(counts.values()):
-        raise ValueError(f"{counted(patients, 'patient')} with labels, {sum(counts.values()) + 1} are needed for these splits")
+        some = f"({', '.join(sorted(patients)[:SHOWN_PATIENTS])}{', ...' if len(patients) > SHOWN_PATIENTS else ''})"
+        raise ValueError(f"{counted(patients, 'patient')} with labels {some}, {sum(counts.values()) + 1} are needed for these splits")
     names = sorted(patients)
     random.Random(seed).shuffle(names)
     splits = {}
@@ -225,6 +238,9 @@ def _values(label: Path, scheme: str) -> list[int]:
 
 
 def _source(image: Path) -> str:
-    """The folder that a scan lies in, or the one above where that says nothing: `images`."""
+    """The folder that a scan lies in, or the one above where that says nothing: `images`, and the folders of a patient of BIDS."""
     folder = image.absolute().parent
+    of_patient = [parent for parent in image.absolute().parents if parent.name.startswith("sub-")]
+    if of_patient:
+        folder = of_patient[-1].parent
     return (folder.parent if folder.name in LABEL_FOLDERS else folder).name

@@ -20,7 +20,7 @@ MAX_MASK_VALUES = 30  # a mask has one for every structure, a scan hundreds
 LEAST_SLICES = 4  # in fewer, the network saw nothing in a scan that it segments as a whole
 LEAST_WIDTH_MM = 30.0  # from left to right; lumbar bodies have 40 to 50 mm
 SHEAR_DEG = 1.0  # of two axes from a right angle: more than rounding, as a registration or the tilt of a gantry makes
-SLICE_RATIO = 2.0  # of slice thickness and voxels in plane, from which on a scan is a stack of slices
+SLICE_RATIO = 2.0  # of slice thickness and the larger edge in plane, from which on a scan is a stack of slices
 MAX_SLICE_MM = 5.0  # the thickest in training
 ROUNDING_MM = 1e-3  # of the float32 numbers in a header
 SAMPLE = 10_000  # voxels that tell a scan
@@ -61,7 +61,7 @@ def slice_notes(affine: np.ndarray) -> list[str]:
     spacing_mm = nib.affines.voxel_sizes(affine)
     axis = int(spacing_mm.argmax())
     plane = ("sagittal", "coronal", "axial")[int(np.abs(affine[:3, axis]).argmax())]
-    if plane != "sagittal" and spacing_mm[axis] >= SLICE_RATIO * spacing_mm.min() - ROUNDING_MM:
+    if plane != "sagittal" and spacing_mm[axis] >= SLICE_RATIO * np.median(spacing_mm) - ROUNDING_MM:
         return [f"{plane} slices of {spacing_mm[axis]:.2g} mm: outlines and measures are coarse, take a sagittal series where there is one"]
     if spacing_mm[axis] > MAX_SLICE_MM + ROUNDING_MM:
         return [f"slices of {spacing_mm[axis]:.2g} mm, thicker than any in training: outlines and measures are coarse"]

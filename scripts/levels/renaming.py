@@ -43,7 +43,7 @@ def rename_levels(
     absent = absent_levels([(_instance(label, affine, s.channel), s.channel) for s in present])
     absent -= {s.name.split("/")[0] for s in found}
     before, after = _bodies_without(absent), _bodies_without(_lacking(lumbar) if lumbar else absent)
-    lowest = lowest or present[-1].name
+    lowest = next((name for name in after if name == lowest.upper()), lowest) or present[-1].name
     if lowest not in after:
         given = f"--lowest {lowest}{f' --lumbar {lumbar}' if lumbar else ''}"
         number = next((n for n, lacking in LUMBAR.items() if lowest in _bodies_without(lacking)), None)  # the level exists in such a spine
@@ -52,7 +52,7 @@ def rename_levels(
     shift = after.index(lowest) - before.index(present[-1].name)
     if before.index(present[0].name) + shift < 0:
         first = present[0].name
-        raise UserError(f"{where}: with {lowest} as the lowest body, {first} would lie above {after[0]}, the first level: set it to 0")
+        raise UserError(f"{where}: with {lowest} as the lowest body, what is {first} now would lie above {after[0]}, where names end")
     of_level = {(s.name.split("/")[0], s.kind): s.channel for s in table}  # a disc belongs to the body above it
     channels, lost = np.zeros(len(table), np.uint8), []
     for s in found:

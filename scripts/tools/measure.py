@@ -81,7 +81,8 @@ def measure(
     for note in notes:
         print(shown(note))
     if alone:
-        print(f"{counted(alone, 'mask')} without a scan: no picture, and what a blank border of a scan cuts is not known")
+        some = f"{alone[0]}{', ...' if len(alone) > 1 else ''}"
+        print(shown(f"{counted(alone, 'mask')} without a scan ({some}): no signals, no picture, and what a blank border cuts is not known"))
     if failed:
         raise UserError("\n".join(failed))
     return structures

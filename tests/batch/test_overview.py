@@ -41,9 +41,14 @@ def test_doubtful_masks_come_first(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     spines = [
-        {"mask": "a_seg.nii.gz", "warnings": "", "edited": False, "lordosis_deg": 52.4, "cobb_deg": None},
-        {"mask": "z_seg.nii.gz", "warnings": "first: <b> & c | second", "edited": "False", "cobb_deg": "12.6"},  # as a table holds them
-        {"mask": f"b & c/{LATIN}<1>_seg.nii.gz", "warnings": "", "edited": True},
+        {"mask": "a_seg.nii.gz", "warnings": "", "edited_since": False, "lordosis_deg": 52.4, "cobb_deg": None},
+        {
+            "mask": "z_seg.nii.gz",
+            "warnings": "first: <b> & c | second",
+            "edited_since": "False",
+            "cobb_deg": "12.6",
+        },  # as a table holds them
+        {"mask": f"b & c/{LATIN}<1>_seg.nii.gz", "warnings": "", "edited_since": True},
         {"mask": "old_seg.nii.gz"},  # of a version whose tables had fewer columns
     ]
     failures = [{"file": "/data/bad.nii.gz", "reason": "cannot be read", "fix": "Export it again."}]

@@ -172,7 +172,10 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     told = "was edited after it was segmented: the tables describe it as it was then; run measure for the edited mask"
     assert [line for line in before if "edited" in line] == [f"{mask}: {told}"]
     for table in ("structures.csv", "spines.csv"):
-        assert {(row["mask"], row["edited"]) for row in read_rows(out / table)} == {("a_seg.nii.gz", "True"), ("b_seg.nii.gz", "False")}
+        assert {(row["mask"], row["edited_since"]) for row in read_rows(out / table)} == {
+            ("a_seg.nii.gz", "True"),
+            ("b_seg.nii.gz", "False"),
+        }
     mask.write_bytes(mask.read_bytes()[:-9])
     assert outcome() == (1, 1)
     (out / "b_seg.png").write_bytes((out / "b_seg.png").read_bytes()[:-9])
@@ -297,9 +300,12 @@ def test_wrong_calls(weights, two, tmp_path, capfd):
         ("output_dir", str(tmp_path / "file" / "out")): "cannot be written to (Not a directory)",
         ("weights", str(two / "a.nii.gz")): "cannot be read as weights (torch.save did not write it)",
         ("overwrite", "maybe"): "--overwrite is 'maybe', neither True nor False",
+        ("dataset_dir", str(tmp_path / "nowhere")): "no such folder",
+        ("pattern", "*T3*"): "--pattern *T3*: fits none of 2 scans, such as a.nii.gz.",
     }.items():
         assert infer(**{"weights": weights, "output_dir": tmp_path / "out", "dataset_dir": two, options[0]: options[1]}) == 2
         assert message in capfd.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 class RunsCode:

@@ -214,8 +214,8 @@ def test_evaluation_equals_scoring_the_masks_of_inference(cohort, evaluated, mas
 def test_measure_tells_of_its_masks_what_inference_has_told(masks, tmp_path):
     measure(masks, tmp_path)
     for name, measured, of_network in (
-        ("structures.csv", "measures.csv", {"sequence_probability", "uncertain", "edited", "mean_entropy", "vote"}),
-        ("spines.csv", "measured_spines.csv", {"edited"}),
+        ("structures.csv", "measures.csv", {"sequence_probability", "uncertain", "edited_since", "mean_entropy", "vote"}),
+        ("spines.csv", "measured_spines.csv", {"edited_since"}),
     ):
         told = [{k: v for k, v in row.items() if k not in of_network} for row in read_rows(masks / name)]
         assert len(told) >= 6

@@ -161,7 +161,7 @@ def test_nearest_command():
         check_command(config, "explor")
     with fails(f"run: a command of this config belongs behind it; choose one of {commands}."):
         check_command(config, "run")
-    with fails("run show: no such command in this config; choose one of show_batch, run."):
+    with fails("run show: no such command in this config; choose one of show_batch, run. Did you mean show_batch?"):
         check_command(ConfigWorkflow(TRAIN, workflow_type=None).parser.config, "show")
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import BUNDLE
 
-from scripts.common.errors import CallError, UserError
+from scripts.common.errors import CallError, UserError, did_you_mean
 
 
 @pytest.mark.parametrize(("kind", "code"), [(UserError, 1), (CallError, 2)])
@@ -30,3 +30,10 @@ def test_names_outside_the_encoding_of_the_console():
     done = subprocess.run([sys.executable, "-c", program], cwd=BUNDLE, capture_output=True, env=environment, timeout=100)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.splitlines() == [rb"\u810a.nii.gz: cannot be read, " + "\u00fc".encode("cp1252")]
+
+
+def test_a_name_that_was_left_off_is_meant():
+    known = ["datalist", "dataset_dir", "split"]
+    assert did_you_mean("dataset", known, prefix="--") == " Did you mean --dataset_dir?"
+    assert did_you_mean("datalits", known) == " Did you mean datalist?"
+    assert did_you_mean("da", known) == ""

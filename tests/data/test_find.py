@@ -156,9 +156,9 @@ def test_masks_by_other_names_are_passed_over_in_one_line(tmp_path, caplog):
     touch(tmp_path, "a_dseg.nii", "a_mask.nii.gz", "a_seg-manual.nii", "a_seg_corrected.nii", "b/a_T2_Label.mha", "b_segmentation.nii")
     touch(tmp_path, "a.seg.nrrd", "a_SEG.nii.gz", "a-seg.nii", "Segmentation.nii.gz", "a_labelmap.nii", "a_seg2.nii", "mask.nii")
     assert found(tmp_path) == ["a.nii", "a_T2_segment.mha", "a_labelled.nii", "a_masked.nii", "a_segmental.nii"]
-    line = "13 files with names of masks passed over (Segmentation.nii.gz, ...): --image takes one all the same."
+    line = "13 files with names of masks (Segmentation.nii.gz, ...): no scans."
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: {line}"]
-    with pytest.raises(CallError, match=r"no scans found\. .* 1 file with names of masks passed over \(a_T2_Label\.mha\)"):
+    with pytest.raises(CallError, match=r"no scans found\. .* 1 file with names of masks \(a_T2_Label\.mha\)"):
         find_images(tmp_path / "b")
 
 

@@ -63,6 +63,7 @@ OBLIQUE = [[3.46, -0.5, 0, 0], [2.0, 0.87, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1]] 
         (np.diag([4.0, 0.8, 0.8, 1.0]), []),
         (np.diag([1.0, 1.0, 1.0, 1.0]), []),
         (np.diag([1.0, 1.0, 1.5, 1.0]), []),
+        (np.diag([1.0, 2.0, 2.0, 1.0]), []),  # two edges are the longest: no stack of slices
         (OBLIQUE, []),
         (np.diag([5.0000002, 0.8, 0.8, 1.0]), []),  # 5 mm in float32
         (np.diag([-8.0, 0.8, 0.8, 1.0]), ["slices of 8 mm, thicker than any in training: outlines and measures are coarse"]),

@@ -90,7 +90,7 @@ def test_a_disc_that_has_no_name_at_its_new_place_goes():
 
 def test_what_cannot_be():
     label = mask(LUMBAR, DISCS)
-    with fails("mask: with T11 as the lowest body, L1 would lie above T8, the first level: set it to 0"):
+    with fails("mask: with T11 as the lowest body, what is L1 now would lie above T8, where names end"):
         rename_levels(label, np.diag([*SPACING, 1.0]), "T11", 5)
     with fails("a_seg.nii.gz: there is no vertebral body to count from"):
         rename_levels(np.zeros((3, 3, 3), np.uint8), np.eye(4), "L5", 5, "a_seg.nii.gz")

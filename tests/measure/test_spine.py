@@ -215,7 +215,7 @@ def test_the_cobb_angle_leaves_out_what_the_side_of_the_view_cuts():
     phantom = draw_phantom(11, contrast="T2w", scoliosis=30.0, shape=(30, 200, 280), spacing_mm=(1.0, 4.0))
     label = encode(phantom.label)
     everything = measure_spine(label, phantom.affine)
-    first, last = everything.spine["cobb_levels"].split("-")
+    first = everything.spine["cobb_levels"].split("-")[0]
     cut = measure_spine(label, phantom.affine, {first: ["left"]})
     assert first not in cut.spine["cobb_levels"].split("-")
     assert cut.spine["cobb_deg"] < everything.spine["cobb_deg"]

@@ -280,7 +280,10 @@ def test_a_scan_with_a_blank_border(tmp_path, capsys):
     assert "without a scan" not in capsys.readouterr().out
     (tmp_path / "a_T2w.nii.gz").unlink()  # without it nothing tells
     assert "wedge_deg" in {row["name"]: row for row in measure(tmp_path, tmp_path / "out")}["L1"]
-    assert "1 mask without a scan: no picture, and what a blank border of a scan cuts is not known\n" in capsys.readouterr().out
+    assert (
+        f"1 mask without a scan ({tmp_path}/a_T2w_seg.nii.gz): no signals, no picture, and what a blank border cuts is not known\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_mask_that_was_saved_in_another_order_of_axes(cohort, tmp_path):

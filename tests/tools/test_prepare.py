@@ -170,6 +170,7 @@ def test_prepare_keeps_an_existing_datalist(tmp_path):
         ("001_T2w_run-2", "001"),
         ("5_T2FS", "5"),
         ("5_pd_fs", "5"),
+        ("PAT-01-T1 TSE", "PAT-01"),
         ("lumbar_T2_001", "lumbar_T2_001"),  # of many patients
         ("study_MR_7", "study_MR_7"),
         ("fatima", "fatima"),
@@ -244,6 +245,40 @@ def test_scans_that_share_a_label_are_of_one_patient(tmp_path):
     assert patient_of_each(tmp_path / "x") == {"p_first": "p_first", "p_second": "p_first", "q_first": "q_first", "r_first": "r_first"}
 
 
+@pytest.mark.parametrize(
+    ("stems", "twins"),
+    [
+        ([f"pat{i}_{visit}" for i in range(3) for visit in ("pre", "post")], "pat0_post and pat0_pre"),
+        (["a-20200101", "a-20210305", "b-20200101", "c-20200101", "c-20200102"], "a-20200101 and a-20210305"),
+        ([f"case_{i}" for i in range(6)], ""),
+        ([f"site{s}_{i}" for s in "AB" for i in range(3)], ""),
+        (["a_1", "a_2", "b", "c", "d"], ""),
+    ],
+)
+def test_names_that_may_be_those_of_one_patient(tmp_path, capsys, stems, twins):
+    root = labelled(tmp_path, *stems)
+    prepare(root, root / "list.json")
+    lines = capsys.readouterr().out.splitlines()
+    question = f"{root}/list.json: are {twins} one patient, and others, too? Then set --patient_pattern '(.+)[ _-]'"
+    assert lines[1:] == [question] * bool(twins)
+    prepare(root, root / "list.json", patient_pattern="(.+)", overwrite=True)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_labels_of_bids(tmp_path):
+    """In a tree of their own; the source is the data set."""
+    image = nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4))
+    root = tmp_path / "spines"
+    for i, word in enumerate(("seg", "dseg", "dseg")):
+        for name in (f"sub-{i}/ses-1/anat/sub-{i}_T2w", f"derivatives/labels/sub-{i}/ses-1/anat/sub-{i}_T2w_{word}"):
+            nib.save(image, touch(root, f"{name}.nii") / f"{name}.nii")
+    prepare(root, root / "list.json")
+    entries = list(chain(*json.loads((root / "list.json").read_text()).values()))
+    assert {e["patient"] for e in entries} == {"sub-0", "sub-1", "sub-2"}
+    assert {e["source"] for e in entries} == {"spines"}
+    assert all(e["label"].startswith("derivatives/labels/") for e in entries)
+
+
 def test_labels_outside_the_folder(tmp_path):
     for folder in ("images", "labels"):
         nib.save(nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4)), touch(tmp_path, f"{folder}/a.nii"))
@@ -273,7 +308,7 @@ def test_prepare_counts_and_names_scans_without_a_label(tmp_path, capsys):
     split = "validation 1 patient with 1 scan, testing 1 patient with 1 scan"
     line = f"{tmp_path / 'list.json'}: training 1 patient with 1 scan, {split}; patients: a, b, c; 2 scans have no label (e.nii, ...)\n"
     assert capsys.readouterr().out == line
-    with fails(f"{labelled(tmp_path / 'one', 'a')}: 1 patient with labels, 3 are needed for these splits. Is --patient_pattern right?"):
+    with fails(f"{labelled(tmp_path / 'one', 'a')}: 1 patient with labels (a), 3 are needed for these splits. Is --patient_pattern right?"):
         prepare(tmp_path / "one", tmp_path / "one.json")
     with fails(f"{tmp_path / 'x'}: 1 scan, none with a label. A label of a.nii.gz is a_seg.nii.gz, or labels/a.nii.gz beside images/."):
         prepare(tmp_path / "x", tmp_path / "x.json")
@@ -302,7 +337,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 
 def test_prepare_errors(tmp_path):
     root = site(tmp_path / "data", 2)
-    with fails(f"{root}: 2 patients with labels, 3 are needed for these splits. Is --patient_pattern right?"):
+    with fails(f"{root}: 2 patients with labels (sub-00, sub-01), 3 are needed for these splits. Is --patient_pattern right?"):
         prepare(root, tmp_path / "list.json")
     with fails(f"{root}/site/sub-00_ses-T1w_T1w.nii: patient_pattern 'case(.)' does not match its name or its path from dataset_dir"):
         prepare(root, tmp_path / "list.json", patient_pattern="case(.)")
