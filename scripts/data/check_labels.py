@@ -63,7 +63,7 @@ def label_problems(
         problems.append(not_on_grid(where, image, mismatch))
     channels = encode(label.data, where, label_scheme)
     if not channels.any():
-        problems.append(f"{where}: no foreground, all values are 0. Label it, or take the scan out of the datalist.")
+        problems.append(f"{where}: no foreground, all values are 0. Label it, or leave the scan out.")
     return channels, problems + [f"{where}: {line}" for line in order_problems(channels, label.affine, label_scheme)]
 
 

@@ -180,7 +180,7 @@ def test_label_values(check, splits, dataset):
     save(path, values(v20=50).astype(np.float32) + 0.5)
     one(check(splits), f"{path}: fractional label values", "nearest neighbour")
     save(path, values())
-    one(check(splits), f"{path}: no foreground, all values are 0. Label it, or take the scan out of the datalist.")
+    one(check(splits), f"{path}: no foreground, all values are 0. Label it, or leave the scan out.")
     save(path, values(v20=50, v21=5, v124=2))
     one(check(splits), f"{path}: holds 21 (L2), 124 (L5/S1), which 'labelled' does not list. Add to 'labelled' or erase.")
 

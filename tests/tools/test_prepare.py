@@ -16,7 +16,8 @@ from scripts.common.errors import CallError, UserError
 from scripts.common.files import sha256_of
 from scripts.data.check_labels import check_labels
 from scripts.data.datalist import split_entries
-from scripts.data.prepare import PATIENT_PATTERN, prepare
+from scripts.data.patients import PATIENT_PATTERN
+from scripts.data.prepare import prepare
 
 
 def site(root: Path, patients: int = 8) -> Path:
@@ -128,7 +129,8 @@ def test_prepare_reads_label_folders_once(tmp_path):
 
 def test_prepare_reads_other_numbers(tmp_path):
     for i in range(3):
-        nib.save(nib.Nifti1Image(np.full((2, 2, 2), 5, np.uint8), np.eye(4)), touch(tmp_path, f"{i}_t2.nii") / f"{i}_seg.nii")
+        for name in (f"{i}_t2.nii", f"{i}_seg.nii"):
+            nib.save(nib.Nifti1Image(np.full((2, 2, 2), 5, np.uint8), np.eye(4)), tmp_path / name)
     prepare(tmp_path, tmp_path / "list.json", label_scheme="spider")
     assert {tuple(e["labelled"]) for e in chain(*json.loads((tmp_path / "list.json").read_text()).values())} == {(20,)}  # L1
     (tmp_path / "0_seg.nii").write_text("no label")
@@ -238,10 +240,8 @@ def test_scans_that_share_a_label_are_of_one_patient(tmp_path):
             nib.save(image, tmp_path / f"{name}.nii")
     of_case = {f"imagesTr/{case}_000{channel}": case for case in "abc" for channel in (0, 1)}
     assert patient_of_each(tmp_path) == of_case
-    for name in ("x/p_first", "x/p_second", "x/q_first", "x/r_first"):
-        nib.save(image, touch(tmp_path, f"{name}.nii"))
-    for name in "pqr":
-        nib.save(image, tmp_path / "x" / f"{name}_seg.nii")
+    for name in ("p_first", "p_second", "q_first", "r_first", "p_seg", "q_seg", "r_seg"):
+        nib.save(image, touch(tmp_path, f"x/{name}.nii") / "x" / f"{name}.nii")
     assert patient_of_each(tmp_path / "x") == {"p_first": "p_first", "p_second": "p_first", "q_first": "q_first", "r_first": "r_first"}
 
 
@@ -291,9 +291,9 @@ def test_an_empty_label(tmp_path):
     """A training refuses it too, whatever was searched for."""
     root = labelled(tmp_path, "a", "b")
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), root / "a_seg.nii")
-    with fails(f"{root}/a_seg.nii: no foreground, all values are 0. Label it, or take it out of the folder."):
+    with fails(f"{root}/a_seg.nii: no foreground, all values are 0. Label it, or leave the scan out."):
         prepare(root, root / "list.json", testing_fraction=0.0, labelled=[20])
-    with fails(f"{root}/a_seg.nii: no foreground, all values are 0. Label it, or take the scan out of the datalist."):
+    with fails(f"{root}/a_seg.nii: no foreground, all values are 0. Label it, or leave the scan out."):
         check_labels([{"image": root / "a.nii", "label": root / "a_seg.nii", "labelled": [20]}])
 
 
@@ -319,12 +319,14 @@ def test_all_bad_labels_are_named(tmp_path):
     labels = sorted((root / "site").glob("*_seg.nii"))
     labels[0].write_text("no label")
     nib.save(nib.Nifti1Image(np.full((2, 2, 2), 77, np.uint8), np.eye(4)), labels[1])
-    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), labels[2])
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 3), np.uint8), np.diag([4, 1, 1, 1])), labels[2])
+    nib.save(nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.diag([4, 1, 1, 1])), labels[3])
     with pytest.raises(UserError) as error:
         prepare(root, tmp_path / "list.json")
     lines = str(error.value).splitlines()
-    assert [line.split(": ")[0] for line in lines] == [str(label) for label in labels[:3]]
-    assert lines[2] == f"{labels[2]}: no foreground, all values are 0. Label it, or take it out of the folder."
+    assert [line.split(": ")[0] for line in lines] == [str(label) for label in labels[:4]]
+    assert "not on the grid of" in lines[3]
+    assert lines[2] == f"{labels[2]}: no foreground, all values are 0. Label it, or leave the scan out."
     assert not (tmp_path / "list.json").exists()
 
 

@@ -1,0 +1,87 @@
+"""Which patient a scan is of: by its name, by its folder, by its label."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from scripts.common.errors import CallError, UserError
+from scripts.data.find import LABEL_FOLDERS, case_name, without_channel
+
+# `sub-01` of BIDS names, else the name without the contrast at its beginning or its end and a word behind that with whatever follows it:
+# 1_t1, 1_T2_SPACE, 1-T2-sag_320 and T2_1 are one patient, and lumbar_T2_001 is one of many
+CONTRAST = r"(?i:t[12]w?(?:fs)?|stir|tirm|pdw?(?:fs)?|dixon|water|fat)"
+BEHIND = r"(?:[ _-][A-Za-z]+(?:[ _-][A-Za-z0-9]+)*)?"
+PATIENT_PATTERN = rf"(?:{CONTRAST}[ _-])?(sub-[^_]+(?=_|$)|.+?(?=(?:[ _-]{CONTRAST}{BEHIND})*(?:[ _-](?i:mr))?$))"
+
+
+def check_pattern(patient_pattern: str) -> None:
+    """
+    Raises:
+        CallError: for what is no regular expression, or has no group.
+    """
+    try:
+        groups = re.compile(patient_pattern).groups
+    except re.error as error:
+        raise CallError(f"patient_pattern '{patient_pattern}' is no regular expression ({error})") from None
+    if not groups:
+        raise CallError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
+
+
+def matched(pattern: str, image: Path, root: Path) -> str:
+    """The patient by a pattern.
+
+    Raises:
+        UserError: if it matches neither the scan's name nor its path.
+    """
+    for text in (without_channel(image), image.relative_to(root).as_posix()):
+        if (match := re.match(pattern, text)) and match.group(1) is not None:
+            return match.group(1)
+    raise UserError(f"{image}: patient_pattern '{pattern}' does not match its name or its path from dataset_dir")
+
+
+def joined(patient_of: Mapping[Path, str], label_of: Mapping[Path, Path]) -> dict[Path, str]:
+    """Patients, by image, of which those with a label in common are one, under the name of the first."""
+    name = {patient: patient for patient in patient_of.values()}
+    first: dict[Path, str] = {}
+    for image, label in label_of.items():
+        mine = name[patient_of[image]]
+        if (other := name[first.setdefault(label, mine)]) != mine:
+            name = {patient: other if known == mine else known for patient, known in name.items()}
+    return {image: name[patient] for image, patient in patient_of.items()}
+
+
+def patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, str]:
+    """The folder of each scan, where folders are patients: sub-01/t2, sub-02/t2; nothing where they are not.
+
+    They are if most names repeat from folder to folder, and there are more folders than names, or the names are contrasts alone: names
+    repeat in T1/sub-01, T2/sub-01, too, and folders of sites may share a name or two. The uppermost folder counts, for below it may be
+    those of a patient's sessions.
+
+    Args:
+        patient_of: by the scans' names.
+        root: the folder that they were found in.
+    """
+    inner = {image: [p for p in image.relative_to(root).parts[:-1] if p not in LABEL_FOLDERS] for image in patient_of}
+    folder_of = {image: parts[0] for image, parts in inner.items() if parts}
+    found_in = defaultdict(set)
+    for image, folder in folder_of.items():
+        found_in[case_name(image)].add(folder)
+    repeated = {image: case_name(image) for image in folder_of if len(found_in[case_name(image)]) > 1}
+    folders = {folder_of[image] for image in repeated}
+    most = 2 * len(repeated) > sum(folder in folders for folder in folder_of.values())
+    contrasts_alone = all(re.fullmatch(rf"{CONTRAST}(?:[_-][A-Za-z]+)*", name) for name in repeated.values())
+    more_folders = len(folders) > len({patient_of[image] for image in repeated})
+    return folder_of if most and (more_folders or contrasts_alone) else {}
+
+
+def twins(patients: Collection[str]) -> list[str]:
+    """Two names that differ in their last word alone, as those of two visits do, where this is so for most names, in small groups."""
+    of_stem = defaultdict(list)
+    for name in sorted(patients):
+        of_stem[re.sub(r"[ _-][^ _-]*$", "", name)].append(name)
+    groups = [names for names in of_stem.values() if len(names) > 1]
+    most = 2 * sum(map(len, groups)) > len(patients)
+    return groups[0][:2] if most and max(map(len, groups)) <= len(of_stem) else []  # not patients of one or two sites
