@@ -306,6 +306,8 @@ def _montage(axes: Axes, scan: Scan) -> None:
 
 def _plot_intensities(axes: Axes, scans: list[Scan]) -> None:
     """Percentiles 1 to 99 as a line and the median as a dot, per scan, grouped by source."""
+    from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
+
     sources = sorted({s.source for s in scans if s.intensity})
     start, ticks = 0, []
     for i, source in enumerate(sources):
@@ -317,6 +319,8 @@ def _plot_intensities(axes: Axes, scans: list[Scan]) -> None:
         ticks.append((start + (len(values) - 1) / 2, f"{shown(source) or '-'}\nn = {len(values)}"))
         start += len(values) + 1
     axes.set_yscale("symlog", linthresh=10)  # scanners differ by orders of magnitude
+    axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=10, subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.set_xticks([x for x, _ in ticks], [name for _, name in ticks], parse_math=False)
     axes.set_title("intensity: median, percentiles 1 to 99", color=figures.TEXT, fontsize=9, loc="left")
 
