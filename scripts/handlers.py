@@ -16,7 +16,6 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
-from scripts.batch.outcomes import FAILURES
 from scripts.batch.overview import warnings_of, write_overview
 from scripts.batch.own_masks import write_report
 from scripts.common.distributed import gathered
@@ -237,7 +236,7 @@ class CaseReports:
             with alone_in(self.output_dir):
                 self.write_table(self.output_dir / TABLES[0], structures)
                 all_spines = self.write_table(self.output_dir / TABLES[1], spines)
-                page = write_overview(self.output_dir, all_spines, read_rows(self.output_dir / FAILURES))
+                page = write_overview(self.output_dir, all_spines)
             print(f"{shown(page)}: {counted(all_spines, 'mask')}, {sum(map(bool, map(warnings_of, all_spines)))} with warnings")
 
     def write_table(self, table: Path, rows: list[dict]) -> list[dict]:

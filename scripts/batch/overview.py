@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from scripts.batch.outcomes import FAILURES
 from scripts.common.errors import counted, shown
 from scripts.common.files import write_whole
+from scripts.common.tables import read_rows
 from scripts.data.find import LABEL_POSTFIX, case_name
 from scripts.data.masks import beside
 from scripts.measure.rows import SPINE_WORDS
@@ -43,19 +47,23 @@ li.failed {{ color: #ff8f80 }}
 """
 
 
-def write_overview(folder: Path, spines: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, str]]) -> Path:
+def write_overview(folder: Path, spines: Sequence[Mapping[str, Any]]) -> Path:
     """Write `overview.html`: picture, warnings and angles of every mask, and which scans have failed. It loads nothing but the pictures.
 
     Args:
-        folder: with the masks; the page goes there.
-        spines: rows of `spines.csv`.
-        failures: rows of `failures.csv`.
+        folder: with the masks and `failures.csv`, if there is one; the page goes there.
+        spines: rows of `spines.csv`, which somebody may have edited.
     """
+    failures = []
+    with suppress(csv.Error, OSError):  # whatever is wrong with the table, `Outcomes` has said it
+        failures = read_rows(folder / FAILURES)
     doubtful = [row for row in spines if warnings_of(row)]
     title = f"{counted(spines, 'mask')}, {len(doubtful)} with warnings"
     title += f", {counted(failures, 'scan')} failed" if failures else ""
     tables = ", ".join(f'<a href="{table.name}">{table.name}</a>' for table in sorted(folder.glob("*.csv")))
-    failed = "".join(f'<li class="failed">{_text(row["file"])}: {_text(row["reason"])}. {_text(row["fix"])}</li>\n' for row in failures)
+    failed = "".join(
+        f'<li class="failed">{_text(row.get("file"))}: {_text(row.get("reason"))}. {_text(row.get("fix"))}</li>\n' for row in failures
+    )
     page = PAGE.format(
         title=title,
         summary=f"Those with warnings come first. All numbers: {tables}.",
@@ -81,11 +89,18 @@ def _card(folder: Path, row: Mapping[str, Any]) -> str:
         parts.append(f'<a href="{link}"><img src="{link}" loading="lazy" alt="{name} with the outlines of its mask"></a>')
     if doubts:
         parts.append("<ul>" + "".join(f"<li>{_text(line)}</li>" for line in doubts) + "</ul>")
-    angles = [f"{word} {float(row[key]):.0f}°" for key, word in SPINE_WORDS.items() if row.get(key) not in (None, "")]
+    angles = [f"{word} {angle:.0f}°" for key, word in SPINE_WORDS.items() if (angle := _number(row.get(key))) is not None]
     if angles:
         parts.append(f"<p>{', '.join(angles)}</p>")
     kind = ' class="doubtful"' if doubts else ""
     return f"<article{kind}>{''.join(parts)}</article>"
+
+
+def _number(cell: Any) -> float | None:
+    try:
+        return float(cell)
+    except (TypeError, ValueError):  # an empty cell, or whatever somebody has written there
+        return None
 
 
 def _text(value: object) -> str:

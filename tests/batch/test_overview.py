@@ -51,8 +51,8 @@ def test_doubtful_masks_come_first(tmp_path):
         {"mask": f"b & c/{LATIN}<1>_seg.nii.gz", "warnings": "", "edited_since": True},
         {"mask": "old_seg.nii.gz"},  # of a version whose tables had fewer columns
     ]
-    failures = [{"file": "/data/bad.nii.gz", "reason": "cannot be read", "fix": "Export it again."}]
-    assert write_overview(tmp_path, spines, failures) == tmp_path / "overview.html"
+    (tmp_path / "failures.csv").write_text("file,reason,fix\n/data/bad.nii.gz,cannot be read,Export it again.\n")
+    assert write_overview(tmp_path, spines) == tmp_path / "overview.html"
     page = Page(tmp_path / "overview.html")
     assert page.of("h1") == ["4 masks, 2 with warnings, 1 scan failed"] == page.of("title")
     assert page.of("h2") == ["b & c/R\\udcfccken<1>", "z", "a", "old"]
@@ -64,13 +64,25 @@ def test_doubtful_masks_come_first(tmp_path):
         "second",
     ]
     assert page.of("p")[-2:] == ["Cobb 13°", "lordosis L1-S1 52°"]
-    assert page.links == ["spines.csv", *[f"b & c/{LATIN}<1>_seg.png"] * 2, *["a_seg.png"] * 2]  # of pictures that are there
+    assert page.links == [
+        "failures.csv",
+        "spines.csv",
+        *[f"b & c/{LATIN}<1>_seg.png"] * 2,
+        *["a_seg.png"] * 2,
+    ]  # of pictures that are there
+
+
+def test_a_table_of_failures_that_cannot_be_read(tmp_path):
+    (tmp_path / "failures.csv").write_text("file\n" + "x" * 200_000)  # more than the csv module takes for a field
+    write_overview(tmp_path, [{"mask": "a_seg.nii.gz", "warnings": ""}])
+    assert Page(tmp_path / "overview.html").of("h1") == ["1 mask, 0 with warnings"]
 
 
 def test_a_folder_without_doubts(tmp_path):
-    write_overview(tmp_path, [{"mask": "a_seg.nii.gz", "warnings": ""}], [])
+    write_overview(tmp_path, [{"mask": "a_seg.nii.gz", "warnings": "", "cobb_deg": "much"}])
     page = Page(tmp_path / "overview.html")
     assert page.of("h1") == ["1 mask, 0 with warnings"]
     assert page.classes == [None]
     assert not page.of("li")
+    assert len(page.of("p")) == 1  # no angle that can be read
     assert not page.links
