@@ -60,7 +60,7 @@ def write_overview(folder: Path, spines: Sequence[Mapping[str, Any]]) -> Path:
     doubtful = [row for row in spines if warnings_of(row)]
     title = f"{counted(spines, 'mask')}, {len(doubtful)} with warnings"
     title += f", {counted(failures, 'scan')} failed" if failures else ""
-    tables = ", ".join(f'<a href="{table.name}">{table.name}</a>' for table in sorted(folder.glob("*.csv")))
+    tables = ", ".join(f'<a href="{_link(table.name)}">{_text(table.name)}</a>' for table in sorted(folder.glob("*.csv")))
     failed = "".join(
         f'<li class="failed">{_text(row.get("file"))}: {_text(row.get("reason"))}. {_text(row.get("fix"))}</li>\n' for row in failures
     )
@@ -85,7 +85,7 @@ def _card(folder: Path, row: Mapping[str, Any]) -> str:
     name = _text(mask.with_name(case_name(mask).removesuffix(LABEL_POSTFIX)).as_posix())
     parts = [f"<h2>{name}</h2>"]
     if (folder / picture).is_file():
-        link = quote(os.fsencode(picture.as_posix()))
+        link = _link(picture.as_posix())
         parts.append(f'<a href="{link}"><img src="{link}" loading="lazy" alt="{name} with the outlines of its mask"></a>')
     if doubts:
         parts.append("<ul>" + "".join(f"<li>{_text(line)}</li>" for line in doubts) + "</ul>")
@@ -101,6 +101,10 @@ def _number(cell: Any) -> float | None:
         return float(cell)
     except (TypeError, ValueError):  # an empty cell, or whatever somebody has written there
         return None
+
+
+def _link(path: str) -> str:
+    return quote(os.fsencode(path))
 
 
 def _text(value: object) -> str:
