@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -48,15 +48,15 @@ def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Seque
     and `height_index`, the mean of the three divided by that of the middle heights of its two bodies, of L5 alone above the sacrum.
 
     The spine has `lordosis_deg` from the superior end-plate of L1 to that of S1, `lordosis_l1_l5_deg` to the inferior one of L5, and
-    `cobb_deg`, the largest difference of two `coronal_deg` of bodies that the left and the right face do not cut (of any, if no two are
-    whole), with its `cobb_levels`. The planes are those of the scanner.
+    `cobb_deg`, the largest difference of two `coronal_deg` of bodies that have an `axial_deg` (of any, if no two have one), with its
+    `cobb_levels`. The planes are those of the scanner.
 
     Args:
         label: channel indices, shape XYZ, in any orientation.
         affine: 4x4, voxel -> world mm, RAS.
         cut: names of structures, with the faces of the view that cut them where the volume goes on.
     """
-    bodies, cut_aside = _measured_bodies(*turned_to_ras(label, affine), cut or {}) if label.any() else ({}, set())
+    bodies = _measured_bodies(*turned_to_ras(label, affine), cut or {}) if label.any() else {}
     structures = {name: _of_body(body) if name != SACRUM else {"depth_mm": body.superior.depth_mm} for name, body in bodies.items()}
     disc_below = {s.name.split("/")[0]: s.name for s in label_table() if s.is_disc}
     neighbours: dict[str, list[str]] = {name: [] for name in bodies}
@@ -74,11 +74,11 @@ def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Seque
         if name != SACRUM:
             structures[name] |= height_loss(structures[name], [structures[n]["posterior_height_mm"] for n in beside])
     rounded = {name: {key: round(value, DIGITS) + 0 for key, value in row.items()} for name, row in structures.items()}
-    return SpineMeasures(rounded, _of_spine(bodies, cut_aside), bodies)
+    return SpineMeasures(rounded, _of_spine(bodies), bodies)
 
 
-def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[str, Sequence[str]]) -> tuple[dict[str, Body], set[str]]:
-    """Bodies of a label map whose axes are those of RAS, from top to bottom, and which of them the left or the right face cuts."""
+def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[str, Sequence[str]]) -> dict[str, Body]:
+    """Bodies of a label map whose axes are those of RAS, from top to bottom."""
     occupied = occupied_box(label > 0)
     part = np.ascontiguousarray(label[occupied])  # what follows looks at every voxel several times
     start = [s.start for s in occupied]
@@ -90,19 +90,17 @@ def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[s
         masks[name] = part[boxes[s.channel - 1]] == s.channel
         affines[name] = affine @ from_matvec(np.eye(3), np.add(start, [b.start for b in boxes[s.channel - 1]]))
     centres_mm = {name: apply_affine(affines[name], np.argwhere(mask).mean(0)) for name, mask in masks.items()}
-    names, bodies, cut_aside = list(present), {}, set()
+    names, bodies = list(present), {}
     for i, name in enumerate(names):
         above, below = names[max(i - 1, 0)], names[min(i + 1, len(names) - 1)]
         up = centres_mm[above] - centres_mm[below] if above != below else np.array([0.0, 0.0, 1.0])
-        faces = {*cut.get(name, []), *known_cut.get(name, [])}
-        cut_aside |= {name} if faces & {"left", "right"} else set()
-        faces -= {"left", "right"}
+        faces = {*cut.get(name, []), *known_cut.get(name, [])} - {"left", "right"}
         if faces - ({"inferior"} if name == SACRUM else set()):
             continue
         body = measure_body(masks[name], affines[name], up, name == SACRUM)
         if body and not (faces and _is_plate_cut(body, masks[name], affines[name])):
             bodies[name] = body
-    return bodies, cut_aside
+    return bodies
 
 
 def _is_plate_cut(sacrum: Body, mask: np.ndarray, affine: np.ndarray) -> bool:
@@ -154,15 +152,14 @@ def height_loss(row: Mapping[str, float], neighbours_mm: list[float]) -> dict[st
     return {"height_loss": loss, "height_loss_grade": sum(loss >= grade for grade in GRADES)}
 
 
-def _of_spine(bodies: Mapping[str, Body], cut_aside: Collection[str]) -> dict[str, float | str]:
+def _of_spine(bodies: Mapping[str, Body]) -> dict[str, float | str]:
     found: dict[str, float | str] = {}
     for key, lowest, end in (("lordosis_deg", SACRUM, "superior"), ("lordosis_l1_l5_deg", "L5", "inferior")):
         if "L1" in bodies and lowest in bodies:
             found[key] = round(turned_deg(getattr(bodies[lowest], end).chord, bodies["L1"].superior.chord), DIGITS)
-    tilts = {name: coronal_deg(body.axes[:, 0]) for name, body in bodies.items() if name != SACRUM}
-    whole = {name: tilt for name, tilt in tilts.items() if name not in cut_aside}
-    if len(whole) > 1:  # half a body slopes otherwise; a narrow view has no other ones
-        tilts = whole
+    column = {name: body for name, body in bodies.items() if name != SACRUM}
+    wide = {name: body for name, body in column.items() if body.is_turned}  # half a body slopes otherwise
+    tilts = {name: coronal_deg(body.axes[:, 0]) for name, body in (wide if len(wide) > 1 else column).items()}
     if len(tilts) > 1:
         ends = max(tilts, key=tilts.get), min(tilts, key=tilts.get)
         found["cobb_deg"] = round(tilts[ends[0]] - tilts[ends[1]], DIGITS)

@@ -210,15 +210,20 @@ def test_angles_do_not_wrap():
     assert turned_deg(np.array([5.0, 1.0, 0.0]), np.array([-3.0, 1.0, 1.0])) == pytest.approx(45)  # in the sagittal plane alone
 
 
-def test_the_cobb_angle_leaves_out_what_the_side_of_the_view_cuts():
-    """Unless nothing else is there: half a body slopes otherwise."""
-    phantom = draw_phantom(11, contrast="T2w", scoliosis=30.0, shape=(30, 200, 280), spacing_mm=(1.0, 4.0))
+def test_the_cobb_angle_leaves_out_half_a_body():
+    """Unless nothing else is there: what is left of it slopes otherwise."""
+    phantom = draw_phantom(11, contrast="T2w", scoliosis=30.0, shape=(30, 200, 280), spacing_mm=(1.0, 4.0), order="RAS", oblique_deg=0.0)
     label = encode(phantom.label)
     everything = measure_spine(label, phantom.affine)
     first = everything.spine["cobb_levels"].split("-")[0]
-    cut = measure_spine(label, phantom.affine, {first: ["left"]})
-    assert first not in cut.spine["cobb_levels"].split("-")
-    assert cut.spine["cobb_deg"] < everything.spine["cobb_deg"]
-    assert cut.structures == everything.structures
-    narrow = measure_spine(label, phantom.affine, {name: ["left", "right"] for name in everything.bodies})
-    assert narrow.spine == everything.spine
+    half = label.copy()
+    middle = int(np.argwhere(label == structure(first).channel)[:, 0].mean())
+    half[: middle + 1][half[: middle + 1] == structure(first).channel] = 0
+    without = measure_spine(half, phantom.affine)
+    assert "axial_deg" not in without.structures[first]
+    assert first not in without.spine["cobb_levels"].split("-")
+    assert without.spine["cobb_deg"] < everything.spine["cobb_deg"]
+    two = np.where(np.isin(label, [structure(name).channel for name in ("L1", "L2")]), label, 0)
+    narrow = measure_spine(two[middle - 2 : middle + 3], phantom.affine)
+    assert not any("axial_deg" in row for row in narrow.structures.values())
+    assert narrow.spine["cobb_levels"] == "L1-L2"
