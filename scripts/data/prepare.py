@@ -18,7 +18,7 @@ from scripts.data.datalist import SPLITS, write_datalist
 from scripts.data.find import LABEL_FOLDERS, find_images, find_label, is_in_label_folder
 from scripts.data.masks import read_mask
 from scripts.data.patients import PATIENT_PATTERN, check_pattern, joined, matched, patient_folders, twins
-from scripts.data.volumes import read_grid
+from scripts.data.volumes import read_grid, read_volume
 from scripts.labels import label_table
 
 MAX_LINES = 20  # about bad labels
@@ -165,9 +165,8 @@ def _values(image: Path, label: Path, scheme: str) -> tuple[list[int], list[str]
     Raises:
         UserError: if the scan or the label cannot be read, or the label holds other numbers.
     """
-    volume, as_reported, _ = read_mask(label, scheme)
-    channels, problems = label_problems(volume, str(label), image, read_grid(image), scheme)
-    if scheme == "spider" and (as_reported != channels).any():  # a training reads no reports
+    channels, problems = label_problems(read_volume(label), str(label), image, read_grid(image), scheme)
+    if scheme == "spider" and (read_mask(label, scheme)[1] != channels).any():  # a training reads no reports
         raise UserError(f"{label}: its report names other levels than its numbers of {scheme} do. Write it in the numbers of verse.")
     return [label_table()[c].verse for c in np.unique(channels) if c], problems
 

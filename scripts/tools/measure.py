@@ -59,7 +59,7 @@ def measure(
     structures, spines, notes, failed, alone = [], [], [], [], []
     for mask in tqdm(masks, desc="measure", unit="mask"):
         inside = os.path.relpath(mask, dataset_dir)
-        is_outside = inside.startswith(os.pardir)
+        is_outside = Path(inside).parts[:1] == (os.pardir,)
         folder = Path(output_dir) if is_outside else (Path(output_dir) / inside).parent
         of_mask = {"mask": str(mask) if is_outside else Path(inside).as_posix()}
         try:
