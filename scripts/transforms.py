@@ -12,7 +12,7 @@ from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd, Spa
 from monai.utils import SpaceKeys, convert_to_numpy
 from nibabel.affines import voxel_sizes
 
-from scripts.batch.own_masks import MADE_BY, check_replaceable
+from scripts.batch.own_masks import check_replaceable, signature
 from scripts.common.errors import UserError
 from scripts.common.preflight import is_true
 from scripts.data.complete_labels import complete_labels
@@ -345,7 +345,8 @@ class SaveImageLabelsd(SaveImaged):
             if not self.overwrite:
                 check_replaceable(path, str(label.meta["filename_or_obj"]))
             beside(path, ".json").unlink(missing_ok=True)  # an older report: it tells of the mask that goes now
-            write_label_map(decode(label[0].numpy(), self.label_scheme), label.affine.numpy(), path, MADE_BY)
+            values = decode(label[0].numpy(), self.label_scheme)
+            write_label_map(values, label.affine.numpy(), path, signature(values))
             label.meta["saved_to"] = str(path)
             label.meta["label_scheme"] = self.label_scheme
         return dict(data)

@@ -361,9 +361,24 @@ def test_truth_survives_its_file(tmp_path) -> None:
                 np.testing.assert_array_equal(read[key], made[key])
 
 
-def test_a_datalist_of_other_scans_stays(tmp_path):
-    content = json.dumps({"training": [{"image": "a.nii.gz", "source": "mine"}]})
-    (tmp_path / "datalist.json").write_text(content)
-    with fails(f"{tmp_path}/datalist.json lists scans that are no phantoms: give another --dataset_dir, the phantoms' own."):
-        write_cohort(tmp_path, training=1, validation=0, testing=0, seed=0)
-    assert (tmp_path / "datalist.json").read_text() == content
+@pytest.mark.parametrize(
+    ("image", "source"),
+    [
+        ("a.nii.gz", "mine"),
+        ("a.nii.gz", "phantom"),  # a folder of that name, as `prepare` lists it
+        ("../other/training/phantom_0001_T2w.nii.gz", "phantom"),  # as `label_sacrum` lists those of another cohort
+    ],
+)
+def test_a_datalist_of_other_scans_stays(tmp_path, image, source):
+    folder = tmp_path / "cohort"
+    scan = folder / image
+    scan.parent.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
+    scan.write_text("scan")
+    content = json.dumps({"training": [{"image": image, "source": source}]})
+    (folder / "datalist.json").write_text(content)
+    message = f"{folder}/datalist.json lists scans that are no phantoms of this folder: give another --dataset_dir, the phantoms' own."
+    with fails(message):
+        write_cohort(folder, training=1, validation=0, testing=0, seed=0)
+    assert (folder / "datalist.json").read_text() == content
+    assert scan.read_text() == "scan"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,12 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 
 from scripts.common.errors import ScanError
 from scripts.common.files import is_half_gzip, sha256_of, write_whole
 from scripts.data.masks import beside, read_report
 
-MADE_BY = b"spine_mri_segmentation"  # in the header (descrip) of a mask
+MADE_BY = b"spine_mri_segmentation"
+
+
+def signature(values: np.ndarray) -> bytes:
+    """What the header (`descrip`, 79 bytes at most) of a mask says: who made it, of which label values. Editors keep it; it is wrong then."""
+    return MADE_BY + b" " + hashlib.sha256(np.asarray(values, np.uint8).tobytes("F")).hexdigest()[:32].encode()
 
 
 def write_report(mask: Path, report: Mapping[str, Any]) -> None:
@@ -59,7 +66,7 @@ def check_replaceable(mask: Path, scan: str) -> None:
         content = json.loads(report.read_text(encoding="utf-8"))
         own = content["mask_sha256"] == sha256_of(mask) and "renamed" not in content
     except (OSError, ValueError, KeyError, TypeError):  # no report of ours: a run that was killed between the two?
-        own = _made_here(mask)
+        own = _is_signed(mask)
     else:
         if other := other_scan(content, scan):
             raise ScanError(scan, f"{mask} is there already, the mask of {other}", fix)
@@ -83,8 +90,10 @@ def _is_foreign(report: Path) -> bool:
     return not (isinstance(content, dict) and "mask_sha256" in content)
 
 
-def _made_here(mask: Path) -> bool:
+def _is_signed(mask: Path) -> bool:
+    """Whether nobody has changed a value since this bundle has drawn the mask."""
     try:
-        return bytes(nib.load(mask).header["descrip"]).rstrip(b"\0") == MADE_BY
+        image = nib.load(mask)
+        return bytes(image.header["descrip"]).rstrip(b"\0") == signature(image.dataobj)
     except (OSError, nib.filebasedimages.ImageFileError):
         return False

@@ -68,7 +68,7 @@ def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path, descript
 
     Args:
         values, affine, path: of the file; the affine is 4x4, voxel -> world mm.
-        description: of the header, 79 bytes at most; with `MADE_BY` another run may replace the file.
+        description: of the header, 79 bytes at most.
     """
     image = nib.Nifti1Image(values.astype(np.uint8), affine)
     image.set_sform(affine, code=1)

@@ -10,7 +10,7 @@ from typing import Any
 from scripts.common.errors import counted
 from scripts.labels import label_table
 
-UNCERTAIN, RENAMED = "the levels are uncertain", "the levels were renamed by hand"  # where such a line begins
+UNCERTAIN, RENAMED = "the levels are uncertain", "the levels were named by hand"  # where such a line begins
 # anterior height and angle of the disc above S1: below, it is rather S1 that is drawn wrongly
 LEAST_SACRAL_MM, LEAST_SACRAL_DEG = 2.0, -3.0
 # the public scans of the model card have 29 and more, or 17 and more; one that is upside down or back to front mostly has less
@@ -22,8 +22,8 @@ LEAST_BODY_MM3, LEAST_HEIGHT_MM, LEAST_SHARE = 10_000.0, 15.0, 0.65
 
 
 def picture_note(report: Mapping[str, Any]) -> str:
-    """What stands over a mask: `levels uncertain (0.95)` or `levels renamed by hand`, and how many other `warnings` its report has."""
-    notes = ["levels renamed by hand"] if "renamed" in report else []
+    """What stands over a mask: `levels uncertain (0.95)` or `levels named by hand`, and how many other `warnings` its report has."""
+    notes = ["levels named by hand"] if "renamed" in report else []
     if report.get("uncertain"):
         notes.append(f"levels uncertain ({_cut_off(report['sequence_probability'])})")
     if others := [line for line in report.get("warnings", []) if not line.startswith((UNCERTAIN, RENAMED))]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from scripts.phantoms.image import CONTRASTS, Grid, render
 from scripts.phantoms.truth import spine_truth
 
 SCOLIOSIS_DEG = (10.0, 40.0)  # Cobb angles of those that are drawn at random: from 10 on a curve is called a scoliosis
+OWN_FILE = re.compile(rf"(?:training|validation|testing)/phantom_\d{{4,}}_(?:{'|'.join(CONTRASTS)}|seg)\.nii\.gz")  # of a cohort, in its folder
 # voxel orders of sagittal acquisitions: in-plane axes first, or slices first
 VOXEL_ORDERS = ("PIR", "ASL", "AIR", "PSR", "SAL", "IPL", "RPI", "LAS", "RAS")
 
@@ -216,14 +218,15 @@ def _own_files(datalist: Path) -> set[str]:
     """Images and labels of an earlier cohort, from the folder of its datalist.
 
     Raises:
-        CallError: if there is a datalist with other scans than phantoms, which would be lost.
+        CallError: if there is a datalist with other files than those of a cohort, which would be lost.
     """
     folder = datalist.parent
     splits = read_datalist(datalist, folder, must_exist=False, allow_outside=True) if datalist.is_file() else {}
     entries = [entry for of_split in splits.values() for entry in of_split]
-    if any(entry.get("source") != "phantom" for entry in entries):
-        raise CallError(f"{datalist} lists scans that are no phantoms: give another --dataset_dir, the phantoms' own.")
-    return {os.path.relpath(entry[key], folder) for entry in entries for key in ("image", "label") if entry.get(key)}
+    files = {Path(os.path.relpath(entry[key], folder)).as_posix() for entry in entries for key in ("image", "label") if entry.get(key)}
+    if any(entry.get("source") != "phantom" for entry in entries) or not all(map(OWN_FILE.fullmatch, files)):
+        raise CallError(f"{datalist} lists scans that are no phantoms of this folder: give another --dataset_dir, the phantoms' own.")
+    return files
 
 
 def _write_case(output_dir: Path, anomalies: float, options: Mapping[str, Any], case: tuple[str, int]) -> dict[str, Any]:

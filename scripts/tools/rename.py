@@ -1,4 +1,4 @@
-"""Give the vertebrae of a mask other names, where inference got the levels wrong."""
+"""Give the vertebrae of a mask other names, where inference got the levels wrong, or confirm those that they have."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from scripts.measure.report import report_on
 def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str | Path = "", label_scheme: str = "") -> None:
     """Rename the levels of a mask in its file (`rename_levels`), and bring its report and its picture, if there are any, up to date.
 
-    From then on the mask counts as corrected by hand: inference keeps it, and takes its rows in the tables from the new report.
+    From then on the mask counts as corrected by hand: inference keeps it, and takes its rows in the tables from the new report. The names
+    that inference gave it are confirmed so.
 
     Args:
         prediction: mask, NIfTI.
@@ -50,13 +51,14 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
         raise CallError(f"{mask.parent}: cannot be written to. Copy the mask and its report to a folder that can.")
     volume, label, label_scheme = read_mask(mask, label_scheme)
     renamed, lost = rename_levels(label, volume.affine, lowest, lumbar, str(mask))
-    if (renamed == label).all():
+    report, figure = read_report(mask), None
+    reported, same = is_report(report), (renamed == label).all()
+    if same and (not reported or "renamed" in report):
         raise UserError(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number.")
     values = decode(renamed, label_scheme)
     if (encode(values, str(mask), label_scheme) != renamed).any():
         raise UserError(f"{mask}: the numbers of {label_scheme} cannot tell these levels. Segment the scan with --label_scheme verse.")
-    report, figure = read_report(mask), None
-    if reported := is_report(report):
+    if reported:
         scan = image or scan_of(mask)
         if not scan:
             raise UserError(f"{mask}: the scan that its report and its picture tell of is not found. Set --image.")
@@ -65,7 +67,8 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
         report = _renamed_report(report, on_scan, drawn_on, label_scheme, lumbar)
         figure = case_figure(drawn_on.data, on_scan, drawn_on.affine, title=shown(case_name(scan)), note=picture_note(report))
     write_label_map(values, volume.affine, mask)
-    print(shown(f"{mask}: {'-'.join(_ends(label))} are {'-'.join(_ends(renamed))} now"))
+    names = "-".join(_ends(renamed))
+    print(shown(f"{mask}: its names, {names}, are confirmed" if same else f"{mask}: {'-'.join(_ends(label))} are {names} now"))
     if lost:
         print(shown(f"{mask}: {', '.join(lost)} went: the label table has no such disc at the new place"))
     if not reported:

@@ -9,12 +9,15 @@ import os
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from conftest import files, infer, last_line
 
-from scripts.batch.own_masks import check_replaceable
+from scripts.batch.own_masks import check_replaceable, signature
 from scripts.common.errors import UserError, explain, shown
 from scripts.common.tables import read_rows
+from scripts.data.masks import write_label_map
 
 LATIN = os.fsdecode(b"R\xfccken")  # as old archives leave names: no UTF-8
 
@@ -104,3 +107,19 @@ def test_only_half_files_are_replaced_unasked(tmp_path):
         mask.write_bytes(content)
         with pytest.raises(UserError, match="not as this bundle has written it"):
             check_replaceable(mask, "a")
+
+
+def test_a_mask_without_its_report_is_replaced_only_as_it_was_drawn(tmp_path):
+    """A run was killed before the report; or somebody has corrected the mask in an editor that keeps the header, and left the report."""
+    mask, values = tmp_path / "a_seg.nii.gz", np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    write_label_map(values, np.diag([-1.0, 2.0, 3.0, 1.0]), mask, signature(values))
+    check_replaceable(mask, "a")
+    drawn = nib.load(mask)
+    edited = values.copy()
+    edited[1, 2, 3] = 0
+    nib.save(nib.Nifti1Image(edited, None, drawn.header), mask)
+    assert bytes(nib.load(mask).header["descrip"]).startswith(b"spine_mri_segmentation ")
+    with pytest.raises(UserError, match="not as this bundle has written it"):
+        check_replaceable(mask, "a")
+    nib.save(nib.Nifti1Image(values, None, drawn.header), mask)
+    check_replaceable(mask, "a")

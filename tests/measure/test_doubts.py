@@ -86,16 +86,16 @@ def test_a_disc_that_is_measured_but_not_drawn():
 
 def test_names_that_somebody_has_given():
     renamed = {"renamed": {"lowest": "L5", "lumbar": 0}}
-    assert doubts({**report(row("L5")), **renamed}) == ["the levels were renamed by hand: L5 is the lowest body"]
+    assert doubts({**report(row("L5")), **renamed}) == ["the levels were named by hand: L5 is the lowest body"]
     renamed["renamed"]["lumbar"] = 6
-    assert doubts({**report(row("L5")), **renamed}) == ["the levels were renamed by hand: L5 is the lowest body, of 6 lumbar vertebrae"]
+    assert doubts({**report(row("L5")), **renamed}) == ["the levels were named by hand: L5 is the lowest body, of 6 lumbar vertebrae"]
 
 
 def test_a_note_for_the_picture():
     assert picture_note({}) == ""
     assert picture_note({"sequence_probability": 0.999, "uncertain": False, "warnings": []}) == ""
     assert picture_note({"sequence_probability": 0.959, "uncertain": True, "warnings": ["a"]}) == "levels uncertain (0.95), 1 warning"
-    assert picture_note({"renamed": {}, "warnings": ["a", "b"]}) == "levels renamed by hand, 2 warnings"
+    assert picture_note({"renamed": {}, "warnings": ["a", "b"]}) == "levels named by hand, 2 warnings"
     told = doubts(report(row("L4"), uncertain=True))  # what the note says already
     assert picture_note({"sequence_probability": 0.71, "uncertain": True, "warnings": told}) == "levels uncertain (0.71)"
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from conftest import BUNDLE, INFERENCE, TOOLS, fails, failures, files, last_line
 
+from scripts.batch.own_masks import is_uncorrected
 from scripts.common.errors import CallError
 from scripts.common.files import sha256_of
 from scripts.common.tables import read_rows
+from scripts.data.masks import read_report
 from scripts.data.volumes import read_volume
 from scripts.labels import decode, encode, label_table, structure
 from scripts.measure.spine import measure_spine
@@ -68,7 +70,7 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     assert (renamed["sequence_probability"], renamed["uncertain"]) == (None, False)
     assert "runner_up" not in renamed
     assert renamed["mask_sha256"] == sha256_of(mask)
-    assert f"the levels were renamed by hand: {new[-1]} is the lowest body" in renamed["warnings"]
+    assert f"the levels were named by hand: {new[-1]} is the lowest body" in renamed["warnings"]
     measures = measure_spine(after, nib.load(mask).affine, {row["name"]: row["cut_by_view"] for row in renamed["structures"]})
     assert {row["name"]: row["measures"] for row in renamed["structures"] if row["measures"]} == measures.structures
     assert {row["name"]: row["value"] for row in renamed["structures"]} == {
@@ -82,7 +84,7 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     assert bodies(mask) == new
     assert "1 skipped (already done)" in last_line(capfd)
     assert [row["name"] for row in read_rows(folder / "structures.csv") if "/" not in row["name"]] == new
-    assert "renamed by hand" in read_rows(folder / "spines.csv")[0]["warnings"]
+    assert "named by hand" in read_rows(folder / "spines.csv")[0]["warnings"]
     # with other settings too
     assert segment(folder, small_scan, threshold=0.5) == 1
     assert bodies(mask) == new
@@ -91,9 +93,27 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     rename(mask, lowest=old[-1])
     assert bodies(mask) == old
     warnings = json.loads(mask.with_name(mask.name.replace(".nii.gz", ".json")).read_text())["warnings"]
-    assert [line for line in warnings if "by hand" in line] == [f"the levels were renamed by hand: {old[-1]} is the lowest body"]
+    assert [line for line in warnings if "by hand" in line] == [f"the levels were named by hand: {old[-1]} is the lowest body"]
     measure(folder, tmp_path / "measured")
     assert read_rows(tmp_path / "measured" / "measured_spines.csv")[0]["uncertain"] == "False"
+
+
+@pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").exists(), reason="no weights are shipped")
+def test_names_are_confirmed(small_scan, segmented, tmp_path, capsys):
+    """The mask counts as somebody's own from then on, as its labels would."""
+    folder = Path(shutil.copytree(segmented, tmp_path / "masks"))
+    mask = next(folder.glob("*_seg.nii.gz"))
+    before, names = encode(read_volume(mask).data), bodies(mask)
+    assert is_uncorrected(mask)
+    rename(mask, lowest=names[-1])
+    assert f"{mask}: its names, {names[0]}-{names[-1]}, are confirmed" in capsys.readouterr().out
+    np.testing.assert_array_equal(encode(read_volume(mask).data), before)
+    report = read_report(mask)
+    assert (report["uncertain"], report["renamed"]) == (False, {"lowest": names[-1], "lumbar": 0})
+    assert not is_uncorrected(mask)
+    assert segment(folder, small_scan, threshold=0.5) == 1  # as in the test above
+    with fails(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number."):
+        rename(mask, lowest=names[-1])
 
 
 @pytest.fixture
