@@ -159,7 +159,18 @@ def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> n
     channels = np.zeros(256, np.uint8)
     present = np.flatnonzero(np.bincount(integers.ravel().astype(np.uint8), minlength=256))
     channels[present] = _channels_of(present, where, scheme, IS_IT_A_SCAN)
-    return channels[integers]
+    return _apart(channels[integers]) if scheme == "totalspineseg" else channels[integers]
+
+
+def _apart(channels: np.ndarray) -> np.ndarray:
+    """The discs below L5 and L6 have one number in TotalSpineSeg: of what was read as the lower one, L6/S1 keeps what lies below L6."""
+    of_name = {s.name: s.channel for s in label_table()}
+    if {"L5", "L6", "L5/S1", "L6/S1"} <= of_name.keys():
+        l5, l6, discs = (np.argwhere(channels == of_name[name]) for name in ("L5", "L6", "L6/S1"))
+        if len(l5) and len(l6):
+            is_above = (discs - l6.mean(0)) @ (l5.mean(0) - l6.mean(0)) > 0
+            channels[tuple(discs[is_above].T)] = of_name["L5/S1"]
+    return channels
 
 
 def channels_from_verse(values: Iterable[int], where: str = "label") -> list[int]:

@@ -30,7 +30,7 @@ def test_channel_def_repeats_the_table():
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_encode_undoes_decode(scheme):
-    # L6 and its disc are left out: spider shifts with them, totalspineseg gives its disc the number of L5/S1
+    # L6 and its disc are left out: spider shifts with them, totalspineseg tells L5/S1 and L6/S1 by where they lie
     label = np.array([[s.channel for s in label_table() if "L6" not in s.name and (s.name != "S1" or scheme != "spider")]], np.uint8)
     np.testing.assert_array_equal(encode(decode(label, scheme), "f", scheme), label)
     np.testing.assert_array_equal(encode(decode(label, scheme).astype(np.float32), "f", scheme), label)
@@ -41,7 +41,9 @@ def test_totalspineseg_disc_above_the_sacrum():
     values = decode(label, "totalspineseg")
     assert values.tolist() == [0, 45, 100, 46, 100, 50]
     assert encode(np.array([100]), "f", "totalspineseg").tolist() == [structure("L5/S1").channel]
-    assert encode(values, "f", "totalspineseg")[4] == structure("L6/S1").channel
+    np.testing.assert_array_equal(encode(values, "f", "totalspineseg"), label)
+    np.testing.assert_array_equal(encode(values[::-1], "f", "totalspineseg"), label[::-1])  # the axis may point upwards
+    assert encode(np.delete(values, 1), "f", "totalspineseg")[1] == structure("L6/S1").channel  # L5 is not in view
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from scripts.common.command import running_workflow
 from scripts.common.files import is_whole_gzip, sha256_of
 from scripts.common.preflight import is_true
 from scripts.data.find import is_no_slice
-from scripts.data.masks import MaskLayout, beside
+from scripts.data.masks import MaskLayout, beside, is_report
 from scripts.labels import METADATA_FILE, label_table
 
 HEADERS, VOXELS = (".mhd", ".nhdr"), (".raw", ".zraw", ".raw.gz", ".gz")
@@ -107,15 +107,6 @@ def files_of_voxels(scan: Path) -> list[Path]:
     if scan.suffix.lower() not in HEADERS:
         return []
     return [path for path in (scan.with_name(scan.stem + suffix) for suffix in VOXELS) if path.is_file()]
-
-
-def is_report(content: Mapping[str, Any]) -> bool:
-    """It has what `structures.csv` and `spines.csv` take from a report; somebody may have edited it."""
-    rows = content.get("structures")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        return False
-    lists, objects = [row.get("cut_by_view", []) for row in rows], [content.get("spine", {}), *(row.get("measures", {}) for row in rows)]
-    return "sequence_probability" in content and all(isinstance(x, list) for x in lists) and all(isinstance(x, dict) for x in objects)
 
 
 def is_whole_png(path: Path) -> bool:

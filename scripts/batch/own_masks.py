@@ -15,7 +15,7 @@ import numpy as np
 
 from scripts.common.errors import ScanError
 from scripts.common.files import is_half_gzip, sha256_of, write_whole
-from scripts.data.masks import beside, read_report
+from scripts.data.masks import beside, is_report, read_report
 
 MADE_BY = b"spine_mri_segmentation"
 
@@ -33,15 +33,15 @@ def write_report(mask: Path, report: Mapping[str, Any]) -> None:
 
 
 def report_as_written(mask: Path) -> dict[str, Any]:
-    """The report beside a mask; nothing if there is none, or the mask was edited since: its names are somebody's own then."""
+    """The report beside a mask; nothing if there is none, or one of both was edited since: the names of the mask are somebody's own then."""
     report = read_report(mask)
-    return report if "mask_sha256" in report and report["mask_sha256"] == sha256_of(mask) else {}
+    return report if is_report(report) and report.get("mask_sha256") == sha256_of(mask) else {}
 
 
 def is_uncorrected(mask: Path) -> bool:
     """Whether this bundle has drawn the mask, and nobody has edited or renamed it since."""
-    report = report_as_written(mask)
-    return bool(report) and "renamed" not in report
+    report = read_report(mask)
+    return "renamed" not in report and report.get("mask_sha256") == sha256_of(mask)
 
 
 def check_replaceable(mask: Path, scan: str) -> None:

@@ -204,7 +204,8 @@ def find_image(label: Path) -> Path | None:
     stem = case_name(label).removesuffix(LABEL_POSTFIX)
     folders = [label.parent, *(label.parent.parent / images for images, labels in LABEL_FOLDERS.items() if label.parent.name in labels)]
     near = (path for folder in folders for path in sorted(folder.glob(f"{glob.escape(stem)}*")) if path.name.lower().endswith(SUFFIXES))
-    return next((path for path in near if path != label and find_label(path) == label), None)
+    scans = (path for path in near if path != label and not OTHER_MASKS.search(case_name(path)))
+    return next((path for path in scans if find_label(path) == label), None)
 
 
 def _file(stem: Path) -> Path | None:

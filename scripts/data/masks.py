@@ -136,3 +136,14 @@ def read_report(mask: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return report if isinstance(report, dict) else {}
+
+
+def is_report(content: Mapping[str, Any]) -> bool:
+    """It has what `structures.csv` and `spines.csv` take from a report; somebody may have edited it."""
+    rows = content.get("structures")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
+        return False
+    lists = [content.get("warnings", []), *(row.get("cut_by_view", []) for row in rows)]
+    objects = [content.get("spine", {}), *(row.get("measures", {}) for row in rows)]
+    has_texts = all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists)
+    return "sequence_probability" in content and has_texts and all(isinstance(x, dict) for x in objects)

@@ -141,7 +141,7 @@ def _votes(votes: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         for place, level in enumerate(counted):
             if 0 <= place + off < len(counted):
                 voted[:, level] = votes[:, counted[place + off]]
-        if off < 0 and "L6" in names:
+        if off < 0 and "L6" in names and -off <= len(counted):
             voted[:, names.index("L6")] = votes[:, counted[off]]
     return result
 

@@ -71,6 +71,18 @@ def test_a_table_without_discs(tmp_path, bodies):
     assert [row["name"] for row in found.report["structures"]] == ["L2", "L3"][:bodies]
 
 
+def test_a_table_of_the_end_of_the_spine(tmp_path):
+    """Only one level is counted there: votes cannot be off."""
+    names = ("background", "L5", "L6", "S1", "L5/S1", "L6/S1")
+    (tmp_path / "end.json").write_text(json.dumps([{"channel": c, "name": name, "verse": c} for c, name in enumerate(names)]))
+    use_table(str(tmp_path / "end.json"))
+    bodies = [Instance(n, np.array([0.0, 0.0, z]), 30000.0) for n, z in ((1, 70.0), (2, 35.0), (3, 0.0))]
+    log_p = np.full((3, len(names)), -4.0)
+    log_p[range(3), (1, 2, 3)] = -0.1
+    assert name_bodies(bodies, log_p).channels == [1, 2, 3]
+    assert name_bodies(bodies[:2], log_p[:2]).channels == [1, 2]
+
+
 def test_missing_table(tmp_path):
     with pytest.raises(UserError, match=r"none.json: no label table there"):
         use_table(str(tmp_path / "none.json"))

@@ -53,13 +53,20 @@ def test_tables_that_a_spreadsheet_has_saved(weights, two, tmp_path, capfd):
     assert {row["mask"] for row in read_rows(out / "structures.csv")} == {"a_seg.nii.gz"}
 
 
-@pytest.mark.parametrize("structures", [None, 5, [5], [{"name": "L1", "cut_by_view": 3}], [{"name": "L1", "measures": 3}]])
-def test_a_report_that_was_edited_is_made_anew(weights, two, tmp_path, capfd, structures):
+@pytest.mark.parametrize(
+    "edit",
+    [
+        *({"structures": s} for s in (None, 5, [5], [{"value": 20}], [{"name": "L1", "cut_by_view": 3}], [{"name": "L1", "measures": 3}])),
+        {"warnings": None},
+        {"warnings": [5]},
+    ],
+)
+def test_a_report_that_was_edited_is_made_anew(weights, two, tmp_path, capfd, edit):
     options = {"image": str(two / "a.nii.gz"), "figures": False}
     assert infer(weights, tmp_path, two, **options) == 0
     report = tmp_path / "a_seg.json"
     content = json.loads(report.read_text())
-    report.write_text(json.dumps({**content, "structures": structures}))
+    report.write_text(json.dumps({**content, **edit}))
     assert infer(weights, tmp_path, two, **options) == 0
     assert last_line(capfd) == "1 segmented, 0 skipped (already done), 0 failed"
     assert json.loads(report.read_text()) == content

@@ -220,7 +220,7 @@ def test_discs_alone_cannot_be_measured(cohort, tmp_path, capsys):
 @pytest.mark.parametrize("edited", [False, True])
 def test_what_inference_has_doubted_holds_until_a_mask_is_edited(cohort, tmp_path, edited):
     mask = shutil.copy(cohort / "a_T2w_seg.nii.gz", tmp_path / "a_seg.nii.gz")
-    content = {"label_scheme": "verse", "uncertain": True, "sequence_probability": 0.859, "mask_sha256": sha256_of(mask)}
+    content = {"label_scheme": "verse", "uncertain": True, "sequence_probability": 0.859, "structures": [], "mask_sha256": sha256_of(mask)}
     (tmp_path / "a_seg.json").write_text(json.dumps(content))
     if edited:
         label = nib.load(mask)
@@ -229,6 +229,16 @@ def test_what_inference_has_doubted_holds_until_a_mask_is_edited(cohort, tmp_pat
     (spine,) = read_rows(tmp_path / "out" / "measured_spines.csv")
     assert spine["uncertain"] == ("" if edited else "True")
     assert ("the levels are uncertain (probability 0.85)" in spine["warnings"]) is not edited
+
+
+@pytest.mark.parametrize("edit", [{"structures": None}, {"structures": [{"value": 20}]}, {"warnings": None}])
+def test_a_report_that_was_edited_says_nothing(cohort, tmp_path, edit):
+    mask = shutil.copy(cohort / "a_T2w_seg.nii.gz", tmp_path / "a_seg.nii.gz")
+    content = {"uncertain": True, "sequence_probability": 0.859, "structures": [], "mask_sha256": sha256_of(mask)}
+    (tmp_path / "a_seg.json").write_text(json.dumps({**content, **edit}))
+    measure(tmp_path, tmp_path / "out")
+    (spine,) = read_rows(tmp_path / "out" / "measured_spines.csv")
+    assert spine["uncertain"] == ""
 
 
 def test_wrong_calls(cohort, tmp_path):
@@ -257,6 +267,8 @@ def test_the_scan_beside(tmp_path):
         write("n/labelsTr/d.nii.gz", "n/imagesTr/d_0000.nii.gz"),
     ):
         assert find_image(mask) == scan
+    write("a_mask.nii.gz", "a_T1w_dseg.nii.gz")  # before and behind a_T2w, by their names
+    assert find_image(tmp_path / "a_seg.nii.gz") == tmp_path / "a_T2w.nii.gz"
     (alone,) = write("e_seg.nii.gz")
     assert find_image(alone) is None
     write(".hidden_seg.nii.gz", "picture_seg.png")
