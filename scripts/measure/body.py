@@ -18,6 +18,7 @@ MAX_TURN = 1.0  # slope of the walls from left to right: 45 degrees
 WALL = (0.6, 0.8)  # of the way from the centre up (or down) to an end-plate, where its walls are taken: corners of outlines are round
 MAX_LEAN = 0.9  # sine of the angle to the left or right of what may be the axis of a spine
 LEAST_MM = 1.5  # from the centre of a body to its end-plates and walls
+LEAST_WIDTH_MM = 10.0  # three slices of 4 mm: the border of a body has no end-plates
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Body:
     axes: np.ndarray
     superior: EndPlate
     inferior: EndPlate
-    is_turned: bool  # about its axis, as its walls are; else `axes` face the front of the world, as of half a body, whose walls do not tell
+    is_turned: bool  # as its end-plates rise to the right and its walls turn; else level and facing the front, as of half a body: it does not tell
 
     def heights_mm(self) -> tuple[float, float, float]:
         """Anterior, middle and posterior distance of the end-plates along the body's axis."""
@@ -63,7 +64,7 @@ def measure_body(mask: np.ndarray, affine: np.ndarray, up: np.ndarray, upper_pla
         upper_plate_alone: put the axis upright on the superior end-plate, as of the sacrum, whose other one is fused, and leave its turn.
 
     Returns:
-        None for what is no body: too small, hollow, or `up` lies across the patient.
+        None for what is no body: too small, hollow, a narrow rest of one, or `up` lies across the patient.
     """
     voxels = np.argwhere(mask)
     if not len(voxels):
@@ -83,13 +84,15 @@ def measure_body(mask: np.ndarray, affine: np.ndarray, up: np.ndarray, upper_pla
     for turns_left in reversed(range(ROUNDS)):
         sections = _Sections.of(part, to_part, centre_mm, ends_mm, axes, margin_mm)
         plates = [sections.end_plate(side) for side in (1, -1)]
-        if None in plates:
+        if None in plates or sections.width_mm < LEAST_WIDTH_MM:
             return None
-        is_turned = not upper_plate_alone and sections.width_mm >= sections.depth_mm
+        is_wide = sections.width_mm >= sections.depth_mm  # a narrower one would fall over to the side
+        is_turned = is_wide and not upper_plate_alone
         if turns_left:
             local = [plate.chord @ axes for plate in plates]
             rises = np.array([(chord[2] / chord[1], sections.rise_to_right(side)) for chord, side in zip(local, (1, -1))])
             to_front, to_right = rises[0] if upper_plate_alone else rises.mean(0)
+            to_right *= is_wide
             turn = sections.walls_to_right() if is_turned else 0.0
             right, front, upwards = axes.T
             right, front = right + to_right * upwards + turn * front, front + to_front * upwards

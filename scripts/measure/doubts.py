@@ -15,10 +15,12 @@ UNCERTAIN, RENAMED = "the levels are uncertain", "the levels were named by hand"
 LEAST_SACRAL_MM, LEAST_SACRAL_DEG = 2.0, -3.0
 # the public scans of the model card have 29 and more, or 17 and more; one that is upside down or back to front mostly has less
 LEAST_LORDOSIS_DEG = {"lordosis_deg": 15.0, "lordosis_l1_l5_deg": 5.0}
-MOST_LOSS, MOST_WEDGE_DEG, MOST_COBB_DEG = 0.4, 30.0, 20.0  # in public labels up to 0.26, 23 and, but for two scolioses, 13
-# of bodies that the view does not cut, and of their volume to that of their neighbours; masks of public scans have 12,700, 16.1 and,
-# but for a scoliosis, 0.75 and more, while noise leaves pieces of bodies
-LEAST_BODY_MM3, LEAST_HEIGHT_MM, LEAST_SHARE = 10_000.0, 15.0, 0.65
+# in public labels up to 0.26, 23 and, but for a scoliosis, 19.5 percent; a Cobb angle of up to 13 degrees, but for two scolioses
+MOST_OF_BODY = {"height_loss": 0.4, "wedge_deg": 30.0, "slip_percent": 25.0}
+MOST_COBB_DEG = 20.0
+# of bodies that the view does not cut, and of their volume to that of their neighbours; masks of public scans have 12,700, 16.1 to 31 and,
+# but for a scoliosis, 0.75 and more, while noise leaves pieces of bodies, and two may have got one name
+LEAST_BODY_MM3, HEIGHTS_MM, LEAST_SHARE = 10_000.0, (15.0, 40.0), 0.65
 
 
 def picture_note(report: Mapping[str, Any]) -> str:
@@ -50,7 +52,7 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
     if report.get("uncertain"):
         found.append(f"{UNCERTAIN} (probability {_cut_off(report['sequence_probability'])}), see the .json beside the mask")
     measured = {row["name"]: row.get("measures", {}) for row in report["structures"]}
-    rows = {row["name"]: row for row in report["structures"] if row.get("volume_mm3") != 0}  # what is drawn
+    rows = {row["name"]: row for row in report["structures"] if row.get("volume_mm3", math.inf)}  # what is drawn
     above = "L6" if "L6" in rows else "L5"
     name, cut = f"{above}/S1", {*rows.get("S1", {}).get("cut_by_view", [])} - {"left", "right"}
     has_discs = any("/" in structure for structure in rows)  # somebody's labels may be bodies alone
@@ -81,24 +83,24 @@ def _unmeasured(rows: Mapping[str, Any]) -> list[str]:
     """Bodies without measures, though neither end of the view cuts them."""
     bodies = [name for name, row in rows.items() if "/" not in name and not {*row.get("cut_by_view", [])} - {"left", "right"}]
     hollow = [name for name in bodies if not rows[name].get("measures")]
-    return [f"{', '.join(hollow)} could not be measured: no solid piece, or far too small"] if hollow else []
+    return [f"{', '.join(hollow)} could not be measured: no solid piece, far too small, or hardly in view"] if hollow else []
 
 
 def _unusual_shapes(rows: Mapping[str, Any], spine: Mapping[str, Any]) -> list[str]:
     """Measures that an outline which has failed gives more often than a patient."""
     found = []
     for name, row in rows.items():
-        body, limits = row.get("measures", {}), {"height_loss": MOST_LOSS, "wedge_deg": MOST_WEDGE_DEG}
-        numbers = [f"{key} {body[key]}" for key, most in limits.items() if abs(body.get(key, 0.0)) >= most]
-        if numbers := numbers + _too_small(name, rows):
+        body = row.get("measures", {})
+        numbers = [f"{key} {body[key]}" for key, most in MOST_OF_BODY.items() if abs(body.get(key, 0.0)) >= most]
+        if numbers := numbers + _odd_size(name, rows):
             found.append(f"{name} ({', '.join(numbers)})")
     if spine.get("cobb_deg", 0.0) >= MOST_COBB_DEG:
         found.append(f"the Cobb angle ({spine['cobb_deg']} degrees, {spine['cobb_levels']})")
     return [f"unusual: {', '.join(found)}. A disease, or an outline that has failed? Look at the picture"] if found else []
 
 
-def _too_small(name: str, rows: Mapping[str, Any]) -> list[str]:
-    """Volume and height of a body, if they are far below what bodies have, or those beside it; nothing of one that the view cuts."""
+def _odd_size(name: str, rows: Mapping[str, Any]) -> list[str]:
+    """Volume and height of a body, if bodies, or those beside it, have far more or less; nothing of one that the view cuts."""
     bodies = [other for other in rows if "/" not in other]
     is_whole = {other: other != "S1" and not rows[other].get("cut_by_view") for other in bodies}
     volumes = {other: rows[other]["volume_mm3"] for other in bodies if is_whole[other] and "volume_mm3" in rows[other]}
@@ -108,5 +110,5 @@ def _too_small(name: str, rows: Mapping[str, Any]) -> list[str]:
     beside = [volumes[other] for other in (*bodies[max(0, place - 1) : place], *bodies[place + 1 : place + 2]) if other in volumes]
     if volumes[name] < max(LEAST_BODY_MM3, LEAST_SHARE * sum(beside) / max(1, len(beside))):
         found.append(f"volume_mm3 {volumes[name]:.0f}")
-    height_mm = rows[name].get("measures", {}).get("middle_height_mm", LEAST_HEIGHT_MM)
-    return found + ([f"middle_height_mm {height_mm}"] if height_mm < LEAST_HEIGHT_MM else [])
+    height_mm = rows[name].get("measures", {}).get("middle_height_mm", HEIGHTS_MM[0])
+    return found + ([] if HEIGHTS_MM[0] <= height_mm <= HEIGHTS_MM[1] else [f"middle_height_mm {height_mm}"])

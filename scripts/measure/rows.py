@@ -26,8 +26,8 @@ SPINE_WORDS = {"lordosis_deg": "lordosis L1-S1", "lordosis_l1_l5_deg": "lordosis
 def structure_rows(
     found: Iterable[Mapping[str, Any]], label: np.ndarray, affine: np.ndarray, label_scheme: str, scan: np.ndarray | None = None
 ) -> list[dict[str, Any]]:
-    """What was found of each structure, with its `value` in the file of the mask (None if the scheme has none), its `volume_mm3` and,
-    where there is a scan, its signals (`measure_signals`).
+    """What was found of each structure, with its `value` in the file of the mask (None if the scheme has none), its `volume_mm3`
+    (None if it is not drawn) and, where there is a scan, its signals (`measure_signals`).
 
     Args:
         found: rows with a `name` each; one that the mask does not hold, as a small one that went with the specks, has no row, unless it
@@ -44,8 +44,9 @@ def structure_rows(
     for row in found:
         channel = structure(row["name"]).channel
         if volumes[channel] or row.get("measures"):
-            of_mask = {"volume_mm3": round(float(volumes[channel]), 1), **signals.get(row["name"], {})}
+            volume_mm3 = round(float(volumes[channel]), 1) if volumes[channel] else None
             value = int(in_mask[channel]) if volumes[channel] else None
+            of_mask = {"volume_mm3": volume_mm3, **signals.get(row["name"], {})}
             rows.append({"name": row["name"], "value": value or None, **rounded(row), **of_mask})
     return rows
 

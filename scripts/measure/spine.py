@@ -39,8 +39,8 @@ def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Seque
     back face of the volume cuts is not measured, nor is what is no solid piece.
 
     A body has `anterior_`, `middle_` and `posterior_height_mm`; `depth_mm` of its superior end-plate; `wedge_deg` between its
-    end-plates, positive if it is taller in front; `coronal_deg`, positive if it rises to the right; `axial_deg`, positive if its front
-    is turned to the left, unless too little of its width is in view; `height_loss` with
+    end-plates, positive if it is taller in front; unless too little of its width is in view, `coronal_deg`, positive if it rises to the
+    right, and `axial_deg`, positive if its front is turned to the left; `height_loss` with
     `height_loss_grade` (see `height_loss`), a number, no diagnosis, for which Genant asks more than heights. On the next body below, it
     has `slip_mm`, the distance from that one's posterior rim to its own, positive to the front, and `slip_percent` of the end-plate below.
 
@@ -48,8 +48,7 @@ def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Seque
     and `height_index`, the mean of the three divided by that of the middle heights of its two bodies, of L5 alone above the sacrum.
 
     The spine has `lordosis_deg` from the superior end-plate of L1 to that of S1, `lordosis_l1_l5_deg` to the inferior one of L5, and
-    `cobb_deg`, the largest difference of two `coronal_deg` of bodies that have an `axial_deg` (of any, if no two have one), with its
-    `cobb_levels`. The planes are those of the scanner.
+    `cobb_deg`, the largest difference of two `coronal_deg`, with its `cobb_levels`. The planes are those of the scanner.
 
     Args:
         label: channel indices, shape XYZ, in any orientation.
@@ -112,9 +111,9 @@ def _is_plate_cut(sacrum: Body, mask: np.ndarray, affine: np.ndarray) -> bool:
 def _of_body(body: Body) -> dict[str, float]:
     heights = dict(zip(("anterior_height_mm", "middle_height_mm", "posterior_height_mm"), body.heights_mm()))
     wedge_deg = turned_deg(body.inferior.chord, body.superior.chord)
-    angles = {"wedge_deg": wedge_deg, "coronal_deg": coronal_deg(body.axes[:, 0])}
+    angles = {"wedge_deg": wedge_deg}
     if body.is_turned:
-        angles["axial_deg"] = axial_deg(body.axes[:, 0])
+        angles |= {"coronal_deg": coronal_deg(body.axes[:, 0]), "axial_deg": axial_deg(body.axes[:, 0])}
     return {**heights, "depth_mm": body.superior.depth_mm, **angles}
 
 
@@ -157,9 +156,7 @@ def _of_spine(bodies: Mapping[str, Body]) -> dict[str, float | str]:
     for key, lowest, end in (("lordosis_deg", SACRUM, "superior"), ("lordosis_l1_l5_deg", "L5", "inferior")):
         if "L1" in bodies and lowest in bodies:
             found[key] = round(turned_deg(getattr(bodies[lowest], end).chord, bodies["L1"].superior.chord), DIGITS)
-    column = {name: body for name, body in bodies.items() if name != SACRUM}
-    wide = {name: body for name, body in column.items() if body.is_turned}  # half a body slopes otherwise
-    tilts = {name: coronal_deg(body.axes[:, 0]) for name, body in (wide if len(wide) > 1 else column).items()}
+    tilts = {name: coronal_deg(body.axes[:, 0]) for name, body in bodies.items() if name != SACRUM and body.is_turned}
     if len(tilts) > 1:
         ends = max(tilts, key=tilts.get), min(tilts, key=tilts.get)
         found["cobb_deg"] = round(tilts[ends[0]] - tilts[ends[1]], DIGITS)

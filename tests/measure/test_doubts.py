@@ -19,7 +19,7 @@ def test_nothing_to_doubt():
     assert doubts(report(row("L4"), row("L5"))) == []
     assert doubts(report(row("L5"), row("S1"), row("L5/S1"))) == []  # could not be measured: its cells are empty
     assert doubts(report(row("L4"), row("L5"), row("S1"))) == []  # labels without discs
-    ill = {"height_loss": 0.39, "wedge_deg": -29.9}
+    ill = {"height_loss": 0.39, "wedge_deg": -29.9, "slip_percent": -24.9}
     assert doubts({**report(row("L4", **ill), row("L5", depth_mm=33.0)), "spine": {"cobb_deg": 19.9, "cobb_levels": "L4-L5"}}) == []
 
 
@@ -45,10 +45,10 @@ def test_a_level_that_is_missing():
 
 
 def test_shapes_that_are_rather_wrong_outlines():
-    rows = [row("T12", height_loss=0.54, wedge_deg=-40.4), row("L1", height_loss=0.1, wedge_deg=30.0)]
+    rows = [row("T12", height_loss=0.54, wedge_deg=-40.4), row("L1", height_loss=0.1, wedge_deg=30.0, slip_percent=25.0)]
     (line,) = doubts({**report(*rows), "spine": {"cobb_deg": 20.0, "cobb_levels": "L2-L3"}})
     assert line == (
-        "unusual: T12 (height_loss 0.54, wedge_deg -40.4), L1 (wedge_deg 30.0), the Cobb angle (20.0 degrees, L2-L3). "
+        "unusual: T12 (height_loss 0.54, wedge_deg -40.4), L1 (wedge_deg 30.0, slip_percent 25.0), the Cobb angle (20.0 degrees, L2-L3). "
         "A disease, or an outline that has failed? Look at the picture"
     )
 
@@ -65,6 +65,8 @@ def test_a_body_that_is_far_too_small():
     why = "A disease, or an outline that has failed? Look at the picture"
     small = [sized("T11", 9_999.0), sized("T12", 16_000.0), sized("L1", 14_000.0), sized("L2", 30_000.0, middle_height_mm=14.9)]
     assert doubts(report(*small)) == [f"unusual: T11 (volume_mm3 9999), L1 (volume_mm3 14000), L2 (middle_height_mm 14.9). {why}"]
+    fused = [sized("L2", 60_000.0, middle_height_mm=40.1), sized("L4", 40_000.0, middle_height_mm=40.0)]
+    assert doubts(report(*fused))[1:] == [f"unusual: L2 (middle_height_mm 40.1). {why}"]
     flat = sized("L2", 9_000.0, height_loss=0.5, wedge_deg=3.0, middle_height_mm=9.1)
     assert doubts(report(flat)) == [f"unusual: L2 (height_loss 0.5, volume_mm3 9000, middle_height_mm 9.1). {why}"]
 
@@ -73,12 +75,12 @@ def test_a_body_that_could_not_be_measured():
     """Where the others were; what an end of the view cuts has no measures, of course."""
     rows = [row("L1"), row("L2", ("superior", "left")), row("L3", ("left",)), row("L4", depth_mm=33.0), row("L4/L5")]
     assert doubts(report(*rows)) == []
-    assert doubts({**report(*rows), "spine": {}}) == ["L1, L3 could not be measured: no solid piece, or far too small"]
+    assert doubts({**report(*rows), "spine": {}}) == ["L1, L3 could not be measured: no solid piece, far too small, or hardly in view"]
 
 
 def test_a_disc_that_is_measured_but_not_drawn():
     """It is missing all the same."""
-    undrawn = {**row("L5/S1", anterior_height_mm=12.0, angle_deg=9.5), "volume_mm3": 0.0}
+    undrawn = {**row("L5/S1", anterior_height_mm=12.0, angle_deg=9.5), "volume_mm3": None}
     missing = ["no disc between L5 and S1 was found: S1 and the lordosis down to it are doubtful"]
     assert doubts(report(row("L4/L5"), row("L5"), row("S1"), undrawn)) == missing
     assert doubts(report(row("L5"), row("S1"), undrawn)) == []  # labels without discs

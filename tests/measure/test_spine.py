@@ -8,7 +8,7 @@ import pytest
 from monai.transforms.utils import create_rotate
 from nibabel.affines import from_matvec
 
-from scripts.labels import encode, structure
+from scripts.labels import encode, label_table, structure
 from scripts.measure.spine import SpineMeasures, height_loss, measure_spine, turned_deg
 from scripts.phantoms.phantom import Phantom, draw_phantom
 
@@ -211,7 +211,7 @@ def test_angles_do_not_wrap():
 
 
 def test_the_cobb_angle_leaves_out_half_a_body():
-    """Unless nothing else is there: what is left of it slopes otherwise."""
+    """What is left of it slopes otherwise."""
     phantom = draw_phantom(11, contrast="T2w", scoliosis=30.0, shape=(30, 200, 280), spacing_mm=(1.0, 4.0), order="RAS", oblique_deg=0.0)
     label = encode(phantom.label)
     everything = measure_spine(label, phantom.affine)
@@ -220,10 +220,28 @@ def test_the_cobb_angle_leaves_out_half_a_body():
     middle = int(np.argwhere(label == structure(first).channel)[:, 0].mean())
     half[: middle + 1][half[: middle + 1] == structure(first).channel] = 0
     without = measure_spine(half, phantom.affine)
-    assert "axial_deg" not in without.structures[first]
+    assert not {"axial_deg", "coronal_deg"} & without.structures[first].keys()
     assert first not in without.spine["cobb_levels"].split("-")
     assert without.spine["cobb_deg"] < everything.spine["cobb_deg"]
     two = np.where(np.isin(label, [structure(name).channel for name in ("L1", "L2")]), label, 0)
     narrow = measure_spine(two[middle - 2 : middle + 3], phantom.affine)
-    assert not any("axial_deg" in row for row in narrow.structures.values())
-    assert narrow.spine["cobb_levels"] == "L1-L2"
+    assert not any({"axial_deg", "coronal_deg"} & row.keys() for row in narrow.structures.values())
+    assert "cobb_deg" not in narrow.spine
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 4, 5])
+def test_a_narrow_body_does_not_fall_over(slices):
+    """Of a scoliosis, whose axis is across the slices: its heights are those of the whole body, or there are none."""
+    phantom = draw_phantom(33, contrast="T2w", scoliosis=35.0, order="RAS")
+    label = encode(phantom.label)
+    narrow = np.zeros_like(label)
+    for s in (s for s in label_table()[1:] if not s.is_disc and (label == s.channel).any()):
+        places = np.flatnonzero((label == s.channel).any((1, 2)))
+        kept = places[(len(places) - slices) // 2 :][:slices]
+        narrow[kept] += s.channel * (label[kept] == s.channel).astype(np.uint8)
+    everything, rest = measure_spine(label, phantom.affine), measure_spine(narrow, phantom.affine)
+    assert bool(rest.structures) is (slices > 1)
+    for name, row in rest.structures.items():
+        for key in ("anterior_height_mm", "middle_height_mm", "posterior_height_mm"):
+            if "/" not in name and name != "S1":
+                assert row[key] == pytest.approx(everything.structures[name][key], abs=4)

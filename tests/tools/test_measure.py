@@ -203,7 +203,7 @@ def test_a_disc_that_is_not_drawn_is_measured_all_the_same(cohort, tmp_path):
     rows = {row["name"]: row for row in measure(tmp_path, tmp_path / "out")}
     whole = {row["name"]: row for row in measure("", tmp_path / "whole", prediction=cohort / "a_T2w_seg.nii.gz")}
     undrawn = rows.pop("L3/L4")
-    assert (undrawn["value"], undrawn["volume_mm3"], undrawn["cut_by_view"]) == (None, 0.0, "")
+    assert (undrawn["value"], undrawn["volume_mm3"], undrawn["cut_by_view"]) == (None, None, "")
     assert undrawn["height_index"] == whole["L3/L4"]["height_index"] > 0
     assert list(rows) == [name for name in whole if name != "L3/L4"]
 
