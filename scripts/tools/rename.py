@@ -11,6 +11,7 @@ import numpy as np
 
 from scripts.batch.own_masks import write_report
 from scripts.common.errors import CallError, UserError, shown
+from scripts.common.files import sha256_of
 from scripts.common.preflight import check_files
 from scripts.data.find import case_name
 from scripts.data.masks import beside, is_report, read_mask, read_report, scan_of, write_label_map
@@ -27,7 +28,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
     """Rename the levels of a mask in its file (`rename_levels`), and bring its report and its picture, if there are any, up to date.
 
     From then on the mask counts as corrected by hand: inference keeps it, and takes its rows in the tables from the new report. The names
-    that inference gave it are confirmed so.
+    that inference gave it are confirmed so, and what was edited in a viewer is measured and drawn anew.
 
     Args:
         prediction: mask, NIfTI.
@@ -52,7 +53,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
     renamed, lost = rename_levels(label, volume.affine, lowest, lumbar, str(mask))
     report, figure = read_report(mask), None
     reported, same = is_report(report), (renamed == label).all()
-    if same and (not reported or "renamed" in report):
+    if same and (not reported or ("renamed" in report and report.get("mask_sha256") == sha256_of(mask))):
         raise UserError(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number.")
     values = decode(renamed, label_scheme)
     if (encode(values, str(mask), label_scheme) != renamed).any():

@@ -116,6 +116,26 @@ def test_names_are_confirmed(small_scan, segmented, tmp_path, capsys):
         rename(mask, lowest=names[-1])
 
 
+@pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").exists(), reason="no weights are shipped")
+@pytest.mark.parametrize("is_confirmed", [False, True])
+def test_a_mask_that_was_edited_is_told_of_anew(small_scan, segmented, tmp_path, is_confirmed):
+    folder = Path(shutil.copytree(segmented, tmp_path / "masks"))
+    mask = next(folder.glob("*_seg.nii.gz"))
+    names, picture = bodies(mask), next(folder.glob("*.png"))
+    if is_confirmed:
+        rename(mask, lowest=names[-1])
+    values, grid = np.array(nib.load(mask).dataobj), nib.load(mask)
+    values[values == structure(names[0]).verse] = 0
+    nib.save(nib.Nifti1Image(values, None, grid.header), mask)
+    drawn = picture.read_bytes()
+    rename(mask, lowest=names[-1])
+    assert [row["name"] for row in read_report(mask)["structures"] if "/" not in row["name"]] == names[1:]
+    assert picture.read_bytes() != drawn
+    assert segment(folder, small_scan) == 0
+    assert [row["name"] for row in read_rows(folder / "structures.csv") if "/" not in row["name"]] == names[1:]
+    np.testing.assert_array_equal(np.array(nib.load(mask).dataobj), values)
+
+
 @pytest.fixture
 def mask(tmp_path) -> Path:
     """L4 and L5 of somebody, in a file without report and scan."""
