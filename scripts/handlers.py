@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import os
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,21 @@ from scripts.common.distributed import gathered
 from scripts.common.errors import UserError, counted, shown
 from scripts.common.files import alone_in, sha256_of, write_whole
 from scripts.common.preflight import is_true
-from scripts.common.tables import aligned, check_column, read_rows, write_rows
+from scripts.common.tables import aligned, check_column, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, distinct_names
-from scripts.data.masks import MaskLayout, beside
+from scripts.data.masks import MaskLayout, beside, reported_masks
 from scripts.data.scans import read_scan
 from scripts.data.volumes import Volume
 from scripts.measure.doubts import picture_note
 from scripts.measure.report import fresh_report
-from scripts.measure.rows import in_order, spine_row, table_row
+from scripts.measure.rows import in_order, spine_row, structure_table
 from scripts.metrics import scans_digest, score_structures, summarise, worst_cases
 
 FORMATS = {
     "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f", "asd_mm": ".2f", "hd95_mm": ".2f", "identified": ".3f", "all_levels": ".3f",
     "missed": "d",
 }  # fmt: skip
-CHANGED = "was edited after it was segmented: the tables describe it as it was then; run measure for the edited mask"
+CHANGED = "was edited: the tables describe it as it was before, until rename with the lowest body that it has tells of it anew"
 TABLES = ("structures.csv", "spines.csv")  # of all masks in a folder
 
 
@@ -170,8 +169,8 @@ class CaseFigures:
 
 class CaseReports:
     """`<stem>_seg.json` beside every mask: how sure the level names are, volume, signal, measures and uncertainty of every structure, what
-    to look at, and what the mask was made from; and in `output_dir` `structures.csv`, a row per mask and structure, `spines.csv`, a row per
-    mask, and `overview.html`, a page with all of them, those of earlier runs too.
+    to look at, and what the mask was made from. At the end, from the reports of all masks in `output_dir` and below: `structures.csv`, a
+    row per mask and structure, `spines.csv`, a row per mask, and `overview.html`, a page with all of them.
 
     Attach it to an evaluator whose output holds label maps on the scan's own grid with a `report` in their metadata (`NameLevelsd`).
     It comes after whatever else is written for a scan: a scan with a report is done.
@@ -183,22 +182,17 @@ class CaseReports:
     def __init__(self, output_dir: str, data_root_dir: str = "") -> None:
         self.output_dir = Path(output_dir)
         self.layout = MaskLayout(output_dir, data_root_dir)
-        self.structures: dict[str, list[dict]] = {}  # rows of every scan
-        self.spines: dict[str, list[dict]] = {}
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.restart)
+        engine.add_event_handler(Events.STARTED, self.check_tables)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.write)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.read_skipped)
         engine.add_event_handler(Events.COMPLETED, self.write_tables)
 
-    def restart(self) -> None:
+    def check_tables(self) -> None:
         """
         Raises:
-            UserError: for a table of an earlier run that cannot be added to.
+            UserError: for a table of that name that is none of ours, or was saved otherwise.
         """
-        self.structures.clear()
-        self.spines.clear()
         for name in TABLES:
             check_column(self.output_dir / name, "mask")
 
@@ -211,44 +205,24 @@ class CaseReports:
             if "made_from" in batch:
                 report["made_from"] = batch["made_from"]
             write_report(self.layout.filename(source), report)
-            self.add_rows(source, report)
             for key in ("volume", "report"):
                 batch.pop(key, None)  # else the scan is held while the next one is read
 
-    def add_rows(self, source: str, report: Mapping[str, Any], edited: bool = False) -> None:
-        """Rows of the tables; `edited` masks are no longer what their report says."""
-        mask = self.layout.filename(source).relative_to(self.output_dir).as_posix()
-        of_scan = {"mask": mask, **{key: report.get(key) for key in ("sequence_probability", "uncertain")}, "edited_since": edited}
-        self.structures[source] = [{**of_scan, **row} for row in map(table_row, report["structures"])] or [of_scan]
-        self.spines[source] = [{**of_scan, **spine_row(report)}]
-
-    def read_skipped(self, engine: Engine) -> None:
-        if "skipped" in engine.state.batch:
-            for source, text in zip(engine.state.batch["source"], engine.state.batch["report"]):
-                report, mask = json.loads(text), self.layout.filename(source)
-                if edited := report.get("mask_sha256") != sha256_of(mask):
-                    print(shown(f"{mask}: {CHANGED}"))
-                self.add_rows(source, report, edited)
-
     def write_tables(self, engine: Engine) -> None:
-        structures, spines = gathered(self.structures), gathered(self.spines)
-        if idist.get_rank() == 0 and spines:
-            with alone_in(self.output_dir):
-                self.write_table(self.output_dir / TABLES[0], structures)
-                all_spines = self.write_table(self.output_dir / TABLES[1], spines)
-                page = write_overview(self.output_dir, all_spines)
-            print(f"{shown(page)}: {counted(all_spines, 'mask')}, {sum(map(bool, map(warnings_of, all_spines)))} with warnings")
-
-    def write_table(self, table: Path, rows: list[dict]) -> list[dict]:
-        """
-        Returns:
-            the rows, and those on masks of earlier runs that are still there.
-        """
-        new = {row["mask"] for row in rows}
-        try:
-            earlier = read_rows(table, "mask")
-        except csv.Error as error:
-            raise UserError(f"{table}: no table ({error}). Move it away and run the same command again.") from error
-        kept = [row for row in earlier if row.get("mask") not in new and (self.output_dir / str(row.get("mask"))).is_file()]
-        write_whole(table, partial(write_rows, in_order(kept + rows)))
-        return kept + rows
+        idist.barrier()  # of several processes, the others have written their reports
+        if idist.get_rank() != 0:
+            return
+        structures, spines = [], []
+        for mask, report in reported_masks(self.output_dir):
+            of_mask = {"mask": mask.relative_to(self.output_dir).as_posix(), "edited_since": report.get("mask_sha256") != sha256_of(mask)}
+            if of_mask["edited_since"]:
+                print(shown(f"{mask}: {CHANGED}"))
+            structures += structure_table(of_mask, report)
+            spines.append({**of_mask, **spine_row(report)})
+        if not spines:
+            return
+        with alone_in(self.output_dir):
+            for name, rows in zip(TABLES, (structures, spines)):
+                write_whole(self.output_dir / name, partial(write_rows, in_order(rows)))
+            page = write_overview(self.output_dir, spines)
+        print(f"{shown(page)}: {counted(spines, 'mask')}, {sum(map(bool, map(warnings_of, spines)))} with warnings")

@@ -297,9 +297,15 @@ def reported(path: str, rows: list[dict], **naming) -> tuple[list[dict], list[di
     return batch, [output]
 
 
+def written(mask: Path, content: bytes = b"a mask") -> None:
+    mask.parent.mkdir(exist_ok=True)
+    mask.write_bytes(content)
+
+
 def test_case_report_of_an_uncertain_scan(stored, tmp_path, capsys):
     rows = [{"name": "L1", "vote": 0.5}, {"name": "L2", "vote": 0.5}]
     iteration = reported("/data/a/x_T2w.nii.gz", rows, sequence_probability=0.456, uncertain=True)
+    written(tmp_path / "a" / "x_T2w_seg.nii.gz")
     run(CaseReports(str(tmp_path), "/data"), [iteration])
     report = json.loads((tmp_path / "a" / "x_T2w_seg.json").read_text())
     assert [s["volume_mm3"] for s in report["structures"]] == [8.6]  # L2 was cleaned away
@@ -319,17 +325,22 @@ def test_tables_of_all_scans(stored, tmp_path):
     steps[0][1][0]["pred"].meta["report"]["spine"] = spine
     steps[0][1][0]["pred"].meta["label_scheme"] = "verse"
     handler = CaseReports(str(tmp_path), "/data")
-    for _ in range(2):  # every run starts anew
-        run(handler, steps)
+    for name in ("a/x_T2w_seg.nii.gz", "y_seg.nii.gz"):
+        written(tmp_path / name)
+    run(handler, steps)
+    written(tmp_path / "y_seg.nii.gz", b"edited")
+    (tmp_path / "z_seg.json").write_text((tmp_path / "y_seg.json").read_text())  # its mask is gone
+    run(handler, steps[:1])  # the other mask is told of by its report
     assert (tmp_path / "structures.csv").read_text().splitlines() == [
-        "mask,sequence_probability,uncertain,edited_since,name,value,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
-        "a/x_T2w_seg.nii.gz,0.95,False,False,L1,20,0.9,superior left,8.6,-1.5,0",
-        "y_seg.nii.gz,0.0,False,False,,,,,,,",  # nothing found in it
+        "mask,edited_since,label_scheme,sequence_probability,uncertain,named_by_hand,"
+        "name,value,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
+        "a/x_T2w_seg.nii.gz,False,verse,0.95,False,False,L1,20,0.9,superior left,8.6,-1.5,0",
+        "y_seg.nii.gz,True,,0.0,False,False,,,,,,,",  # nothing found in it
     ]
     assert (tmp_path / "spines.csv").read_text().splitlines() == [
-        "mask,sequence_probability,uncertain,edited_since,cobb_deg,cobb_levels,warnings",
-        "a/x_T2w_seg.nii.gz,0.95,False,False,3.25,L1-L4,",
-        "y_seg.nii.gz,0.0,False,False,,,no vertebra and no disc was found: the mask is empty",
+        "mask,edited_since,label_scheme,sequence_probability,uncertain,named_by_hand,cobb_deg,cobb_levels,warnings",
+        "a/x_T2w_seg.nii.gz,False,verse,0.95,False,False,3.25,L1-L4,",
+        "y_seg.nii.gz,True,,0.0,False,False,,,no vertebra and no disc was found: the mask is empty",
     ]
     report = json.loads((tmp_path / "a" / "x_T2w_seg.json").read_text())
     assert report["structures"][0]["measures"] == found[0]["measures"]

@@ -16,7 +16,7 @@ from scripts.common.command import running_workflow
 from scripts.common.files import is_whole_gzip, sha256_of
 from scripts.common.preflight import is_true
 from scripts.data.find import is_no_slice
-from scripts.data.masks import MaskLayout, beside, is_report
+from scripts.data.masks import MaskLayout, beside, is_report, read_report
 from scripts.labels import METADATA_FILE, label_table
 
 HEADERS, VOXELS = (".mhd", ".nhdr"), (".raw", ".zraw", ".raw.gz", ".gz")
@@ -74,23 +74,14 @@ class Done:
         identity = f"{sum(f.st_size for f in files)} bytes, modified at {max((f.st_mtime_ns for f in files), default=0)} ns"
         return {**self.of_run, "scan": identity}
 
-    def report_path(self, scan: str | Path) -> Path:
-        mask = self.layout.filename(str(scan))
-        return beside(mask, ".json")
-
     def __call__(self, scan: str | Path, made_from: Mapping[str, str]) -> bool:
         """True if mask, report and, if wanted, figure are there and whole, and were made from `made_from`."""
-        mask, report = self.layout.filename(str(scan)), self.report_path(scan)
-        if self.overwrite or not report.is_file():
+        if self.overwrite:
             return False
-        try:
-            content = json.loads(report.read_text(encoding="utf-8"))
-            known = content["made_from"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        has_figure = not self.figures or is_whole_png(beside(mask, ".png"))
-        mine = is_report(content) and not other_scan(content, scan)
-        return known == dict(made_from) and mine and has_figure and is_whole_gzip(mask)
+        mask = self.layout.filename(str(scan))
+        report = read_report(mask)
+        is_mine = report.get("made_from") == dict(made_from) and is_report(report) and not other_scan(report, scan)
+        return is_mine and (not self.figures or is_whole_png(beside(mask, ".png"))) and is_whole_gzip(mask)
 
 
 def _plain(value: Any) -> Any:

@@ -62,15 +62,11 @@ def check_replaceable(mask: Path, scan: str) -> None:
         return
     if is_half_gzip(mask):
         return
-    try:
-        content = json.loads(report.read_text(encoding="utf-8"))
-        own = content["mask_sha256"] == sha256_of(mask) and "renamed" not in content
-    except (OSError, ValueError, KeyError, TypeError):  # no report of ours: a run that was killed between the two?
-        own = _is_signed(mask)
-    else:
-        if other := other_scan(content, scan):
-            raise ScanError(scan, f"{mask} is there already, the mask of {other}", fix)
-    if not own:
+    content = read_report(mask)
+    if other := other_scan(content, scan):
+        raise ScanError(scan, f"{mask} is there already, the mask of {other}", fix)
+    # without a report of ours: a run that was killed between the two?
+    if not (is_uncorrected(mask) if "mask_sha256" in content else _is_signed(mask)):
         raise ScanError(scan, f"{mask} is there already and not as this bundle has written it (a label, or a mask that was corrected)", fix)
 
 

@@ -51,7 +51,7 @@ class Scans(Dataset):
             check_there(source)
             made_from = self.done.made_from(source)
             if self.done(source, made_from):
-                return {"source": source, "skipped": True, "report": self.done.report_path(source).read_text(encoding="utf-8")}
+                return {"source": source, "skipped": True}
             if not self.done.overwrite:
                 check_replaceable(mask, source)  # before the network has taken its time
             return {**super().__getitem__(index), "source": source, "made_from": made_from}

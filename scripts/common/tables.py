@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from scripts.common.errors import UserError
@@ -48,13 +47,15 @@ def read_rows(path: Path, column: str = "") -> list[dict[str, str]]:
 
 
 def check_column(path: Path, column: str) -> None:
-    """Before hours are spent on new rows of a table. Whether it can be read at all is left to `read_rows`.
+    """Before hours are spent on new rows of a table.
 
     Raises:
-        UserError: as `read_rows`.
+        UserError: as `read_rows`, and for what is no table.
     """
-    with suppress(csv.Error, OSError):
+    try:
         read_rows(path, column)
+    except (csv.Error, OSError) as error:
+        raise UserError(f"{path}: no table ({getattr(error, 'strerror', None) or error}). Move it away.") from error
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:

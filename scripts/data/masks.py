@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,14 @@ def read_report(mask: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return report if isinstance(report, dict) else {}
+
+
+def reported_masks(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every mask in a folder and below with its report, if that has what tables take from one."""
+    for path in sorted(folder.rglob(f"*{LABEL_POSTFIX}.json")):
+        mask = path.with_name(f"{path.name.removesuffix('.json')}.nii.gz")
+        if mask.is_file() and is_report(report := read_report(mask)):
+            yield mask, report
 
 
 def is_report(content: Mapping[str, Any]) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 from nibabel.affines import voxel_sizes
+from scipy.ndimage import find_objects
+from scipy.ndimage import label as connected
 
 from scripts.common.arrays import whole
 from scripts.data.check_labels import order_problems
@@ -17,6 +19,8 @@ from scripts.levels.cut import cut_faces, view_box
 from scripts.measure.doubts import doubts
 from scripts.measure.rows import rounded, structure_rows
 from scripts.measure.spine import SpineMeasures, measure_spine
+
+LISTED = 3  # pieces of a structure in a warning
 
 
 def fresh_report(pred: MetaTensor, scan: Volume, notes: Sequence[str]) -> dict[str, Any]:
@@ -36,7 +40,12 @@ def fresh_report(pred: MetaTensor, scan: Volume, notes: Sequence[str]) -> dict[s
 
 
 def report_on(
-    label: np.ndarray, affine: np.ndarray, scan: Volume | None, label_scheme: str, written: Mapping[str, Any]
+    label: np.ndarray,
+    affine: np.ndarray,
+    scan: Volume | None,
+    label_scheme: str,
+    written: Mapping[str, Any],
+    before: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], SpineMeasures]:
     """What `fresh_report` tells, of a mask in a file: what was said of its names before, and what can be measured now.
 
@@ -46,23 +55,49 @@ def report_on(
         scan: on the same grid; None: there are no signals, and what a blank border of it cuts is not known.
         label_scheme: of the numbers in the file.
         written: an earlier report on the very same mask, if there is one: how sure its names are, and what cuts its structures.
+        before: a report on the mask before it was edited.
 
     Returns:
         the report, and the measures with the bodies that they were taken of.
     """
-    cut = {row["name"]: row.get("cut_by_view", []) for row in written.get("structures", [])}
-    if not cut:
-        turned, turned_affine = turned_to_ras(label, affine)
-        view = view_box(turned_to_ras(scan.data, scan.affine)[0]) if scan else whole(turned.shape)
-        cut = cut_faces(view, (0, 0, 0), turned, voxel_sizes(turned_affine))
+    cut = _faces(written) or _faces_of(label, affine, scan, _faces(before or {}))
     measures = measure_spine(label, affine, cut)
     found = [
         {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
     ]
-    report = {key: written.get(key) for key in ("sequence_probability", "uncertain")}
+    report = {"label_scheme": label_scheme, **{key: written.get(key) for key in ("sequence_probability", "uncertain")}}
     report |= {"renamed": written["renamed"]} if "renamed" in written else {}
     report |= {"structures": structure_rows(found, label, affine, label_scheme, scan.data if scan else None), "spine": measures.spine}
-    report["warnings"] = [*(scan.notes if scan else ()), *doubts(report), *order_problems(label, affine, label_scheme)]
+    problems = [*order_problems(label, affine, label_scheme), *_pieces(label)]
+    report["warnings"] = [*(scan.notes if scan else ()), *problems, *doubts(report)]
     if report["structures"] and not measures.bodies:
-        report["warnings"].append("nothing could be measured: the view cuts every body, or there is none")
+        reason = "the view cuts every body" if any("/" not in row["name"] for row in report["structures"]) else "the mask holds no body"
+        report["warnings"].append(f"nothing could be measured: {reason}")
     return report, measures
+
+
+def _faces(report: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What cuts the structures of a report."""
+    return {row["name"]: row.get("cut_by_view", []) for row in report.get("structures", [])}
+
+
+def _faces_of(label: np.ndarray, affine: np.ndarray, scan: Volume | None, before: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """What cuts the structures of a mask: faces that they touch, and the left and right ones that cut them before it was edited: between
+    thick slices, the network had seen where they end."""
+    turned, turned_affine = turned_to_ras(label, affine)
+    view = view_box(turned_to_ras(scan.data, scan.affine)[0]) if scan else whole(turned.shape)
+    touched = cut_faces(view, (0, 0, 0), turned, voxel_sizes(turned_affine))
+    sides = {name: [face for face in ("left", "right") if face in faces] for name, faces in before.items()}
+    return {name: [*dict.fromkeys([*sides.get(name, []), *touched.get(name, [])])] for name in {**touched, **sides}}
+
+
+def _pieces(label: np.ndarray) -> list[str]:
+    """A line for structures that are more than one piece: strokes of an editor that have gone astray, or another structure's number."""
+    found = []
+    for structure, box in zip(label_table()[1:], find_objects(label, max_label=len(label_table()) - 1)):
+        if box:
+            pieces, count = connected(label[box] == structure.channel, np.ones((3, 3, 3)))
+            if count > 1:
+                sizes = sorted(np.bincount(pieces.ravel())[1:].tolist(), reverse=True)
+                found.append(f"{structure.name} ({', '.join(map(str, sizes[:LISTED]))}{', ...' if count > LISTED else ''})")
+    return [f"in several pieces (voxels): {', '.join(found)}"] if found else []

@@ -62,10 +62,22 @@ def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**cells, "cut_by_view": " ".join(row.get("cut_by_view", [])), **row.get("measures", {})}
 
 
+def structure_table(of_mask: Mapping[str, Any], report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A `table_row` for every structure of a report, or an empty one, behind what tells which mask it is of and how sure its names are."""
+    of_mask = {**of_mask, **_of_names(report)}
+    return [{**of_mask, **table_row(row)} for row in report["structures"]] or [of_mask]
+
+
 def spine_row(report: Mapping[str, Any]) -> dict[str, Any]:
     """What a report says of a mask as a whole, as cells of a table: how sure the names are, the measures of the `spine`, the warnings."""
-    of_names = {key: report.get(key) for key in ("sequence_probability", "uncertain")}
-    return {**of_names, **report.get("spine", {}), "warnings": " | ".join(report.get("warnings", []))}
+    return {**_of_names(report), **report.get("spine", {}), "warnings": " | ".join(report.get("warnings", []))}
+
+
+def _of_names(report: Mapping[str, Any]) -> dict[str, Any]:
+    """In which numbers the names stand in the mask, how sure they are, and whether somebody has given them: what a report tells, if there
+    is one."""
+    known = {key: report.get(key) for key in ("label_scheme", "sequence_probability", "uncertain")}
+    return {**known, "named_by_hand": None if known["uncertain"] is None else "renamed" in report}
 
 
 def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from scipy.ndimage import find_objects
 
 from scripts.common.arrays import occupied_box, whole
-from scripts.data.volumes import turned_to_ras
+from scripts.data.volumes import turned_to_ras, voxel_mm3
 from scripts.labels import label_table
 from scripts.levels.cut import cut_faces
 from scripts.measure.body import Body, EndPlate, measure_body
@@ -19,6 +19,7 @@ from scripts.measure.body import Body, EndPlate, measure_body
 SACRUM = "S1"  # of which nothing but the superior end-plate is measured
 MAX_DISC_MM = 20.0  # between facing end-plates: lumbar discs have up to 15 mm, where a vertebra is missing it is 30 mm and more
 GRADES = (0.20, 0.25, 0.40)  # losses of height where Genant's grades 1, 2 and 3 begin (J Bone Miner Res 1993, 8:1137)
+SPECK_MM3 = 300.0  # a smaller body is a stroke of an editor that has gone astray, and no neighbour of others
 LEAST_VIEW_MM = 5.0  # of the sacrum below its end-plate, for that to be in view as a whole
 DIGITS = 2  # of what is returned
 
@@ -83,13 +84,14 @@ def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[s
     start = [s.start for s in occupied]
     cut = cut_faces(whole(label.shape), start, part, voxel_sizes(affine))
     boxes = find_objects(part, max_label=len(label_table()) - 1)
-    present = {s.name: s for s in label_table() if s.kind == "body" and boxes[s.channel - 1]}
     masks, affines = {}, {}
-    for name, s in present.items():
-        masks[name] = part[boxes[s.channel - 1]] == s.channel
-        affines[name] = affine @ from_matvec(np.eye(3), np.add(start, [b.start for b in boxes[s.channel - 1]]))
+    for name, channel in ((s.name, s.channel) for s in label_table() if s.kind == "body" and boxes[s.channel - 1]):
+        mask = part[boxes[channel - 1]] == channel
+        if mask.sum() * voxel_mm3(affine) >= SPECK_MM3:
+            masks[name] = mask
+            affines[name] = affine @ from_matvec(np.eye(3), np.add(start, [b.start for b in boxes[channel - 1]]))
     centres_mm = {name: apply_affine(affines[name], np.argwhere(mask).mean(0)) for name, mask in masks.items()}
-    names, bodies = list(present), {}
+    names, bodies = list(masks), {}
     for i, name in enumerate(names):
         above, below = names[max(i - 1, 0)], names[min(i + 1, len(names) - 1)]
         up = centres_mm[above] - centres_mm[below] if above != below else np.array([0.0, 0.0, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from scripts.common.files import write_whole
 from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import read_rows, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
-from scripts.data.masks import read_mask, scan_of
+from scripts.data.masks import is_report, read_mask, read_report, scan_of
 from scripts.data.scans import read_scan
 from scripts.data.volumes import on_grid
 from scripts.figures import check_picture, save_figure
@@ -23,7 +24,7 @@ from scripts.labels import check_scheme
 from scripts.measure.doubts import picture_note
 from scripts.measure.picture import measures_figure
 from scripts.measure.report import report_on
-from scripts.measure.rows import in_order, spine_row, table_row
+from scripts.measure.rows import in_order, spine_row, structure_table
 
 
 def measure(
@@ -56,27 +57,30 @@ def measure(
     if label_scheme:
         check_scheme(label_scheme)
     check_writable(str(output_dir), "output_dir")
+    tables = [Path(output_dir) / name for name in ("measures.csv", "measured_spines.csv")]
+    earlier = [read_rows(table, "mask") if prediction else [] for table in tables]
+    known = {os.path.realpath(row.get("file") or Path(dataset_dir, row["mask"])): row["mask"] for row in earlier[1]}
     structures, spines, notes, failed, alone = [], [], [], [], []
     for mask in tqdm(masks, desc="measure", unit="mask"):
-        inside = os.path.relpath(mask, dataset_dir)
-        is_outside = Path(inside).parts[:1] == (os.pardir,)
-        folder = Path(output_dir) if is_outside else (Path(output_dir) / inside).parent
-        of_mask = {"mask": str(mask) if is_outside else Path(inside).as_posix()}
+        of_mask = {"mask": _name(mask, dataset_dir, known)}
         try:
             scan = Path(image) if image else scan_of(mask)
-            report = _measure_one(mask, scan, folder, label_scheme)
+            report, edited, draw = _measure_one(mask, scan, label_scheme)
         except UserError as error:
             failed.append(str(error))
             continue
+        try:
+            draw(Path(output_dir) if Path(of_mask["mask"]).is_absolute() else (Path(output_dir) / of_mask["mask"]).parent)
+        except UserError as error:  # a picture in the way costs no numbers
+            failed.append(str(error))
         if scan is None:
             alone.append(mask)
-        structures += [{**of_mask, **table_row(row)} for row in report["structures"]] or [of_mask]
-        spines.append({**of_mask, **spine_row(report)})
+        structures += structure_table({**of_mask, "edited_since": edited}, report)
+        spines.append({**of_mask, "file": os.path.abspath(mask), "edited_since": edited, **spine_row(report)})
         notes += [f"{mask}: {warning}" for warning in report["warnings"]]
-    for table, rows in ((Path(output_dir) / "measures.csv", structures), (Path(output_dir) / "measured_spines.csv", spines)):
+    for table, before, rows in zip(tables, earlier, (structures, spines)):
         if rows:
-            earlier = read_rows(table, "mask") if prediction else []
-            others = [row for row in earlier if not any(_is_file(Path(start, row["mask"] or ""), masks[0]) for start in ("", dataset_dir))]
+            others = [row for row in before if row["mask"] != rows[0]["mask"]]  # of one mask, --prediction
             print(shown(write_whole(table, partial(write_rows, in_order(others + rows)))))
     for note in notes:
         print(shown(note))
@@ -88,26 +92,33 @@ def measure(
     return structures
 
 
-def _is_file(path: Path, other: Path) -> bool:
-    """Whether two paths lead to one place, however they are spelled."""
-    return os.path.realpath(path) == os.path.realpath(other)
+def _name(mask: Path, dataset_dir: str | Path, known: Mapping[str, str]) -> str:
+    """What the tables call a mask: as before, if its file is `known`; else its path from `dataset_dir`, or the whole path of one that
+    lies elsewhere or has the name of another."""
+    inside = Path(os.path.relpath(mask, dataset_dir))
+    name = os.path.abspath(mask) if inside.parts[:1] == (os.pardir,) or inside.as_posix() in known.values() else inside.as_posix()
+    return known.get(os.path.realpath(mask), name)
 
 
-def _measure_one(mask: Path, scan: Path | None, folder: Path, label_scheme: str) -> dict[str, Any]:
-    """A report on a mask as inference writes it, with what that has said of the names; the picture goes to `folder`."""
-    written = report_as_written(mask)
-    if label_scheme not in ("", written.get("label_scheme")):
-        written = {}  # with other numbers its names are others
+def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> tuple[dict[str, Any], bool | None, Callable[[Path], None]]:
+    """A report on a mask as inference writes it, with what that has said of the names; whether the mask was edited since (None: there is no
+    report); and what draws its picture into a folder."""
+    written, before = report_as_written(mask), read_report(mask)
+    if label_scheme not in ("", before.get("label_scheme")) or not is_report(before):
+        written = before = {}  # with other numbers its names are others
     volume, label, label_scheme = read_mask(mask, label_scheme)
     affine, image = volume.affine, None
     if scan:
         image = read_scan(scan)
         label, affine = on_grid(mask, volume._replace(data=label), scan, image), image.affine
-    report, measures = report_on(label, affine, image, label_scheme, written)
-    if image:
-        name = case_name(mask).removesuffix(LABEL_POSTFIX)
-        picture = folder / f"{name}_measures.png"
-        check_picture(picture, scan)
-        figure = measures_figure(image.data, label, affine, measures, shown(name), picture_note(report))
-        save_figure(figure, picture, source=str(scan))
-    return report
+    report, measures = report_on(label, affine, image, label_scheme, written, before)
+
+    def draw(folder: Path) -> None:
+        if image:
+            name = case_name(mask).removesuffix(LABEL_POSTFIX)
+            picture = folder / f"{name}_measures.png"
+            check_picture(picture, scan)
+            figure = measures_figure(image.data, label, affine, measures, shown(name), picture_note(report))
+            save_figure(figure, picture, source=str(scan))
+
+    return report, (not written if before else None), draw

@@ -87,7 +87,7 @@ def _renamed_report(report: Mapping[str, Any], label: np.ndarray, scan: Volume, 
     marks = {"uncertain": False, "renamed": {"lowest": _ends(label)[1], "lumbar": lumbar}}
     now, _ = report_on(label, scan.affine, scan, label_scheme, marks)
     kept = {key: value for key, value in report.items() if not key.startswith("runner_up")}
-    return {**kept, "label_scheme": label_scheme, **now}
+    return {**kept, **now}
 
 
 def _ends(label: np.ndarray) -> tuple[str, str]:

@@ -169,7 +169,7 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     assert infer(**options) == 0  # corrected by hand
     *before, last = capfd.readouterr().out.splitlines()
     assert last.startswith("0 segmented, 2 skipped")
-    told = "was edited after it was segmented: the tables describe it as it was then; run measure for the edited mask"
+    told = "was edited: the tables describe it as it was before, until rename with the lowest body that it has tells of it anew"
     assert [line for line in before if "edited" in line] == [f"{mask}: {told}"]
     for table in ("structures.csv", "spines.csv"):
         assert {(row["mask"], row["edited_since"]) for row in read_rows(out / table)} == {

@@ -60,12 +60,14 @@ def test_a_folder(cohort, tmp_path, capsys):
         assert {name for name, row in found.items() if "superior" in row["cut_by_view"].split()} == {
             label_table()[c].name for c in np.unique(turned[:, :, -1]) if c
         }
-        assert {k: v for k, v in spine.items() if v and k not in ("mask", "warnings")} == {k: str(v) for k, v in expected.spine.items()}
+        assert (spine["file"], spine["label_scheme"]) == (str(cohort / spine["mask"]), "verse")
+        of_mask = ("mask", "file", "label_scheme", "warnings")
+        assert {k: v for k, v in spine.items() if v and k not in of_mask} == {k: str(v) for k, v in expected.spine.items()}
         scan = read_volume(cohort / spine["mask"].replace("_seg", ""))
         signals = measure_signals(label, scan.data, scan.affine)
         assert len(signals) > 10
         for name, row in found.items():
-            of_mask = ("mask", "name", "value", "volume_mm3", "cut_by_view")
+            of_mask = ("mask", "label_scheme", "name", "value", "volume_mm3", "cut_by_view")
             numbers = {**expected.structures.get(name, {}), **signals.get(name, {})}
             assert {k: v for k, v in row.items() if v and k not in of_mask} == {k: str(v) for k, v in numbers.items()}
 
@@ -105,15 +107,22 @@ def test_a_mask_has_one_row_however_its_path_is_spelled(cohort, tmp_path, monkey
     out = tmp_path / "out"
     measure(data, out)
     monkeypatch.chdir(tmp_path)
-    for folder, mask, name in (
-        ("data", "data/b/c_T2w_seg.nii.gz", "b/c_T2w_seg.nii.gz"),
-        (data, "data/b/../b/c_T2w_seg.nii.gz", "b/c_T2w_seg.nii.gz"),
-        ("elsewhere", data / "a_T2w_seg.nii.gz", f"{data}/a_T2w_seg.nii.gz"),  # what it was called there is not known
-        ("elsewhere", "data/a_T2w_seg.nii.gz", "data/a_T2w_seg.nii.gz"),
+    rows = {name: read_rows(out / name) for name in ("measures.csv", "measured_spines.csv")}
+    names, pictures = {row["mask"] for row in rows["measured_spines.csv"]}, files(out)
+    for folder, mask in (
+        ("data", "data/b/c_T2w_seg.nii.gz"),
+        (data, "data/b/../b/c_T2w_seg.nii.gz"),
+        ("elsewhere", data / "a_T2w_seg.nii.gz"),
+        ("elsewhere", "data/a_T2w_seg.nii.gz"),
     ):
         measure(folder, out, prediction=mask)
-        assert [row["mask"] for row in read_rows(out / "measured_spines.csv")].count(name) == 1
-    assert len(read_rows(out / "measured_spines.csv")) == 3
+        for name, before in rows.items():
+            assert sorted(map(str, read_rows(out / name))) == sorted(map(str, before))
+    assert files(out) == pictures
+    # of another folder, with a name that is taken
+    shutil.copy(cohort / "b" / "c_T2w_seg.nii.gz", tmp_path / "a_T2w_seg.nii.gz")
+    measure(tmp_path, out, prediction=tmp_path / "a_T2w_seg.nii.gz")
+    assert {row["mask"] for row in read_rows(out / "measures.csv")} == {*names, f"{tmp_path}/a_T2w_seg.nii.gz"}
 
 
 def test_the_signal_in_another_map_of_the_same_grid(cohort, tmp_path):
@@ -188,7 +197,8 @@ def test_an_empty_mask_has_a_row_in_both_tables(cohort, tmp_path, capsys):
     label = nib.load(cohort / "a_T2w_seg.nii.gz")
     nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), tmp_path / "a_seg.nii.gz")
     shutil.copy(cohort / "a_T2w.nii.gz", tmp_path / "a.nii.gz")
-    assert measure(tmp_path, tmp_path / "out") == [{"mask": "a_seg.nii.gz"}]
+    (row,) = measure(tmp_path, tmp_path / "out")
+    assert {k: v for k, v in row.items() if v is not None} == {"mask": "a_seg.nii.gz", "label_scheme": "verse"}
     assert files(tmp_path / "out") == {"measures.csv", "measured_spines.csv", "a_measures.png"}
     (spine,) = read_rows(tmp_path / "out" / "measured_spines.csv")
     assert spine["warnings"].split(" | ")[-1] == "no vertebra and no disc was found: the mask is empty"
@@ -214,7 +224,7 @@ def test_discs_alone_cannot_be_measured(cohort, tmp_path, capsys):
     nib.save(nib.Nifti1Image(np.where(values > 100, values, 0), label.affine), tmp_path / "a_seg.nii.gz")
     rows = measure(tmp_path, tmp_path / "out")
     assert {"/" in row["name"] for row in rows} == {True}
-    assert f"{tmp_path}/a_seg.nii.gz: nothing could be measured: the view cuts every body, or there is none\n" in capsys.readouterr().out
+    assert f"{tmp_path}/a_seg.nii.gz: nothing could be measured: the mask holds no body\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("edited", [False, True])
@@ -227,8 +237,37 @@ def test_what_inference_has_doubted_holds_until_a_mask_is_edited(cohort, tmp_pat
         nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[::-1], label.affine), mask)
     measure(tmp_path, tmp_path / "out")
     (spine,) = read_rows(tmp_path / "out" / "measured_spines.csv")
-    assert spine["uncertain"] == ("" if edited else "True")
+    assert (spine["uncertain"], spine["edited_since"]) == (("", "True") if edited else ("True", "False"))
     assert ("the levels are uncertain (probability 0.85)" in spine["warnings"]) is not edited
+
+
+def test_slips_of_an_editor(cohort, tmp_path):
+    """Five voxels of another number are no vertebra, and the others keep their measures."""
+    label = nib.load(cohort / "a_T2w_seg.nii.gz")
+    values = np.array(label.dataobj)
+    spine = tuple(np.argwhere(values == structure("L4").verse)[0])
+    nib.save(nib.Nifti1Image(values, label.affine), tmp_path / "a_seg.nii.gz")
+    values[tuple(np.argwhere(values == 0)[:5].T)] = structure("L6").verse
+    values[spine] = structure("T12").verse
+    nib.save(nib.Nifti1Image(values, label.affine), tmp_path / "b_seg.nii.gz")
+    rows = measure(tmp_path, tmp_path / "out")
+    whole, slipped = ({r["name"]: r for r in rows if r["mask"] == name} for name in ("a_seg.nii.gz", "b_seg.nii.gz"))
+    assert "middle_height_mm" not in slipped["L6"]
+    for name in ("L5", "L3"):
+        for key in ("anterior_height_mm", "wedge_deg", "coronal_deg"):
+            assert slipped[name][key] == pytest.approx(whole[name][key], abs=0.3)
+    spines = {row["mask"]: row["warnings"].split(" | ") for row in read_rows(tmp_path / "out" / "measured_spines.csv")}
+    assert not any("pieces" in line for line in spines["a_seg.nii.gz"])
+    assert any(line.startswith("in several pieces (voxels): T12 (") and line.endswith(", 1)") for line in spines["b_seg.nii.gz"])
+
+
+def test_the_sides_that_cut_a_body_stay_when_its_mask_is_edited(cohort, tmp_path):
+    mask = shutil.copy(cohort / "a_T2w_seg.nii.gz", tmp_path / "a_seg.nii.gz")
+    rows = [{"name": "L3", "cut_by_view": ["left", "superior"]}, {"name": "L4", "cut_by_view": []}]
+    content = {"uncertain": False, "sequence_probability": 1.0, "structures": rows, "mask_sha256": "of the mask before"}
+    Path(mask.with_name("a_seg.json")).write_text(json.dumps(content))
+    found = {row["name"]: row["cut_by_view"].split() for row in measure(tmp_path, tmp_path / "out")}
+    assert ("left" in found["L3"], "superior" in found["L3"], "left" in found["L4"]) == (True, False, False)
 
 
 @pytest.mark.parametrize("edit", [{"structures": None}, {"structures": [{"value": 20}]}, {"warnings": None}])
