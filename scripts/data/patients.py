@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from pathlib import Path
 
 from scripts.common.errors import CallError, UserError
@@ -15,6 +15,8 @@ from scripts.data.find import LABEL_FOLDERS, case_name, without_channel
 CONTRAST = r"(?i:t[12]w?(?:fs)?|stir|tirm|pdw?(?:fs)?|dixon|water|fat)"
 BEHIND = r"(?:[ _-][A-Za-z]+(?:[ _-][A-Za-z0-9]+)*)?"
 PATIENT_PATTERN = rf"(?:{CONTRAST}[ _-])?(sub-[^_]+(?=_|$)|.+?(?=(?:[ _-]{CONTRAST}{BEHIND})*(?:[ _-](?i:mr))?$))"
+
+MOST_OF_PATIENT = 10  # scans in the folder of a patient
 
 
 def check_pattern(patient_pattern: str) -> None:
@@ -42,15 +44,22 @@ def matched(pattern: str, image: Path, root: Path) -> str:
     raise UserError(f"{image}: patient_pattern '{pattern}' does not match its name or its path from dataset_dir")
 
 
-def joined(patient_of: Mapping[Path, str], label_of: Mapping[Path, Path]) -> dict[Path, str]:
-    """Patients, by image, of which those with a label in common are one, under the name of the first."""
+def joined(patient_of: Mapping[Path, str], *common: Mapping[Path, Hashable]) -> dict[Path, str]:
+    """Patients, by image, of which those with something in common, such as a label, are one, under the name of the first."""
     name = {patient: patient for patient in patient_of.values()}
-    first: dict[Path, str] = {}
-    for image, label in label_of.items():
+    first: dict[Hashable, str] = {}
+    for image, thing in (item for things in common for item in things.items()):
         mine = name[patient_of[image]]
-        if (other := name[first.setdefault(label, mine)]) != mine:
+        if (other := name[first.setdefault(thing, mine)]) != mine:
             name = {patient: other if known == mine else known for patient, known in name.items()}
     return {image: name[patient] for image, patient in patient_of.items()}
+
+
+def without_contrast(images: Iterable[Path]) -> dict[Path, Path]:
+    """The path of each scan whose name has a contrast in it, without that: lumbar_T1_001 and lumbar_T2_001 are one patient."""
+    word = re.compile(rf"(?:^|[ _-]){CONTRAST}(?=[ _-]|$)")
+    rest = {image: word.sub("", without_channel(image)).strip(" _-") for image in images if word.search(without_channel(image))}
+    return {image: image.parent / name for image, name in rest.items() if name}
 
 
 def patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, str]:
@@ -77,11 +86,25 @@ def patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, st
     return folder_of if most and (more_folders or contrasts_alone) else {}
 
 
-def twins(patients: Collection[str]) -> list[str]:
-    """Two names that differ in their last word alone, as those of two visits do, where this is so for most names, in small groups."""
+def question(patient_of: Mapping[Path, str], root: Path) -> str:
+    """What to ask where patients may be taken for several ones; nothing where they look as they should."""
+    patients = {*patient_of.values()}
+    for behind, pattern in ((r"[ _-][^ _-]*$", "(.+)[ _-]"), (rf"[ _-]{CONTRAST}[ _-].*$", "(.+?)[ _-]T[12]")):
+        if pair := _twins(patients, behind):
+            return f"are {' and '.join(pair)} one patient, and others, too? Then set --patient_pattern '{pattern}'"
+    in_folder = defaultdict(set)
+    for image, patient in patient_of.items():
+        in_folder[image.relative_to(root).parts[0]].add(patient)
+    if len(in_folder) > 2 and all(1 < len(names) <= MOST_OF_PATIENT for names in in_folder.values()):
+        return f"are the scans in {min(in_folder)} of one patient, and so on? Then set --patient_pattern '([^/]+)/'"
+    return ""
+
+
+def _twins(patients: Collection[str], behind: str) -> list[str]:
+    """Two names that differ in what is `behind` alone, as those of two visits do, where this is so for most names, in small groups."""
     of_stem = defaultdict(list)
     for name in sorted(patients):
-        of_stem[re.sub(r"[ _-][^ _-]*$", "", name)].append(name)
+        of_stem[re.sub(behind, "", name)].append(name)
     groups = [names for names in of_stem.values() if len(names) > 1]
     most = 2 * sum(map(len, groups)) > len(patients)
     return groups[0][:2] if most and max(map(len, groups)) <= len(of_stem) else []  # not patients of one or two sites

@@ -12,12 +12,13 @@ from tqdm import tqdm
 
 from scripts.batch.own_masks import is_uncorrected
 from scripts.common.errors import CallError, UserError, counted, shown
+from scripts.common.files import sha256_of
 from scripts.common.preflight import check_writable, is_true
 from scripts.data.check_labels import label_problems
 from scripts.data.datalist import SPLITS, write_datalist
 from scripts.data.find import LABEL_FOLDERS, find_images, find_label, is_in_label_folder
 from scripts.data.masks import read_mask
-from scripts.data.patients import PATIENT_PATTERN, check_pattern, joined, matched, patient_folders, twins
+from scripts.data.patients import PATIENT_PATTERN, check_pattern, joined, matched, patient_folders, question, without_contrast
 from scripts.data.volumes import read_grid, read_volume
 from scripts.labels import label_table
 
@@ -44,7 +45,8 @@ def prepare(
         validation_fraction, testing_fraction: share of patients; each split that is asked for gets at least one.
         patient_pattern: regular expression; its first group, matched at the start of the scan's name or else of its path from
             `dataset_dir`, with `/`, is the patient. Empty: `PATIENT_PATTERN` on the name, or the folder where patients have one each.
-            Scans that share a label are those of one patient, whatever their names.
+            Scans that share a label, are copies of each other, or differ in the contrast within their names alone are those of one
+            patient.
         labelled: VerSe numbers annotated in every scan; empty: in each scan those that its label holds.
         seed: of the shuffle.
         overwrite: replace an existing datalist.
@@ -72,7 +74,8 @@ def prepare(
         raise CallError(f"{root}: its labels lie outside it, in {outside.parent}. Set --dataset_dir to the folder that holds both.")
     patient_of = {image: matched(patient_pattern or PATIENT_PATTERN, image, root) for image in paired}
     folder_of = {} if patient_pattern else patient_folders(patient_of, root)
-    patient_of = joined(patient_of | folder_of, paired)
+    copies = {image: sha256_of(image) for image in paired if image.is_file()}
+    patient_of = joined(patient_of | folder_of, paired, copies, {} if patient_pattern else without_contrast(paired))
     source_of = {image: root.absolute().name if image in folder_of else _source(image) for image in paired}
     patients = _entries_of_patients(paired, patient_of, source_of, root, labelled, label_scheme)
     if not patients:
@@ -91,8 +94,8 @@ def prepare(
     by_folder = "; the names repeat, so a folder is a patient" if folder_of else ""
     some = f"patients: {', '.join(sorted(patients)[:SHOWN_PATIENTS])}{', ...' if len(patients) > SHOWN_PATIENTS else ''}"
     print(shown(f"{datalist}: {', '.join(sizes)}; {some}; {without}{_passed_over(drawn)}{by_folder}"))
-    if not patient_pattern and (pair := twins(patients)):
-        print(shown(f"{datalist}: are {' and '.join(pair)} one patient, and others, too? Then set --patient_pattern '(.+)[ _-]'"))
+    if not patient_pattern and (asked := question(patient_of, root)):
+        print(shown(f"{datalist}: {asked}"))
     return Path(datalist)
 
 

@@ -20,6 +20,13 @@ from scripts.data.patients import PATIENT_PATTERN
 from scripts.data.prepare import prepare
 
 
+@pytest.fixture(autouse=True)
+def _scans_are_no_copies(request, monkeypatch):
+    """Most scans of these tests are a few voxels with the same values."""
+    if "copies" not in request.node.name:
+        monkeypatch.setattr("scripts.data.prepare.sha256_of", str)
+
+
 def site(root: Path, patients: int = 8) -> Path:
     """Two labelled scans per patient, one scan without a label."""
     for patient in range(patients):
@@ -245,11 +252,27 @@ def test_scans_that_share_a_label_are_of_one_patient(tmp_path):
     assert patient_of_each(tmp_path / "x") == {"p_first": "p_first", "p_second": "p_first", "q_first": "q_first", "r_first": "r_first"}
 
 
+def test_copies_are_of_one_patient(tmp_path):
+    root = labelled(tmp_path, "a", "b", "c", "d", "e")
+    for stem in "abc":
+        nib.save(nib.Nifti1Image(np.full((2, 2, 2), ord(stem), np.uint8), np.eye(4)), root / f"{stem}.nii")
+    assert patient_of_each(root) == {"a": "a", "b": "b", "c": "c", "d": "d", "e": "d"}
+
+
+def test_names_that_differ_in_the_contrast_are_of_one_patient(tmp_path):
+    stems = [f"lumbar_{contrast}_00{i}" for i in range(3) for contrast in ("T1", "T2")] + ["x/T2_1", "x/T1w", "y_stir_tra"]
+    found = patient_of_each(labelled(tmp_path, *stems))
+    assert [found[stem] for stem in stems] == [f"lumbar_T1_00{i}" for i in range(3) for _ in range(2)] + ["1", "T1w", "y"]
+    pattern = "(.+)"
+    assert patient_of_each(tmp_path, patient_pattern=pattern) == {stem: Path(stem).name for stem in stems}
+
+
 @pytest.mark.parametrize(
     ("stems", "twins"),
     [
         ([f"pat{i}_{visit}" for i in range(3) for visit in ("pre", "post")], "pat0_post and pat0_pre"),
         (["a-20200101", "a-20210305", "b-20200101", "c-20200101", "c-20200102"], "a-20200101 and a-20210305"),
+        ([f"p{i}_T{c}_2020010112{c}000_{c}" for i in range(3) for c in (1, 2)], "p0_T1_20200101121000_1 and p0_T2_20200101122000_2"),
         ([f"case_{i}" for i in range(6)], ""),
         ([f"site{s}_{i}" for s in "AB" for i in range(3)], ""),
         (["a_1", "a_2", "b", "c", "d"], ""),
@@ -259,10 +282,20 @@ def test_names_that_may_be_those_of_one_patient(tmp_path, capsys, stems, twins):
     root = labelled(tmp_path, *stems)
     prepare(root, root / "list.json")
     lines = capsys.readouterr().out.splitlines()
-    question = f"{root}/list.json: are {twins} one patient, and others, too? Then set --patient_pattern '(.+)[ _-]'"
+    pattern = "(.+?)[ _-]T[12]" if "T1" in twins else "(.+)[ _-]"
+    question = f"{root}/list.json: are {twins} one patient, and others, too? Then set --patient_pattern '{pattern}'"
     assert lines[1:] == [question] * bool(twins)
     prepare(root, root / "list.json", patient_pattern="(.+)", overwrite=True)
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_folders_that_may_be_those_of_patients(tmp_path, capsys):
+    stems = [f"p{i}/1.2.84.{2 * i + j}" for i in range(3) for j in range(2)]
+    root = labelled(tmp_path, *stems)
+    prepare(root, root / "list.json")
+    (_, line) = capsys.readouterr().out.splitlines()
+    assert line == f"{root}/list.json: are the scans in p0 of one patient, and so on? Then set --patient_pattern '([^/]+)/'"
+    assert patient_of_each(root, patient_pattern="([^/]+)/") == {stem: stem[:2] for stem in stems}
 
 
 def test_labels_of_bids(tmp_path):
