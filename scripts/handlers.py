@@ -20,7 +20,6 @@ from scripts.batch.own_masks import write_report
 from scripts.common.distributed import gathered
 from scripts.common.errors import UserError, counted, shown
 from scripts.common.files import alone_in, sha256_of, write_whole
-from scripts.common.preflight import is_true
 from scripts.common.tables import aligned, check_column, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, distinct_names
 from scripts.data.masks import MaskLayout, beside, reported_masks
@@ -118,12 +117,12 @@ class CaseFigures:
     """
 
     def __init__(
-        self, output_dir: str = "", data_root_dir: str = "", summary_writer: Any = None, max_cases: int = 10**9, enabled: bool | str = True
+        self, output_dir: str = "", data_root_dir: str = "", summary_writer: Any = None, max_cases: int = 10**9, enabled: bool = True
     ) -> None:
         self.output_dir = output_dir
         self.layout = MaskLayout(output_dir, data_root_dir)
         self.summary_writer = summary_writer
-        self.max_cases = max_cases if is_true(enabled, "figures") else 0
+        self.max_cases = max_cases if enabled else 0
         self.drawn = 0
         self.scan_of: dict[str, str] = {}  # by the name under which a tracker keeps its figures, the same in every epoch
 

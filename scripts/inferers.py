@@ -13,7 +13,6 @@ from monai.data.utils import affine_to_spacing, compute_importance_map
 from monai.inferers import Inferer
 from scipy import ndimage
 
-from scripts.common.preflight import is_true
 from scripts.levels.logits import COARSE_VOXEL, GATED, level_logits
 from scripts.network import KINDS
 from scripts.windows import Box, background_logits, box_around, draw_windows, scaled, spine_windows
@@ -37,7 +36,7 @@ class AutocastInferer(Inferer):
     def __init__(self, inferer: Inferer, amp: bool = True) -> None:
         super().__init__()
         self.inferer = inferer
-        self.amp = is_true(amp, "amp")
+        self.amp = amp
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -71,7 +70,7 @@ class CoarseToFineInferer(Inferer):
         sw_batch_size: int = 1,
         overlap: float = 0.25,
         margin: int = 12,
-        tta: bool | str = False,
+        tta: bool = False,
         threshold: float = 0.5,
     ) -> None:
         super().__init__()
@@ -80,7 +79,7 @@ class CoarseToFineInferer(Inferer):
         if not 0 < threshold < 1:
             raise ValueError(f"threshold {threshold}: a number between 0 and 1 is needed")
         self.background_bonus = math.log(threshold / (1 - threshold))  # of its logit: the largest one then decides at the threshold
-        self.tta = is_true(tta, "tta")
+        self.tta = tta
         self.roi_size = [int(n) for n in roi_size]
         self.sw_batch_size = sw_batch_size
         self.overlap = overlap

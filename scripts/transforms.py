@@ -14,7 +14,6 @@ from nibabel.affines import voxel_sizes
 
 from scripts.batch.own_masks import check_replaceable, signature
 from scripts.common.errors import UserError
-from scripts.common.preflight import is_true
 from scripts.data.complete_labels import complete_labels
 from scripts.data.masks import MaskLayout, beside, write_label_map
 from scripts.data.resampling import AxisResample
@@ -331,12 +330,12 @@ class SaveImageLabelsd(SaveImaged):
     """
 
     def __init__(
-        self, keys: KeysCollection, output_dir: str, data_root_dir: str = "", label_scheme: str = "verse", overwrite: bool | str = False
+        self, keys: KeysCollection, output_dir: str, data_root_dir: str = "", label_scheme: str = "verse", overwrite: bool = False
     ) -> None:
         check_scheme(label_scheme)  # here, not after the first scan
         super().__init__(keys, output_dir=output_dir, folder_layout=MaskLayout(output_dir, data_root_dir))
         self.label_scheme = label_scheme
-        self.overwrite = is_true(overwrite, "overwrite")
+        self.overwrite = overwrite
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict:
         for key in self.key_iterator(dict(data)):

@@ -14,7 +14,6 @@ from monai.bundle import ConfigParser
 from scripts.batch.own_masks import other_scan
 from scripts.common.command import running_workflow
 from scripts.common.files import is_whole_gzip, sha256_of
-from scripts.common.preflight import is_true
 from scripts.data.find import is_no_slice
 from scripts.data.masks import MaskLayout, beside, is_report, read_report
 from scripts.labels import METADATA_FILE, label_table
@@ -39,7 +38,7 @@ class Done:
 
     def __init__(
         self, output_dir: str, data_root_dir: str, weights: str, settings: Mapping[str, Any], config_file: str,
-        figures: bool | str = True, overwrite: bool | str = False,
+        figures: bool = True, overwrite: bool = False,
     ) -> None:  # fmt: skip
         self.layout = MaskLayout(output_dir, data_root_dir)
         self.weights = weights
@@ -48,8 +47,8 @@ class Done:
         running = workflow.parser.config if workflow else {}
         config = running if running.keys() >= {*SECTIONS} else ConfigParser.load_config_file(config_file)
         self.sections = {key: config[key] for key in SECTIONS}
-        self.figures = is_true(figures, "figures")
-        self.overwrite = is_true(overwrite, "overwrite")
+        self.figures = figures
+        self.overwrite = overwrite
 
     @cached_property
     def of_run(self) -> dict[str, str]:
@@ -85,9 +84,7 @@ class Done:
 
 
 def _plain(value: Any) -> Any:
-    """A setting, however it is spelled: 300 is 300.0, and `--amp false` a text."""
-    if str(value).lower() in ("true", "false"):
-        return str(value).lower()
+    """A setting, however it is spelled: 300 is 300.0."""
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return float(value) if isinstance(value, (int, float)) else value

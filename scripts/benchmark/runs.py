@@ -27,7 +27,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from scripts.batch.own_masks import write_report
 from scripts.benchmark.process import GpuWatch
 from scripts.common.memory import keep_freed_memory
-from scripts.common.preflight import is_true
 from scripts.common.shared import inference_config
 from scripts.data.find import case_name
 from scripts.data.masks import write_label_map
@@ -133,7 +132,7 @@ def segment(
                     data = transform(data)
         with watch.step("read again"):
             volume = read_scan(scan)
-        if is_true(parser["figures"], "figures"):
+        if parser["figures"]:
             with watch.step("figure"):
                 figure = case_figure(volume.data, data["pred"][0].cpu().numpy(), volume.affine, title=case_name(scan))
                 save_figure(figure, Path(output_dir) / f"{case_name(scan)}_seg.png")

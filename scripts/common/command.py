@@ -30,6 +30,7 @@ TEXTS = NEEDED | {
     "patient_pattern", "pattern", "label_scheme", "read_scheme", "train_only", "lowest",
 }  # fmt: skip
 LISTS = {"also_train_on", "scans", "parts"}  # options that are lists of such
+SWITCHES = {"allow_outside", "amp", "train_amp", "tta", "figures", "overwrite", "debug"}  # True or False
 
 
 def begin(debug: bool | str = False) -> None:
@@ -53,7 +54,7 @@ def begin(debug: bool | str = False) -> None:
     if workflow := running_workflow():
         check_overrides(workflow.parser.config, {workflow.init_id, workflow.run_id, workflow.final_id}, workflow.config_root_path)
         check_knobs(workflow.parser.config)
-        read_texts(workflow.parser)
+        read_options(workflow.parser)
         if is_command():  # a program may never run what it sets up
             check_command(workflow.parser.config, workflow.run_id)
         check_bundle_root(workflow.parser.get_parsed_content("bundle_root"))
@@ -131,19 +132,26 @@ def check_overlay() -> None:
         raise CallError(f"evaluate.yaml goes on top of train.yaml: python -m monai.bundle run --config_file {files} --dataset_dir DIR")
 
 
-def read_texts(parser: ConfigParser) -> None:
-    """Make texts of the options that are paths or names, and lists of those that are lists of them, before anything reads them.
+def read_options(parser: ConfigParser) -> None:
+    """Make texts of the options that are paths or names, lists of those that are lists of them, and True or False of switches, before
+    anything reads them.
 
     Raises:
-        CallError: for one that has no value, or that MONAI has changed.
+        CallError: for one that has no value, or that MONAI has changed, and for a switch that is neither True nor False.
     """
-    for name in sorted((TEXTS | LISTS) & parser.config.keys()):
+    for name in sorted((TEXTS | LISTS | SWITCHES) & parser.config.keys()):
         value = parser.config[name]
-        text = list_of_texts(name, value) if name in LISTS else as_text(name, value)
-        if text != value or type(text) is not type(value):
-            parser.config[name] = text
-            parser.ref_resolver.get_item(name).update_config(text)
+        read = list_of_texts if name in LISTS else as_switch if name in SWITCHES else as_text
+        option = read(name, value)
+        if option != value or type(option) is not type(value):
+            parser.config[name] = option
+            parser.ref_resolver.get_item(name).update_config(option)
             parser.ref_resolver.remove_resolved_content(name)
+
+
+def as_switch(name: str, value: Any) -> Any:
+    """A switch as it comes from YAML or the command line, where `--figures false` is a text; an expression stays one."""
+    return value if _is_expression(value) else is_true(value, name)
 
 
 def as_text(name: str, value: Any) -> Any:

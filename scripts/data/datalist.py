@@ -16,7 +16,6 @@ from pathlib import Path
 
 from scripts.common.errors import CallError, UserError, counted, did_you_mean, shown, similar_path
 from scripts.common.files import write_whole
-from scripts.common.preflight import is_true
 from scripts.data.dicom import holds_series
 from scripts.data.find import find_images, is_dicom_folder, is_in_label_folder
 from scripts.data.leakage import check_added, patients_in_two_splits
@@ -34,7 +33,7 @@ FIELDS = {
 
 
 def read_datalist(
-    datalist: str | Path, dataset_dir: str | Path, must_exist: bool = True, allow_outside: bool | str = False
+    datalist: str | Path, dataset_dir: str | Path, must_exist: bool = True, allow_outside: bool = False
 ) -> dict[str, list[dict]]:
     """Splits of a datalist, with absolute paths.
 
@@ -63,7 +62,7 @@ def read_datalist(
     splits = {k: v for k, v in content.items() if isinstance(v, list)} if isinstance(content, dict) else {}
     if not any(splits.values()):
         raise UserError(f"{datalist}: holds no list of scans. Expected one of the keys {', '.join(SPLITS)}.")
-    resolve = partial(_resolve, root=root, datalist=datalist, must_exist=must_exist, allow_outside=is_true(allow_outside, "allow_outside"))
+    resolve = partial(_resolve, root=root, datalist=datalist, must_exist=must_exist, allow_outside=allow_outside)
     return {split: [resolve(entry) for entry in entries] for split, entries in splits.items()}
 
 
@@ -104,7 +103,7 @@ def training_entries(
     dataset_dir: str | Path,
     also: Sequence[str | Path] = (),
     repeat: Mapping[str, int] | None = None,
-    allow_outside: bool | str = False,
+    allow_outside: bool = False,
 ) -> list[dict]:
     """Labelled entries to train on.
 
@@ -141,7 +140,7 @@ def training_entries(
     return [entry for entry in entries for _ in range(repeat.get(entry.get("source", ""), 1))]
 
 
-def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, allow_outside: bool | str = False) -> list[dict]:
+def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, allow_outside: bool = False) -> list[dict]:
     """Labelled entries of one split, for training and evaluation; for `allow_outside` see `read_datalist`.
 
     Raises:
@@ -163,7 +162,7 @@ def inference_entries(
     datalist: str | Path = "",
     image: str | Path = "",
     split: str = "",
-    allow_outside: bool | str = False,
+    allow_outside: bool = False,
     pattern: str = "",
 ) -> list[dict]:
     """What to segment, each scan once: one `image`, else a `datalist` (all splits, or one), else every scan in `dataset_dir` and below.

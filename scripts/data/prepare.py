@@ -13,7 +13,7 @@ from tqdm import tqdm
 from scripts.batch.own_masks import is_uncorrected
 from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.files import sha256_of
-from scripts.common.preflight import check_writable, is_true
+from scripts.common.preflight import check_writable
 from scripts.data.check_labels import label_problems
 from scripts.data.datalist import SPLITS, write_datalist
 from scripts.data.find import LABEL_FOLDERS, find_images, find_label, is_in_label_folder
@@ -34,7 +34,7 @@ def prepare(
     patient_pattern: str = "",
     labelled: Sequence[int] = (),
     seed: int = 0,
-    overwrite: bool | str = False,
+    overwrite: bool = False,
     label_scheme: str = "verse",
 ) -> Path:
     """Write a datalist for a folder of scans with labels: paired by name, split by patient, the same for the same seed.
@@ -60,7 +60,7 @@ def prepare(
     """
     if validation_fraction + testing_fraction >= 1:
         raise CallError(f"--validation_fraction {validation_fraction} --testing_fraction {testing_fraction}: nothing is left for training")
-    if Path(datalist).exists() and not is_true(overwrite, "overwrite"):
+    if Path(datalist).exists() and not overwrite:
         raise CallError(f"{datalist}: exists already; set --overwrite True to replace it")
     check_pattern(patient_pattern or PATIENT_PATTERN)
     root = Path(dataset_dir)

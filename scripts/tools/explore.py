@@ -56,7 +56,7 @@ def explore(
     dataset_dir: str | Path,
     output_dir: str | Path,
     datalist: str | Path = "",
-    allow_outside: bool | str = False,
+    allow_outside: bool = False,
     label_scheme: str = "verse",
 ) -> int:
     """Describe a dataset and find its problems.
@@ -112,7 +112,7 @@ def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = 
         raise UserError(f"{count} problem{'s' * (count != 1)} in {datalist or dataset_dir}, listed above")
 
 
-def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: bool | str) -> Mapping[str, Sequence[dict]]:
+def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: bool) -> Mapping[str, Sequence[dict]]:
     """Entries by split. Without a datalist the split is "-" and the source is the scan's folder."""
     default = Path(dataset_dir) / "datalist.json"
     if datalist or default.is_file():

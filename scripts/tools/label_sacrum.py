@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from scripts.common.errors import CallError, UserError, shown
-from scripts.common.preflight import check_weights, check_writable, is_true
+from scripts.common.preflight import check_weights, check_writable
 from scripts.data.datalist import read_datalist, write_datalist
 from scripts.data.masks import MaskLayout, write_label_map
 from scripts.data.volumes import read_volume
@@ -30,8 +30,8 @@ def label_sacrum(
     datalist: str | Path,
     inference: ConfigParser,
     weights: str | Path,
-    allow_outside: bool | str = False,
-    overwrite: bool | str = False,
+    allow_outside: bool = False,
+    overwrite: bool = False,
     read_scheme: str = "verse",
 ) -> Path:
     """Write the training labels that can be given an S1 to `output_dir`, with a datalist that names these and, where they are, all others.
@@ -58,15 +58,14 @@ def label_sacrum(
         UserError: as `read_datalist` and `EncodeLabelsd`, and for two scans outside `dataset_dir` with one name.
     """
     source, target = Path(datalist or Path(dataset_dir) / DATALIST), Path(output_dir)
-    replace = is_true(overwrite, "overwrite")
     check_scheme(read_scheme)
-    _check(dataset_dir, target, replace)
+    _check(dataset_dir, target, overwrite)
     splits = read_datalist(source, dataset_dir, allow_outside=allow_outside)
     for entry in chain.from_iterable(splits.values()):
         entry.setdefault("label_scheme", read_scheme)
     if not any(entry.get("label") for entry in splits.get("training", [])):
         raise CallError(f"{source}: no labelled scans under 'training'")
-    without = _without_s1(splits["training"], target, dataset_dir, replace)
+    without = _without_s1(splits["training"], target, dataset_dir, overwrite)
     network = inference.get_parsed_content("network")
     network.load_state_dict(check_weights(str(weights), "ckpt_path", network))
     network.eval()
@@ -92,7 +91,7 @@ def label_sacrum(
     return target / DATALIST
 
 
-def _check(dataset_dir: str | Path, target: Path, replace: bool) -> None:
+def _check(dataset_dir: str | Path, target: Path, overwrite: bool) -> None:
     """
     Raises:
         CallError: for a call that cannot be carried out, or that would replace the labels or the datalist of somebody else.
@@ -101,11 +100,11 @@ def _check(dataset_dir: str | Path, target: Path, replace: bool) -> None:
         raise CallError("label_sacrum: the label table of --labels has no S1")
     if target.resolve() == Path(dataset_dir).resolve():
         raise CallError(f"{target}: holds the labels themselves; set --sacrum_dir to another folder")
-    if (target / DATALIST).exists() and not replace:
+    if (target / DATALIST).exists() and not overwrite:
         raise CallError(f"{target / DATALIST}: exists already; set --overwrite True to replace it and the labels beside it")
 
 
-def _without_s1(entries: Sequence[dict], target: Path, dataset_dir: str | Path, replace: bool) -> list[tuple[dict, Path]]:
+def _without_s1(entries: Sequence[dict], target: Path, dataset_dir: str | Path, overwrite: bool) -> list[tuple[dict, Path]]:
     """The labelled ones of the entries whose `labelled` lacks S1, and where their labels with S1 go.
 
     Raises:
@@ -119,9 +118,11 @@ def _without_s1(entries: Sequence[dict], target: Path, dataset_dir: str | Path, 
             continue
         path = layout.filename(entry["image"])
         if path in found:
-            where = f"{shown(entry['image'])}: lies outside {shown(dataset_dir)}"
-            raise UserError(f"{where} and has the name of another scan; rename one of them")
-        if path.exists() and not replace:
+            image = shown(entry["image"])
+            twice = f"{image}: is listed twice under 'training'; leave out one of the entries"
+            other = f"{image}: lies outside {shown(dataset_dir)} and has the name of another scan; rename one of them"
+            raise UserError(twice if found[path]["image"] == entry["image"] else other)
+        if path.exists() and not overwrite:
             raise CallError(f"{shown(path)}: exists already; set --overwrite True to replace it, or --sacrum_dir to another folder")
         found[path] = entry
     return [(entry, path) for path, entry in found.items()]

@@ -60,6 +60,7 @@ def fails(message: str, error: type[UserError] = CallError):
         (INFERENCE, {"epochs": 3}, "--epochs: nothing in this config reads it."),
         (TOOLS, {"overwite": True}, "--overwite: nothing in this config reads it. Did you mean --overwrite?"),
         (TRAIN, {"debug": "maybe"}, "--debug is 'maybe', neither True nor False"),
+        (TRAIN, {"train_amp": 1}, "--train_amp is '1', neither True nor False"),
     ],
 )
 def test_override_that_nothing_reads(files, overrides, message):

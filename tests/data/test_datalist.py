@@ -158,7 +158,7 @@ def test_no_path_leads_out_of_dataset_dir(tmp_path, key):
             split_entries(datalist, data, "training")
         with fails(message):
             inference_entries(data, datalist)
-        assert read_datalist(datalist, data, allow_outside="True")["training"][0][key] == resolved
+        assert read_datalist(datalist, data, allow_outside=True)["training"][0][key] == resolved
         assert len(inference_entries(data, datalist, allow_outside=True)) == 1
 
 

@@ -151,7 +151,7 @@ def test_prepare_keeps_an_existing_datalist(tmp_path):
     with fails(f"{datalist}: exists already; set --overwrite True to replace it"):
         prepare(site(tmp_path / "data", 3), datalist)
     assert datalist.read_text() == "mine"
-    prepare(tmp_path / "data", datalist, overwrite="True", labelled=[25])
+    prepare(tmp_path / "data", datalist, overwrite=True, labelled=[25])
     assert all(25 in e["labelled"] for e in json.loads(datalist.read_text())["training"])
 
 
