@@ -23,6 +23,7 @@ SHARED = {("totalspineseg", "L6/S1"), ("spider", "L6")}  # numbers that others h
 SPIDER_ALONE = frozenset(range(100, 126))  # what SPIDER's masks hold besides: the canal, and vertebrae that are partly visible
 LISTED = 5  # unknown values in a message
 IS_IT_A_SCAN = " Is it a scan, not a mask?"  # what so many of them mean, mostly
+OTHER_TABLE = " It takes VerSe numbers, or those of the table that was given to prepare: set --labels to that."
 OWN_TABLE = "SPINE_MRI_LABELS"  # environment variable, because worker processes have to know too
 
 
@@ -173,16 +174,16 @@ def _apart(channels: np.ndarray) -> np.ndarray:
     return channels
 
 
-def channels_from_verse(values: Iterable[int], where: str = "label") -> list[int]:
-    """Channel indices of VerSe numbers, in the given order.
+def channels_from_verse(values: Iterable[int], where: str = "'labelled'") -> list[int]:
+    """Channel indices of VerSe numbers, or of those of a table of your own, in the given order: what `labelled` lists.
 
     Raises:
         UserError: for a number that the label table does not hold; `where` (a file name) is part of the message.
     """
-    return _channels_of(values, where, "verse")
+    return _channels_of(values, where, "verse", other_scheme=False)
 
 
-def _channels_of(values: Iterable[int], where: str, scheme: str, if_many: str = "") -> list[int]:
+def _channels_of(values: Iterable[int], where: str, scheme: str, if_many: str = "", other_scheme: bool = True) -> list[int]:
     numbers = {getattr(s, scheme): s for s in reversed(label_table())}  # reversed: of two structures with one number the first stays
     numbers[0] = label_table()[0]  # whatever the scheme
     values = [int(v) for v in values]
@@ -193,7 +194,7 @@ def _channels_of(values: Iterable[int], where: str, scheme: str, if_many: str = 
     if unknown:
         known = ", ".join(f"{number} = {s.name}" for number, s in sorted(numbers.items(), key=lambda n: n[0] or 0) if s.channel and number)
         many = len(unknown) > LISTED
-        hint = _other_scheme(values, scheme) or f"{if_many * many} The label scheme '{scheme}' has {known}."
+        hint = (_other_scheme(values, scheme) if other_scheme else OTHER_TABLE) or f"{if_many * many} The label scheme '{scheme}' has {known}."
         if scheme == "spider" and SPIDER_ALONE.intersection(unknown):
             hint += " Set SPIDER's canal (100) and partly visible vertebrae (101 to 125) to 0 first."
         more = f" and {len(unknown) - LISTED} more" if many else ""

@@ -42,7 +42,9 @@ class SpineNet(nn.Module):
     ) -> None:
         super().__init__()
         self.kind_of_channel = [KINDS.index(s.kind) for s in label_table()]
-        self.bodies, self.discs = ([s.channel for s in label_table() if s.kind == kind] for kind in KINDS[1:])
+        for kind, group in zip(KINDS[1:], ("bodies", "discs")):  # tensors: a table may be without discs, and TorchScript knows no empty list
+            channels = torch.tensor([s.channel for s in label_table() if s.kind == kind], dtype=torch.long)
+            self.register_buffer(group, channels, persistent=False)
         # channels last: oneDNN's bfloat16 convolutions take two thirds of the time then
         self.coarse = nn.Sequential(coarse, nn.Conv3d(features, len(self.kind_of_channel), kernel_size=1)).to(
             memory_format=torch.channels_last_3d
@@ -94,7 +96,7 @@ class SpineNet(nn.Module):
         levels, gate = gated[:, :-1], gated[:, -1:]
         shift = [log_kind[:, :1]]  # what makes log-probabilities of the logits of a kind
         for kind, channels in [(1, self.bodies), (2, self.discs)]:
-            shift.append(log_kind[:, kind : kind + 1] + gate - levels[:, channels].logsumexp(1, keepdim=True))
+            shift.append(log_kind[:, kind : kind + 1] + gate - levels.index_select(1, channels).logsumexp(1, keepdim=True))
         return torch.cat(shift, 1)[:, self.kind_of_channel].add_(levels)
 
     @torch.jit.export

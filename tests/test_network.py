@@ -206,7 +206,7 @@ def test_training_gets_both_parts():
 def test_kinds_are_those_of_the_table():
     net = stand_in()
     assert KINDS == ("background", "body", "disc")
-    assert (net.bodies, net.discs) == (BODIES, DISCS)
+    assert (net.bodies.tolist(), net.discs.tolist()) == (BODIES, DISCS)
     assert net.kind_of_channel == [0] + [1] * len(BODIES) + [2] * len(DISCS)
 
 

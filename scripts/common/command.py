@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import pydoc
 import re
 import sys
 import traceback
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -57,6 +59,7 @@ def begin(debug: bool | str = False) -> None:
         read_options(workflow.parser)
         if is_command():  # a program may never run what it sets up
             check_command(workflow.parser.config, workflow.run_id)
+            check_processes(workflow.parser.config, workflow.init_id)
         check_bundle_root(workflow.parser.get_parsed_content("bundle_root"))
 
 
@@ -120,14 +123,30 @@ def check_command(config: dict[str, Any], run_id: str) -> None:
         raise CallError(f"{what}; choose one of {', '.join(commands)}.{did_you_mean(str(run_id), commands)}")
 
 
-def check_overlay() -> None:
-    """First step of evaluate.yaml.
+def check_processes(config: dict[str, Any], init_id: str) -> None:
+    """
+    Raises:
+        CallError: under `torchrun` if the processes do not share their work, and for a tracker that is not installed.
+    """
+    shares_work = any("scripts.common.distributed.start" in text for text in _texts(config.get(init_id)))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not shares_work:
+        files = "configs/multi_gpu_train.yaml or configs/multi_gpu_inference.yaml"
+        raise CallError(f"under torchrun every process would do everything: add {files} to --config_file")
+    if any("MLFlowHandler" in text for text in _texts(config)) and find_spec("mlflow") is None:
+        raise CallError("--tracking mlflow needs MLflow: pip install mlflow")
+
+
+def check_overlay(is_training: bool = False) -> None:
+    """First step of train.yaml and of evaluate.yaml.
+
+    Args:
+        is_training: it is that of train.yaml.
 
     Raises:
-        CallError: if it runs without train.yaml, of which it replaces parts.
+        CallError: if evaluate.yaml does not stand behind train.yaml, of which it replaces parts.
     """
     workflow = running_workflow()
-    if workflow and "train" not in workflow.parser.config:
+    if workflow and ("split" in workflow.parser.config if is_training else "train" not in workflow.parser.config):
         files = "\"['configs/train.yaml','configs/evaluate.yaml']\""
         raise CallError(f"evaluate.yaml goes on top of train.yaml: python -m monai.bundle run --config_file {files} --dataset_dir DIR")
 

@@ -150,7 +150,9 @@ def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, all
     splits = read_datalist(datalist, dataset_dir, allow_outside=allow_outside)
     if not splits.get(split):
         filled = [name for name, entries in splits.items() if entries]
-        raise CallError(f"{datalist}: no scans under '{split}'; it has {', '.join(filled)}.{did_you_mean(split, filled)}")
+        hint = did_you_mean(split, filled)
+        hint += f" Then call it {split} in the file." if hint and split in SPLITS else ""
+        raise CallError(f"{datalist}: no scans under '{split}'; it has {', '.join(filled)}.{hint}")
     for entry in splits[split]:
         if not entry.get("label"):
             raise UserError(f"{datalist}: {entry['image']} under '{split}' has no label")

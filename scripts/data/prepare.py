@@ -91,9 +91,10 @@ def prepare(
     without = f"{counted(unpaired, 'scan')} {'has' if len(unpaired) == 1 else 'have'} no label"
     if unpaired:
         without += f" ({unpaired[0].relative_to(root)}{', ...' if len(unpaired) > 1 else ''})"
+    unusable = "" if splits["validation"] else "; a training needs scans under validation"
     by_folder = "; the names repeat, so a folder is a patient" if folder_of else ""
     some = f"patients: {', '.join(sorted(patients)[:SHOWN_PATIENTS])}{', ...' if len(patients) > SHOWN_PATIENTS else ''}"
-    print(shown(f"{datalist}: {', '.join(sizes)}; {some}; {without}{_passed_over(drawn)}{by_folder}"))
+    print(shown(f"{datalist}: {', '.join(sizes)}; {some}; {without}{_passed_over(drawn)}{by_folder}{unusable}"))
     if not patient_pattern and (asked := question(patient_of, root)):
         print(shown(f"{datalist}: {asked}"))
     return Path(datalist)

@@ -52,16 +52,9 @@ class PretrainedWeights:
     def __init__(self, path: str, network: torch.nn.Module) -> None:
         self.path = path
         self.network = getattr(network, "module", network)  # without DistributedDataParallel
-        self.loaded = False
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.load)
-
-    def load(self, engine: Engine) -> None:
-        """Load them (`pretrained_weights`), once: every round of a federated training is a run, and its weights are those of the server."""
-        if self.loaded:
-            return
-        self.loaded = True
+        """Load them (`pretrained_weights`) now: a run of a federated training starts from the weights of its server."""
         state, fitting = pretrained_weights(self.path, self.network)
         own = self.network.state_dict()
         self.network.load_state_dict(fitting, strict=False)

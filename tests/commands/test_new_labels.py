@@ -13,6 +13,7 @@ from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import UserError
+from scripts.common.shared import inference_config
 from scripts.labels import METADATA_FILE, decode, encode, label_table, use_table
 from scripts.levels.instances import Instance
 from scripts.levels.logits import SpineLogits
@@ -83,6 +84,20 @@ def test_a_table_of_the_end_of_the_spine(tmp_path):
     assert name_bodies(bodies[:2], log_p[:2]).channels == [1, 2]
 
 
+@pytest.mark.parametrize("names", [("L4", "L5"), ("L4", "L5", "L4/L5")])
+def test_a_network_of_such_a_table_is_scripted(tmp_path, names):
+    rows = [{"channel": c, "name": name, "verse": c} for c, name in enumerate(("background", *names))]
+    (tmp_path / "few.json").write_text(json.dumps(rows))
+    use_table(str(tmp_path / "few.json"))
+    net = inference_config(str(BUNDLE)).get_parsed_content("network_def").eval()
+    x = torch.rand(1, 1, 21, 50, 70, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = net(x)
+        assert logits.shape[1] == len(rows)
+        assert torch.isfinite(logits).all()
+        torch.testing.assert_close(torch.jit.script(net)(x), logits)
+
+
 def test_missing_table(tmp_path):
     with pytest.raises(UserError, match=r"none.json: no label table there"):
         use_table(str(tmp_path / "none.json"))
@@ -136,7 +151,7 @@ def test_weights_of_another_network(tmp_path):
     torch.save({"other": torch.zeros(3)}, tmp_path / "model.pt")
     handler = PretrainedWeights(str(tmp_path / "model.pt"), torch.nn.Linear(2, 3))
     with pytest.raises(UserError, match=r"model.pt: weights of another network, 0 of 2 layers fit"):
-        handler.load(Engine(lambda engine, batch: None))
+        handler.attach(Engine(lambda engine, batch: None))
 
 
 def test_weights_of_another_network_are_refused_before_a_scan_is_read(cohort, tmp_path, monkeypatch):
@@ -154,18 +169,17 @@ def test_a_head_of_another_size_is_left_out(tmp_path):
     source, target = network(4), network(5)
     torch.save(source.state_dict(), tmp_path / "model.pt")
     head = target[2].weight.clone()
-    PretrainedWeights(str(tmp_path / "model.pt"), target).load(Engine(lambda engine, batch: None))
+    PretrainedWeights(str(tmp_path / "model.pt"), target).attach(Engine(lambda engine, batch: None))
     assert torch.equal(target[0].weight, source[0].weight)
     assert torch.equal(target[2].weight, head)
 
 
 def test_pretrained_weights_do_not_replace_those_of_the_server(tmp_path):
-    """Every round of a federated training is a run of the same trainer."""
+    """Every round of a federated training is a run of the same trainer, which gets its weights before."""
     source, target = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     torch.save(source.state_dict(), tmp_path / "model.pt")
     trainer = Engine(lambda engine, batch: None)
     PretrainedWeights(str(tmp_path / "model.pt"), target).attach(trainer)
-    trainer.run([0], max_epochs=1)
     assert torch.equal(target.weight, source.weight)
     torch.nn.init.ones_(target.weight)
     trainer.run([0], max_epochs=1)

@@ -7,17 +7,19 @@ import re
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import monai.bundle
 import pytest
 import torch
 from conftest import BUNDLE, EVALUATE, INFERENCE, SMALL, TOOLS, TRAIN, run_bundle
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.handlers import CheckpointLoader
 
 from scripts.benchmark.parts import PARTS, benchmark
 from scripts.common import command
+from scripts.common.command import check_processes
 from scripts.common.cores import cores
 from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
 from scripts.common.preflight import (
@@ -74,6 +76,30 @@ def test_overrides_that_clients_and_commands_need_pass():
     for run_id, overrides in {"run": clients | known, "show_batch": known, "check": known}.items():
         files = TOOLS if run_id == "check" else TRAIN
         ConfigWorkflow(files, workflow_type=None, run_id=run_id, **overrides).initialize()
+
+
+def test_torchrun_without_an_overlay(monkeypatch):
+    check_processes({"initialize": ["$import os"]}, "initialize")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for overlay in ("multi_gpu_train.yaml", "multi_gpu_inference.yaml"):
+        check_processes(ConfigParser.load_config_file(BUNDLE / "configs" / overlay), "initialize")
+    files = "configs/multi_gpu_train.yaml or configs/multi_gpu_inference.yaml"
+    with fails(f"under torchrun every process would do everything: add {files} to --config_file"):
+        check_processes(ConfigParser.load_config_file(INFERENCE), "initialize")
+
+
+@pytest.mark.skipif(find_spec("mlflow") is not None, reason="MLflow is installed")
+def test_a_tracker_that_is_not_installed():
+    with fails("--tracking mlflow needs MLflow: pip install mlflow"):
+        check_processes({"initialize": [], "trainer": {"handlers": [{"_target_": "MLFlowHandler"}]}}, "initialize")
+
+
+def test_evaluate_before_train():
+    files = [str(BUNDLE / "configs" / name) for name in ("evaluate.yaml", "train.yaml")]
+    workflow = ConfigWorkflow(files, workflow_type=None, bundle_root=str(BUNDLE))
+    workflow.initialize()
+    with pytest.raises(CallError, match=r"^evaluate.yaml goes on top of train.yaml: python -m monai.bundle run --config_file "):
+        workflow.run()
 
 
 def test_mappings():
@@ -325,7 +351,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     with fails(message, UserError):
         check_weights(str(path), "ckpt_path")
     with fails(message, UserError):
-        PretrainedWeights(str(path), network).load(None)
+        PretrainedWeights(str(path), network).attach(None)
     with pytest.raises(Exception, match="Weights only load failed"):
         CheckpointLoader(str(path), {"model": network})(None)
     with fails(message, UserError):
