@@ -318,7 +318,8 @@ def save_figure(figure: Figure, path: str | Path, source: str = "") -> Path:
 def check_picture(path: str | Path, source: str | Path) -> None:
     """
     Raises:
-        UserError: if `path` is the picture of another scan than `source`, one that is still there: scans of one name lie in many folders.
+        UserError: if `path` is a picture of somebody else, or that of another scan than `source`, one that is still there: scans of one
+            name lie in many folders.
     """
     from PIL import Image
 
@@ -327,5 +328,7 @@ def check_picture(path: str | Path, source: str | Path) -> None:
             other = picture.info.get("Source", "")
     except OSError:
         return  # none there, or no picture
-    if other and os.path.exists(other) and os.path.realpath(other) != os.path.realpath(source):
+    if not other:
+        raise UserError(f"{path}: is there already, and not drawn by this command. Move it, or set another --output_dir.")
+    if os.path.exists(other) and os.path.realpath(other) != os.path.realpath(source):
         raise UserError(f"{path}: is there already, the picture of {other}. Move it, or set another --output_dir.")

@@ -180,10 +180,10 @@ def channels_from_verse(values: Iterable[int], where: str = "'labelled'") -> lis
     Raises:
         UserError: for a number that the label table does not hold; `where` (a file name) is part of the message.
     """
-    return _channels_of(values, where, "verse", other_scheme=False)
+    return _channels_of(values, where, "verse", fix=OTHER_TABLE)
 
 
-def _channels_of(values: Iterable[int], where: str, scheme: str, if_many: str = "", other_scheme: bool = True) -> list[int]:
+def _channels_of(values: Iterable[int], where: str, scheme: str, if_many: str = "", fix: str = "") -> list[int]:
     numbers = {getattr(s, scheme): s for s in reversed(label_table())}  # reversed: of two structures with one number the first stays
     numbers[0] = label_table()[0]  # whatever the scheme
     values = [int(v) for v in values]
@@ -194,7 +194,7 @@ def _channels_of(values: Iterable[int], where: str, scheme: str, if_many: str = 
     if unknown:
         known = ", ".join(f"{number} = {s.name}" for number, s in sorted(numbers.items(), key=lambda n: n[0] or 0) if s.channel and number)
         many = len(unknown) > LISTED
-        hint = (_other_scheme(values, scheme) if other_scheme else OTHER_TABLE) or f"{if_many * many} The label scheme '{scheme}' has {known}."
+        hint = fix or _other_scheme(values, scheme) or f"{if_many * many} The label scheme '{scheme}' has {known}."
         if scheme == "spider" and SPIDER_ALONE.intersection(unknown):
             hint += " Set SPIDER's canal (100) and partly visible vertebrae (101 to 125) to 0 first."
         more = f" and {len(unknown) - LISTED} more" if many else ""

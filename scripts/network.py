@@ -42,7 +42,8 @@ class SpineNet(nn.Module):
     ) -> None:
         super().__init__()
         self.kind_of_channel = [KINDS.index(s.kind) for s in label_table()]
-        for kind, group in zip(KINDS[1:], ("bodies", "discs")):  # tensors: a table may be without discs, and TorchScript knows no empty list
+        for kind, group in zip(KINDS[1:], ("bodies", "discs")):
+            # tensors: a table may be without discs, and TorchScript knows no empty list
             channels = torch.tensor([s.channel for s in label_table() if s.kind == kind], dtype=torch.long)
             self.register_buffer(group, channels, persistent=False)
         # channels last: oneDNN's bfloat16 convolutions take two thirds of the time then

@@ -21,7 +21,7 @@ MADE_BY = b"spine_mri_segmentation"
 
 
 def signature(values: np.ndarray) -> bytes:
-    """What the header (`descrip`, 79 bytes at most) of a mask says: who made it, of which label values. Editors keep it; it is wrong then."""
+    """What the header (`descrip`, 79 bytes at most) of a mask says: who made it, of which values. Editors keep it; it is wrong then."""
     return MADE_BY + b" " + hashlib.sha256(np.asarray(values, np.uint8).tobytes("F")).hexdigest()[:32].encode()
 
 
@@ -33,7 +33,7 @@ def write_report(mask: Path, report: Mapping[str, Any]) -> None:
 
 
 def report_as_written(mask: Path) -> dict[str, Any]:
-    """The report beside a mask; nothing if there is none, or one of both was edited since: the names of the mask are somebody's own then."""
+    """The report beside a mask; nothing if there is none, or one of both was edited since: its names are somebody's own then."""
     report = read_report(mask)
     return report if is_report(report) and report.get("mask_sha256") == sha256_of(mask) else {}
 

@@ -21,7 +21,8 @@ SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 OTHER_SCANS = (".mgz", ".mgh", ".hdr", ".par", ".head", ".mnc", ".gipl", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip")
 NO_DICOM = (*SUFFIXES, ".json", ".csv", ".tsv", ".txt", ".html", ".png", ".jpg", ".pdf")  # by their names: not one of them has to be opened
 LABEL_POSTFIX = "_seg"
-OTHER_MASKS = re.compile(r"(?:^|[._-])(seg\d*|seg[-_][\w-]+|dseg|mask|label(?:s|map)?|segmentation)$", re.IGNORECASE)  # of BIDS and viewers
+# of BIDS and viewers
+OTHER_MASKS = re.compile(r"(?:^|[._-])(seg\d*|seg[-_][\w-]+|dseg|mask|label(?:s|map)?|segm(?:entation)?)$", re.IGNORECASE)
 LABEL_FOLDERS = {"images": ("labels", "masks"), "imagesTr": ("labelsTr",)}  # SPIDER and nnU-Net keep labels in a folder of their own
 
 

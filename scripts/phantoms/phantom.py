@@ -29,7 +29,8 @@ from scripts.phantoms.image import CONTRASTS, Grid, render
 from scripts.phantoms.truth import spine_truth
 
 SCOLIOSIS_DEG = (10.0, 40.0)  # Cobb angles of those that are drawn at random: from 10 on a curve is called a scoliosis
-OWN_FILE = re.compile(rf"(?:training|validation|testing)/phantom_\d{{4,}}_(?:{'|'.join(CONTRASTS)}|seg)\.nii\.gz")  # of a cohort, in its folder
+# of a cohort, in its folder
+OWN_FILE = re.compile(rf"(?:training|validation|testing)/phantom_\d{{4,}}_(?:{'|'.join(CONTRASTS)}|seg)\.nii\.gz")
 # voxel orders of sagittal acquisitions: in-plane axes first, or slices first
 VOXEL_ORDERS = ("PIR", "ASL", "AIR", "PSR", "SAL", "IPL", "RPI", "LAS", "RAS")
 

@@ -281,7 +281,8 @@ def draw(scans: list[Scan], path: Path) -> Path:
     left, right = (
         figure.add_axes((x, 0.75 / height, w, 2.9 / height), facecolor=figures.BACKGROUND) for x, w in ((0.06, 0.4), (0.53, 0.45))
     )
-    _plot_intensities(left, scans)
+    readable = sum(bool(scan.shape) for scan in scans)
+    _plot_intensities(left, scans, f"{len(chosen)} of {readable} scans drawn; of all, " if len(chosen) < readable else "")
     _plot_volumes(right, scans)
     for axes in (left, right):
         axes.tick_params(colors=figures.DIM, labelsize=8, length=2)
@@ -304,8 +305,8 @@ def _montage(axes: Axes, scan: Scan) -> None:
     figures.draw_view(axes, view, figures.intensity_window(turned, marked), letters=False, font=6, width=0.8)
 
 
-def _plot_intensities(axes: Axes, scans: list[Scan]) -> None:
-    """Percentiles 1 to 99 as a line and the median as a dot, per scan, grouped by source."""
+def _plot_intensities(axes: Axes, scans: list[Scan], drawn: str) -> None:
+    """Percentiles 1 to 99 as a line and the median as a dot, per scan, grouped by source; the title begins with what was `drawn`."""
     from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
 
     sources = sorted({s.source for s in scans if s.intensity})
@@ -322,7 +323,7 @@ def _plot_intensities(axes: Axes, scans: list[Scan]) -> None:
     axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=10, subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.set_xticks([x for x, _ in ticks], [name for _, name in ticks], parse_math=False)
-    axes.set_title("intensity: median, percentiles 1 to 99", color=figures.TEXT, fontsize=9, loc="left")
+    axes.set_title(f"{drawn}intensity: median, percentiles 1 to 99", color=figures.TEXT, fontsize=9, loc="left")
 
 
 def _plot_volumes(axes: Axes, scans: list[Scan]) -> None:
@@ -335,4 +336,6 @@ def _plot_volumes(axes: Axes, scans: list[Scan]) -> None:
         axes.hlines(np.median(values), x - 0.35, x + 0.35, color=figures.TEXT, linewidth=1.2)
     axes.set_xticks(range(len(order)), [label_table()[c].name for c in order], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_ylim(bottom=0)
+    if not order:
+        axes.set_axis_off()
     axes.set_title("volume per structure in ml, and the median" if order else "no labels", color=figures.TEXT, fontsize=9, loc="left")

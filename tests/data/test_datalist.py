@@ -74,7 +74,9 @@ def test_bad_entries(tmp_path, entry, message):
 
 def test_bad_labelled(tmp_path):
     datalist = write(touch(tmp_path, "a.nii") / "list.json", {"training": [{"image": "a.nii", "labelled": [20, 99]}]})
-    with pytest.raises(UserError, match=rf"list.json: 'labelled' of {tmp_path}/a.nii: unknown label values \[99\]\. It takes VerSe numbers, or those of"):
+    with pytest.raises(
+        UserError, match=rf"list.json: 'labelled' of {tmp_path}/a.nii: unknown label values \[99\]\. It takes VerSe numbers, or those of"
+    ):
         read_datalist(datalist, tmp_path)
 
 

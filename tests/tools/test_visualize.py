@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import fails
+from PIL import Image
 
 from scripts.common.errors import CallError, UserError
 from scripts.common.files import sha256_of
@@ -91,12 +92,15 @@ def test_the_picture_of_another_patient_stays(folder):
     assert picture.read_bytes() != before
     (folder / "c1_T2w.nii.gz").unlink()  # or moved, to where it is drawn now
     assert visualize(mask, folder / "out", other) == picture
+    Image.new("RGB", (2, 2)).save(picture)  # somebody's own, under the name of the scan
+    with fails(f"{picture}: is there already, and not drawn by this command. Move it, or set another --output_dir."):
+        visualize(mask, folder / "out", other)
 
 
 def test_uncertain_names_are_told(folder, drawn):
     mask = folder / "verse" / "c1_T2w_seg.nii.gz"
     for sha in (sha256_of(mask), "of the mask before it was edited"):
-        report(mask, source=str(folder / "c1_T2w.nii.gz"), uncertain=True, sequence_probability=0.957, mask_sha256=sha)
+        report(mask, source=str(folder / "c1_T2w.nii.gz"), uncertain=True, sequence_probability=0.957, structures=[], mask_sha256=sha)
         visualize(mask, folder / "out")
     assert [call["note"] for call in drawn] == ["levels uncertain (0.95)", ""]
 
