@@ -78,8 +78,8 @@ def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path, descript
     write_whole(path, lambda partial: nib.save(image, partial))
 
 
-def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, np.ndarray, str]:
-    """A mask, its channel indices, and the label scheme of its numbers: the given one, else that of its report, else `verse`.
+def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, str]:
+    """The channel indices of a mask on its grid, and the label scheme of its numbers: the given one, else that of its report, else `verse`.
 
     SPIDER's numbers count from the lowest lumbar vertebra: which one that is, the report tells as well.
 
@@ -96,7 +96,7 @@ def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, np.ndarray, s
         raise UserError(f"{error} Its report names that scheme; --label_scheme names another.") from None
     if scheme == "spider" == report.get("label_scheme"):
         channels = _as_reported(volume.data, report, channels)
-    return volume, channels, scheme
+    return volume._replace(data=channels), scheme
 
 
 def _as_reported(values: np.ndarray, report: Mapping[str, Any], channels: np.ndarray) -> np.ndarray:

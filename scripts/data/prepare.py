@@ -170,7 +170,7 @@ def _values(image: Path, label: Path, scheme: str) -> tuple[list[int], list[str]
         UserError: if the scan or the label cannot be read, or the label holds other numbers.
     """
     channels, problems = label_problems(read_volume(label), str(label), image, read_grid(image), scheme)
-    if scheme == "spider" and (read_mask(label, scheme)[1] != channels).any():  # a training reads no reports
+    if scheme == "spider" and (read_mask(label, scheme)[0].data != channels).any():  # a training reads no reports
         raise UserError(f"{label}: its report names other levels than its numbers of {scheme} do. Write it in the numbers of verse.")
     return [label_table()[c].verse for c in np.unique(channels) if c], problems
 

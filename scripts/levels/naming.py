@@ -13,7 +13,8 @@ from scripts.labels import label_table
 from scripts.levels.instances import Instance, usual_volume
 
 FLOOR = -5.5  # least log-probability of a level: no single vertebra decides alone, and a large one is rather renamed than left out
-L6_COST, L4_COST = 3.0, 3.5  # nats, about minus the logarithm of how often five lumbar vertebrae turn out to be six or four
+LUMBAR = {5: {"L6"}, 6: set(), 4: {"L5", "L6"}}  # number of lumbar vertebrae -> levels that such a spine lacks
+LUMBAR_COST = {5: 0.0, 6: 3.0, 4: 3.5}  # nats, about minus the logarithm of how often five lumbar vertebrae turn out to be six or four
 DROP_COST = (1.5, 10.0)  # nats, to take a piece for no vertebra at all: of any size, and more for one as large as its neighbours
 BELOW_SACRUM = 0.6  # share of that price below S1, where S2 looks like another
 TILT_COST = 6.0  # nats per unit of the slope between neighbours beyond MAX_SLOPE
@@ -63,11 +64,8 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray, sacral: np.ndarra
     votes = votes.swapaxes(0, 1).tolist()  # lists: single numbers of arrays are slow
     drop = _drop_prices([b.volume_mm3 for b in bodies])
     steps = _steps(bodies)
-    paths = {}
-    for start in range(len(levels)):
-        for end, (score, path) in _best_paths(start, votes, drop, steps, names).items():
-            paths[start, end] = (score, path)
-    ranked = sorted(paths.values(), key=lambda item: -item[0])
+    paths = [path for start in range(len(levels)) for path in _best_paths(start, votes, drop, steps, names).values()]
+    ranked = sorted(paths, key=lambda item: -item[0])
     weights = np.exp(np.array([score for score, _ in ranked]) - ranked[0][0])
     weights /= weights.sum()
     sequences = [[None if level is None else levels[level] for level in path] for _, path in ranked]
@@ -175,23 +173,14 @@ def _best_paths(start: int, votes: list, drop: np.ndarray, steps: dict, names: t
 
 @cache
 def _following(level: int, step: int, names: tuple[str, ...]) -> list[tuple[int, float]]:
-    """Levels (indices into `names`, from top to bottom) that lie `step` below, with their price."""
+    """Levels (indices into `names`, from top to bottom) that lie `step` below, with their price: of a spine of five lumbar vertebrae, and
+    of others where it passes L5."""
     if not {"L5", "L6", "S1"} <= set(names):  # a table without the exceptions
         return [(level + step, 0.0)] if level + step < len(names) else []
-    sacrum, l6, l5 = (names.index(name) for name in ("S1", "L6", "L5"))
-    found = []
-    if level < l5:
-        target = level + step
-        if target <= l5:
-            found.append((target, 0.0))
-        elif target == l5 + 1:
-            found += [(sacrum, 0.0), (l6, L6_COST)]
-        elif target == l5 + 2:
-            found.append((sacrum, L6_COST))
-        if target == l5:
-            found.append((sacrum, L4_COST))
-    elif level == l5:
-        found += [(sacrum, 0.0), (l6, L6_COST)] if step == 1 else [(sacrum, L6_COST)] if step == 2 else []
-    elif level == l6 and step == 1:
-        found.append((sacrum, 0.0))
-    return found
+    l5, found = names.index("L5"), {}
+    for lumbar, lacking in LUMBAR.items():
+        spine = [i for i, name in enumerate(names[: names.index("S1") + 1]) if name not in lacking]
+        if level in spine and spine.index(level) + step < len(spine):
+            following = spine[spine.index(level) + step]
+            found.setdefault(following, LUMBAR_COST[lumbar] if level <= l5 < following else 0.0)
+    return [*found.items()]

@@ -12,8 +12,7 @@ from scripts.data.volumes import voxel_mm3
 from scripts.labels import label_table
 from scripts.levels.instances import Instance
 from scripts.levels.name_levels import absent_levels
-
-LUMBAR = {4: {"L5", "L6"}, 5: {"L6"}, 6: set()}  # number of lumbar vertebrae -> levels that such a spine lacks
+from scripts.levels.naming import LUMBAR
 
 
 def rename_levels(
@@ -69,7 +68,7 @@ def _lacking(lumbar: int) -> set[str]:
         CallError: for another number than that of `LUMBAR`, or if the label table has too few levels for it.
     """
     names = {s.name for s in label_table()}
-    possible = [number for number in LUMBAR if number < 6 or "L6" in names]
+    possible = [number for number in sorted(LUMBAR) if number < 6 or "L6" in names]
     if lumbar not in possible:
         raise CallError(f"--lumbar {lumbar}: choose one of {', '.join(map(str, possible))}")
     return LUMBAR[lumbar]

@@ -106,11 +106,11 @@ def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> tuple[dict
     written, before = report_as_written(mask), read_report(mask)
     if label_scheme not in ("", before.get("label_scheme")) or not is_report(before):
         written = before = {}  # with other numbers its names are others
-    volume, label, label_scheme = read_mask(mask, label_scheme)
-    affine, image = volume.affine, None
+    volume, label_scheme = read_mask(mask, label_scheme)
+    label, affine, image = volume.data, volume.affine, None
     if scan:
         image = read_scan(scan)
-        label, affine = on_grid(mask, volume._replace(data=label), scan, image), image.affine
+        label, affine = on_grid(mask, volume, scan, image), image.affine
     report, measures = report_on(label, affine, image, label_scheme, written, before)
 
     def draw(folder: Path) -> None:

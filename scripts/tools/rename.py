@@ -49,7 +49,8 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
         raise CallError(f"{mask}: rename writes NIfTI masks only, .nii or .nii.gz")
     if not os.access(mask.parent, os.W_OK):
         raise CallError(f"{mask.parent}: cannot be written to. Copy the mask and its report to a folder that can.")
-    volume, label, label_scheme = read_mask(mask, label_scheme)
+    volume, label_scheme = read_mask(mask, label_scheme)
+    label = volume.data
     renamed, lost = rename_levels(label, volume.affine, lowest, lumbar, str(mask))
     report, figure = read_report(mask), None
     reported, same = is_report(report), (renamed == label).all()

@@ -43,8 +43,8 @@ def visualize(
     labels = []
     for path, scheme in ((prediction, label_scheme), (reference, "")):
         if path:
-            mask, label, _ = read_mask(Path(path), scheme)
-            labels.append(on_grid(path, mask._replace(data=label), image, scan))
+            mask, _ = read_mask(Path(path), scheme)
+            labels.append(on_grid(path, mask, image, scan))
     name = case_name(image)
     reference_label = labels[1] if len(labels) > 1 else None
     path = Path(output_dir) / f"{name}.png"

@@ -55,9 +55,9 @@ def test_a_mask_in_the_numbers_of_its_report(mask, tmp_path):
     nib.save(nib.Nifti1Image(values, np.eye(4)), mask)
     for content, given in (({"label_scheme": "spider"}, ""), ({"label_scheme": "channel"}, "spider")):
         (tmp_path / "a_T2w_seg.json").write_text(json.dumps(content))
-        volume, label, scheme = read_mask(mask, given)
-        np.testing.assert_array_equal(volume.data, values)
-        np.testing.assert_array_equal(label, np.where(values, structure("L1").channel, 0))
+        volume, scheme = read_mask(mask, given)
+        np.testing.assert_array_equal(volume.affine, np.eye(4))
+        np.testing.assert_array_equal(volume.data, np.where(values, structure("L1").channel, 0))
         assert scheme == "spider"
     (tmp_path / "a_T2w_seg.json").write_text(json.dumps({"label_scheme": "totalspineseg"}))
     with pytest.raises(UserError, match=r"numbers of .*'spider'.*\. Its report names that scheme; --label_scheme names another\.$"):
@@ -77,12 +77,12 @@ def test_spider_numbers_stand_for_what_the_report_says(mask, tmp_path, names):
     report = tmp_path / "a_T2w_seg.json"
     report.write_text(json.dumps({"label_scheme": "spider", "structures": rows}))
     expected = np.where(values > 0, truth, 0)
-    np.testing.assert_array_equal(read_mask(mask)[1], expected)
-    np.testing.assert_array_equal(read_mask(mask, "spider")[1], expected)
+    np.testing.assert_array_equal(read_mask(mask)[0].data, expected)
+    np.testing.assert_array_equal(read_mask(mask, "spider")[0].data, expected)
     report.write_text(json.dumps({"label_scheme": "spider", "structures": rows[1:]}))  # the mask was edited since
-    np.testing.assert_array_equal(read_mask(mask)[1], encode(values, "mask", "spider"))
+    np.testing.assert_array_equal(read_mask(mask)[0].data, encode(values, "mask", "spider"))
     report.write_text(json.dumps({"label_scheme": "spider", "structures": None}))
-    np.testing.assert_array_equal(read_mask(mask)[1], encode(values, "mask", "spider"))
+    np.testing.assert_array_equal(read_mask(mask)[0].data, encode(values, "mask", "spider"))
 
 
 @pytest.mark.parametrize(

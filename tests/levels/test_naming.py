@@ -9,7 +9,7 @@ import pytest
 
 from scripts.labels import label_table, structure
 from scripts.levels.instances import Instance
-from scripts.levels.naming import BELOW_SACRUM, DROP_COST, FLOOR, L4_COST, L6_COST, LAST_OFF_COST, MISCOUNT_COST, Naming, name_bodies
+from scripts.levels.naming import BELOW_SACRUM, DROP_COST, FLOOR, LAST_OFF_COST, LUMBAR_COST, MISCOUNT_COST, Naming, name_bodies
 
 LEVELS = [s.name for s in label_table() if s.kind == "body"]  # T8 .. L5, L6, S1
 FIVE_LUMBAR = [name for name in LEVELS if name != "L6"]
@@ -112,7 +112,7 @@ def test_five_lumbar_vertebrae_where_the_votes_cannot_decide():
     assert names(naming.channels) == five
     assert names(naming.runner_up) == six
     ratio = naming.runner_up_probability / naming.probability
-    assert ratio == pytest.approx(np.exp(-L6_COST), rel=0.1)  # with a body left out, it agrees with both
+    assert ratio == pytest.approx(np.exp(-LUMBAR_COST[6]), rel=0.1)  # with a body left out, it agrees with both
 
 
 def test_two_vertebrae_that_look_like_l5_are_l4_and_l5():
@@ -121,7 +121,7 @@ def test_two_vertebrae_that_look_like_l5_are_l4_and_l5():
     assert names(naming.channels) == ["T12", "L1", "L2", "L3", "L4", "L5", "S1"]
     assert names(naming.runner_up) == ["L1", "L2", "L3", "L4", "L5", "L6", "S1"]
     ratio = naming.runner_up_probability / naming.probability
-    assert ratio == pytest.approx(np.exp(FLOOR - L6_COST + MISCOUNT_COST), rel=0.01)
+    assert ratio == pytest.approx(np.exp(FLOOR - LUMBAR_COST[6] + MISCOUNT_COST), rel=0.01)
 
 
 def test_a_run_of_votes_that_ends_a_level_off():
@@ -136,7 +136,7 @@ def test_sacrum_below_what_looks_like_l4_is_doubtful():
     naming = name_bodies(column(*range(6)), votes(*sure("T12", "L1", "L2", "L3", "L4", "S1", p=0.999)))
     assert names(naming.channels) == ["T12", "L1", "L2", "L3", "L4", "S1"]
     assert names(naming.runner_up) == ["T12", "L1", "L2", "L3", "L4", "L5"]  # the sacrum alone is misread
-    ratios = np.exp([FLOOR + L4_COST, L4_COST - MISCOUNT_COST])  # or all but the sacrum are
+    ratios = np.exp([FLOOR + LUMBAR_COST[4], LUMBAR_COST[4] - MISCOUNT_COST])  # or all but the sacrum are
     assert naming.runner_up_probability / naming.probability == pytest.approx(ratios[0], rel=0.01)
     assert naming.probability == pytest.approx(1 / (1 + ratios.sum()), rel=0.03)
 
@@ -147,7 +147,7 @@ def test_four_lumbar_vertebrae_by_their_votes():
     even = [*[dict.fromkeys(pair, 0.45) for pair in zip(levels[:-1], FIVE_LUMBAR[4:])], {"S1": 0.9999}]
     naming = name_bodies(column(*range(7)), votes(*even))
     assert names(naming.channels) == FIVE_LUMBAR[4:]
-    assert naming.runner_up_probability / naming.probability == pytest.approx(np.exp(-L4_COST), rel=0.15)
+    assert naming.runner_up_probability / naming.probability == pytest.approx(np.exp(-LUMBAR_COST[4]), rel=0.15)
     assert names(naming.runner_up) == levels
 
 
@@ -245,7 +245,7 @@ def test_view_without_a_sacrum_is_uncertain():
 
 def test_flat_votes_of_two_bodies_by_hand():
     naming = name_bodies(column(0, 1), votes({}, {}))
-    pairs = 11 + np.exp(-L6_COST) + np.exp(-L4_COST)  # neighbours, L5 above S1 among them; L5 above L6; L4 above S1
+    pairs = 11 + np.exp(-LUMBAR_COST[6]) + np.exp(-LUMBAR_COST[4])  # neighbours, L5 above S1 among them; L5 above L6; L4 above S1
     alone = np.exp(np.log(12) - DROP)  # one of them, which is 12 times as probable as both
     single = 11 * alone + np.exp(np.log(12) - BELOW_SACRUM * DROP)  # it has any of 12 levels; what lies below S1 is left out for less
     assert naming.runner_up_probability == pytest.approx(1 / (pairs + single))
