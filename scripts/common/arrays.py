@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.ndimage import find_objects
 
 
 def whole(shape: Sequence[int]) -> tuple[slice, ...]:
@@ -18,6 +19,11 @@ def occupied_box(mask: np.ndarray) -> tuple[slice, ...]:
     sides = mask.any(0)  # or-ing whole slices is fast, along single rows it is not
     present = [np.flatnonzero(p) for p in (mask.reshape(len(mask), -1).any(1), sides.any(1), sides.any(0))]
     return tuple(slice(int(p[0]), int(p[-1]) + 1) for p in present if len(p))
+
+
+def structure_boxes(label: np.ndarray) -> dict[int, tuple[slice, ...]]:
+    """Channel -> the smallest box that holds its voxels, for all channels of a map of channel indices but the background."""
+    return {channel: box for channel, box in enumerate(find_objects(label, max_label=255), start=1) if box}
 
 
 def largest(scores: torch.Tensor) -> np.ndarray:

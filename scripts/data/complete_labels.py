@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
 
+from scripts.common.arrays import structure_boxes
 from scripts.labels import label_table
 
 UNKNOWN = 255  # may be anything
@@ -40,22 +41,22 @@ def complete_labels(label: np.ndarray, labelled: np.ndarray, spacing_mm: tuple[f
         spacing_mm: voxel size.
     """
     result, known = label.astype(np.uint8), labelled.copy()
-    boxes = ndimage.find_objects(label, max_label=len(label_table()) - 1)
+    boxes = structure_boxes(label)
     _mark_between_neighbours(result, known, label, boxes, spacing_mm)
     _mark_gaps_and_beyond(result, labelled, label, boxes, spacing_mm)
     return result, known
 
 
 def _mark_between_neighbours(
-    result: np.ndarray, known: np.ndarray, label: np.ndarray, boxes: Sequence[tuple[slice, ...] | None], spacing_mm: Sequence[float]
+    result: np.ndarray, known: np.ndarray, label: np.ndarray, boxes: Mapping[int, tuple[slice, ...]], spacing_mm: Sequence[float]
 ) -> None:
     """Discs, `NO_BODY` and `NO_DISC` of every pair of labelled neighbours, in `result`; the discs in `known` too."""
     table = label_table()
-    with_l6 = any(s.name == "L6" and boxes[s.channel - 1] is not None for s in table)
+    with_l6 = any(s.name == "L6" and s.channel in boxes for s in table)
     for above, below, between in _neighbours(with_l6):
-        if known[between] or boxes[above - 1] is None or boxes[below - 1] is None:
+        if known[between] or above not in boxes or below not in boxes:
             continue
-        box = _joint_box(boxes[above - 1], boxes[below - 1], label.shape, spacing_mm)
+        box = _joint_box(boxes[above], boxes[below], label.shape, spacing_mm)
         cosine, path_mm, nearest_mm = _look_at_both(label[box] == above, label[box] == below, spacing_mm)
         free = label[box] == 0
         result[box][free & ndimage.binary_dilation(cosine < POSSIBLE_COS)] = NO_BODY if table[between].is_disc else NO_DISC
@@ -69,21 +70,20 @@ def _mark_between_neighbours(
 
 
 def _mark_gaps_and_beyond(
-    result: np.ndarray, labelled: np.ndarray, label: np.ndarray, boxes: Sequence[tuple[slice, ...] | None], spacing_mm: Sequence[float]
+    result: np.ndarray, labelled: np.ndarray, label: np.ndarray, boxes: Mapping[int, tuple[slice, ...]], spacing_mm: Sequence[float]
 ) -> None:
     """`UNKNOWN` between labelled levels that are no neighbours, `BEYOND` above the uppermost and below the lowest one, in `result`."""
     table = label_table()
-    present = [c for c in range(1, len(table)) if boxes[c - 1] is not None]
     listed = {s.name for s in table if labelled[s.channel]}
     for kind in ("body", "disc"):
-        of_kind = [c for c in present if table[c].kind == kind and labelled[c]]
+        of_kind = [c for c in boxes if table[c].kind == kind and labelled[c]]
         without_l6 = "S1" in listed and not any(name.startswith("L6") for name in listed)  # nobody missed it then: there is none
         every = [s.channel for s in table if s.kind == kind and not (without_l6 and s.name.startswith("L6"))]
         if not of_kind:
             continue
         for above, below in pairwise(of_kind):
             if not labelled[every[every.index(above) : every.index(below)]].all():
-                box = _joint_box(boxes[above - 1], boxes[below - 1], label.shape, spacing_mm)
+                box = _joint_box(boxes[above], boxes[below], label.shape, spacing_mm)
                 cosine = _look_at_both(label[box] == above, label[box] == below, spacing_mm)[0]
                 result[box][(result[box] == 0) & ndimage.binary_dilation(cosine < POSSIBLE_COS)] = UNKNOWN
         for last, second, step in ((of_kind[-1], of_kind[-2:][0], 1), (of_kind[0], of_kind[:2][-1], -1)):

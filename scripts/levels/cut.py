@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
+from scripts.common.arrays import structure_boxes
 from scripts.labels import label_table
 
 FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))  # of a grid in RAS order: first and last voxels of an axis
@@ -28,15 +28,13 @@ def cut_faces(view: Sequence[slice], offset: Sequence[int], channel_map: np.ndar
     reach = [int(TOUCH_MM / s) for s in spacing_mm]
     reach[2] = max(1, reach[2])
     cut = {}
-    for structure, box in zip(label_table()[1:], ndimage.find_objects(channel_map, max_label=len(label_table()) - 1)):
-        if box is None:
-            continue
+    for channel, box in structure_boxes(channel_map).items():
         first = [s.start + o for s, o in zip(box, offset)]
         last = [s.stop + o for s, o in zip(box, offset)]
         faces = [FACES[a][0] for a in range(3) if first[a] <= view[a].start + reach[a]]
         faces += [FACES[a][1] for a in range(3) if last[a] >= view[a].stop - reach[a]]
         if faces:
-            cut[structure.name] = faces
+            cut[label_table()[channel].name] = faces
     return cut
 
 

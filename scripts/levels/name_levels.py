@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from nibabel.affines import voxel_sizes
-from scipy import ndimage
 
-from scripts.common.arrays import largest
+from scripts.common.arrays import largest, structure_boxes
 from scripts.labels import label_table
 from scripts.levels.instances import CORE_DEPTH_MM, Instance, find_instances, grown
 from scripts.levels.logits import SpineLogits, channels_of
@@ -176,13 +175,11 @@ def _agreeing_logits(log_kind: torch.Tensor, kind: np.ndarray, channel_map: np.n
     """
     background = log_kind[0].masked_fill(torch.from_numpy((channel_map == 0) & (kind > 0)), 0.0)  # pieces that are no vertebra
     boxes = {}
-    for structure, box in zip(label_table()[1:], ndimage.find_objects(channel_map, max_label=len(label_table()) - 1)):
-        if box is None:
-            continue
+    for channel, box in structure_boxes(channel_map).items():
+        kind_number = KINDS.index(label_table()[channel].kind)
         wide = tuple(slice(max(0, s.start - REACH), min(s.stop + REACH, n)) for s, n in zip(box, channel_map.shape))
-        near = grown(channel_map[wide] == structure.channel)
-        of_kind = kind[wide] == KINDS.index(structure.kind)
-        other = torch.from_numpy(of_kind & (channel_map[wide] > 0) & (channel_map[wide] != structure.channel))
-        log_p = log_kind[(KINDS.index(structure.kind), *wide)] - NEIGHBOUR_COST * other
-        boxes[structure.channel] = (wide, torch.where(torch.from_numpy(near), log_p, NEVER))
+        near = grown(channel_map[wide] == channel)
+        other = torch.from_numpy((kind[wide] == kind_number) & (channel_map[wide] > 0) & (channel_map[wide] != channel))
+        log_p = log_kind[(kind_number, *wide)] - NEIGHBOUR_COST * other
+        boxes[channel] = (wide, torch.where(torch.from_numpy(near), log_p, NEVER))
     return ClassLogits(background, boxes)

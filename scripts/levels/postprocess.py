@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from scripts.common.arrays import occupied_box
+from scripts.common.arrays import occupied_box, structure_boxes
 from scripts.labels import label_table
 
 
@@ -38,9 +38,7 @@ def _clean(label: np.ndarray, voxel_mm3: float, min_instance_mm3: float, min_spe
     instances = np.zeros_like(label)
     loose = np.zeros(label.shape, np.int32)  # numbers of the pieces that are no instance
     channel_of_piece = [0]
-    for channel, box in enumerate(ndimage.find_objects(label, max_label=len(kinds) - 1), start=1):
-        if box is None:
-            continue
+    for channel, box in structure_boxes(label).items():
         pieces, count = ndimage.label(label[box] == channel)
         sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:] * voxel_mm3
         is_instance = (np.arange(count) == sizes.argmax()) & (sizes >= min_instance_mm3)
@@ -54,10 +52,9 @@ def _clean(label: np.ndarray, voxel_mm3: float, min_instance_mm3: float, min_spe
     contacts[kinds[channel_of_piece][:, None] != kinds] = 0
     joined = np.where(contacts.any(1), contacts.argmax(1), 0).astype(label.dtype)
     result = np.where(loose > 0, joined[loose], instances)
-    for channel, box in enumerate(ndimage.find_objects(result, max_label=len(kinds) - 1), start=1):
-        if box is not None:
-            inside = ndimage.binary_fill_holes(result[box] == channel)
-            result[box][inside & (result[box] == 0)] = channel
+    for channel, box in structure_boxes(result).items():
+        inside = ndimage.binary_fill_holes(result[box] == channel)
+        result[box][inside & (result[box] == 0)] = channel
     return result
 
 

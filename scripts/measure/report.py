@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 from nibabel.affines import voxel_sizes
-from scipy.ndimage import find_objects
 from scipy.ndimage import label as connected
 
-from scripts.common.arrays import whole
+from scripts.common.arrays import structure_boxes, whole
 from scripts.data.check_labels import order_problems
 from scripts.data.volumes import Volume, turned_to_ras
 from scripts.labels import label_table
@@ -94,10 +93,9 @@ def _faces_of(label: np.ndarray, affine: np.ndarray, scan: Volume | None, before
 def _pieces(label: np.ndarray) -> list[str]:
     """A line for structures that are more than one piece: strokes of an editor that have gone astray, or another structure's number."""
     found = []
-    for structure, box in zip(label_table()[1:], find_objects(label, max_label=len(label_table()) - 1)):
-        if box:
-            pieces, count = connected(label[box] == structure.channel, np.ones((3, 3, 3)))
-            if count > 1:
-                sizes = sorted(np.bincount(pieces.ravel())[1:].tolist(), reverse=True)
-                found.append(f"{structure.name} ({', '.join(map(str, sizes[:LISTED]))}{', ...' if count > LISTED else ''})")
+    for channel, box in structure_boxes(label).items():
+        pieces, count = connected(label[box] == channel, np.ones((3, 3, 3)))
+        if count > 1:
+            sizes = sorted(np.bincount(pieces.ravel())[1:].tolist(), reverse=True)
+            found.append(f"{label_table()[channel].name} ({', '.join(map(str, sizes[:LISTED]))}{', ...' if count > LISTED else ''})")
     return [f"in several pieces (voxels): {', '.join(found)}"] if found else []

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from nibabel.affines import voxel_sizes
-from scipy.ndimage import find_objects
 
-from scripts.common.arrays import occupied_box
+from scripts.common.arrays import occupied_box, structure_boxes
 from scripts.labels import label_table
 
 RIM_MM = 2.0  # that is left out at the border of a structure, or a voxel if that is more: its voxels hold what lies beside it, too
@@ -40,9 +39,8 @@ def measure_signals(label: np.ndarray, scan: np.ndarray, affine: np.ndarray) -> 
             core[here][differ] = 0
             core[there][differ] = 0
     found = {}
-    for structure, part in zip(label_table()[1:], find_objects(core, max_label=len(label_table()) - 1)):
-        if part:
-            values = scan[part][core[part] == structure.channel].astype(np.float64)
-            statistics = {"signal_mean": values.mean(), "signal_sd": values.std(), "signal_median": np.median(values)}
-            found[structure.name] = {key: float(f"{value:.{DIGITS}g}") for key, value in statistics.items()}
+    for channel, part in structure_boxes(core).items():
+        values = scan[part][core[part] == channel].astype(np.float64)
+        statistics = {"signal_mean": values.mean(), "signal_sd": values.std(), "signal_median": np.median(values)}
+        found[label_table()[channel].name] = {key: float(f"{value:.{DIGITS}g}") for key, value in statistics.items()}
     return found

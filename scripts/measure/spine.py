@@ -8,9 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec, voxel_sizes
-from scipy.ndimage import find_objects
 
-from scripts.common.arrays import occupied_box, whole
+from scripts.common.arrays import occupied_box, structure_boxes, whole
 from scripts.data.volumes import turned_to_ras, voxel_mm3
 from scripts.labels import label_table
 from scripts.levels.cut import cut_faces
@@ -83,13 +82,12 @@ def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[s
     part = np.ascontiguousarray(label[occupied])  # what follows looks at every voxel several times
     start = [s.start for s in occupied]
     cut = cut_faces(whole(label.shape), start, part, voxel_sizes(affine))
-    boxes = find_objects(part, max_label=len(label_table()) - 1)
     masks, affines = {}, {}
-    for name, channel in ((s.name, s.channel) for s in label_table() if s.kind == "body" and boxes[s.channel - 1]):
-        mask = part[boxes[channel - 1]] == channel
-        if mask.sum() * voxel_mm3(affine) >= SPECK_MM3:
-            masks[name] = mask
-            affines[name] = affine @ from_matvec(np.eye(3), np.add(start, [b.start for b in boxes[channel - 1]]))
+    for structure, box in ((label_table()[channel], box) for channel, box in structure_boxes(part).items()):
+        mask = part[box] == structure.channel
+        if structure.kind == "body" and mask.sum() * voxel_mm3(affine) >= SPECK_MM3:
+            masks[structure.name] = mask
+            affines[structure.name] = affine @ from_matvec(np.eye(3), np.add(start, [b.start for b in box]))
     centres_mm = {name: apply_affine(affines[name], np.argwhere(mask).mean(0)) for name, mask in masks.items()}
     names, bodies = list(masks), {}
     for i, name in enumerate(names):
