@@ -130,17 +130,14 @@ def fitted(text: str, inches: float, points: float) -> str:
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
-def draw_view(
-    axes: Axes, view: View, window: tuple[float, float], *, names: bool = True, letters: bool = True, font: float = 9, width: float = 1.1
-) -> None:
+def draw_view(axes: Axes, view: View, window: tuple[float, float], *, letters: bool = True, font: float = 9, width: float = 1.1) -> None:
     """Draw one slice with thin outlines, level names beside the bodies and orientation letters. `font` and `width` are in points."""
     height, length = view.size_mm
     pixels = np.nan_to_num(np.asarray(view.image, np.float32), nan=window[0])
     axes.imshow(pixels, "gray", vmin=window[0], vmax=window[1], extent=(0, length, height, 0), interpolation="bicubic", aspect="equal")
     present = [int(c) for c in np.unique(view.label) if 0 < c < len(label_table())]
     _outlines(axes, view, sorted(present, key=lambda c: not label_table()[c].is_disc), width)  # a body's edge lies on top of a disc's
-    if names:
-        _names(axes, view, [c for c in present if not label_table()[c].is_disc] or present, font)  # where no body is, of discs
+    _names(axes, view, [c for c in present if not label_table()[c].is_disc] or present, font)  # where no body is, of discs
     if letters:
         left, right = "AP" if view.plane == "sagittal" else "RL"
         # low, or where no names stand: those are in front of the bodies, or on the patient's left

@@ -15,24 +15,20 @@ from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
 from scripts.batch.overview import warnings_of, write_overview
-from scripts.batch.own_masks import write_report
 from scripts.common.distributed import gathered
 from scripts.common.errors import UserError, counted, shown
 from scripts.common.files import alone_in, sha256_of, write_whole
 from scripts.common.tables import aligned, check_column, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, distinct_names
 from scripts.data.masks import MaskLayout, beside, reported_masks
+from scripts.data.own_masks import write_report
 from scripts.data.scans import read_scan
 from scripts.data.volumes import Volume
 from scripts.measure.doubts import picture_note
 from scripts.measure.report import fresh_report
 from scripts.measure.rows import in_order, spine_row, structure_table
-from scripts.metrics import scans_digest, score_structures, summarise, worst_cases
+from scripts.metrics import cell, scans_digest, score_structures, summarise, worst_cases
 
-FORMATS = {
-    "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f", "asd_mm": ".2f", "hd95_mm": ".2f", "identified": ".3f", "all_levels": ".3f",
-    "missed": "d",
-}  # fmt: skip
 CHANGED = "was edited: the tables describe it as it was before, until rename with the lowest body that it has tells of it anew"
 TABLES = ("structures.csv", "spines.csv")  # of all masks in a folder
 
@@ -83,7 +79,7 @@ class StructureReport:
 
 def format_table(rows: list[dict]) -> str:
     """Aligned text of `summarise`: a line per row; words to the left, numbers to the right."""
-    cells = [list(rows[0])] + [["-" if v is None else format(v, FORMATS.get(k, "")) for k, v in row.items()] for row in rows]
+    cells = [list(rows[0])] + [[cell(k, v) for k, v in row.items()] for row in rows]
     return aligned(cells, left=[i for i, v in enumerate(rows[0].values()) if isinstance(v, str)])
 
 
@@ -123,7 +119,7 @@ class CaseFigures:
         self.summary_writer = summary_writer
         self.max_cases = max_cases if enabled else 0
         self.drawn = 0
-        self.scan_of: dict[str, str] = {}  # by the name under which a tracker keeps its figures, the same in every epoch
+        self.names: dict[str, str] = {}  # of scans, under which a tracker keeps their figures, the same in every epoch
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.restart)
@@ -160,9 +156,11 @@ class CaseFigures:
 
     def name_of(self, source: str) -> str:
         """The stem of a scan, behind as many of its folders as tell it from the other scans that were drawn."""
-        parts = [*Path(source).parent.parts, case_name(source)]
-        names = ["/".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
-        return next(shown(name) for name in [*names, source] if self.scan_of.setdefault(name, source) == source)
+        if source not in self.names:
+            parts, taken = [*Path(source).parent.parts, case_name(source)], {*self.names.values()}
+            tails = ["/".join(parts[-depth:]) for depth in range(1, len(parts) + 1)]
+            self.names[source] = next(name for name in [*tails, source] if name not in taken)
+        return shown(self.names[source])
 
 
 class CaseReports:

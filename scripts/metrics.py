@@ -15,6 +15,16 @@ from scipy import ndimage
 from scripts.common.arrays import occupied_box
 from scripts.labels import label_table
 
+FORMATS = {
+    "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f", "worst_level_dice": ".3f", "asd_mm": ".2f", "hd95_mm": ".2f", "identified": ".3f",
+    "all_levels": ".3f", "missed": ".0f",
+}  # fmt: skip
+
+
+def cell(column: str, value: float | str | None) -> str:
+    """What stands in a table of accuracies."""
+    return "-" if value is None else format(value, FORMATS.get(column, ""))
+
 
 class StructureDice(CumulativeIterationMetric):
     """Dice per channel of label maps (B1XYZ, channel indices), shape BC; NaN where the reference has none of that channel.

@@ -12,10 +12,10 @@ from monai.transforms import LoadImaged, MapTransform, SaveImaged, Spacingd, Spa
 from monai.utils import SpaceKeys, convert_to_numpy
 from nibabel.affines import voxel_sizes
 
-from scripts.batch.own_masks import check_replaceable, signature
 from scripts.common.errors import UserError
 from scripts.data.complete_labels import complete_labels
 from scripts.data.masks import MaskLayout, beside, write_label_map
+from scripts.data.own_masks import check_replaceable, signature
 from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, not_on_grid, read_volume

@@ -11,11 +11,11 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from scripts.batch.own_masks import other_scan
 from scripts.common.command import running_workflow
 from scripts.common.files import is_whole_gzip, sha256_of
 from scripts.data.find import is_no_slice
 from scripts.data.masks import MaskLayout, beside, is_report, read_report
+from scripts.data.own_masks import other_scan
 from scripts.labels import METADATA_FILE, label_table
 
 HEADERS, VOXELS = (".mhd", ".nhdr"), (".raw", ".zraw", ".raw.gz", ".gz")

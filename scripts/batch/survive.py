@@ -15,10 +15,10 @@ from torch.utils.data import Subset
 
 from scripts.batch.done import Done
 from scripts.batch.outcomes import Outcomes
-from scripts.batch.own_masks import check_replaceable
 from scripts.common.distributed import from_first
 from scripts.common.errors import ScanError, UserError, explain
 from scripts.common.memory import map_large_memory, return_freed_memory
+from scripts.data.own_masks import check_replaceable
 from scripts.data.volumes import check_there
 
 logger = logging.getLogger(__name__)

@@ -24,12 +24,12 @@ from monai.transforms import AsDiscrete, Compose, Invertd, Spacingd
 from monai.utils import set_determinism
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.batch.own_masks import write_report
 from scripts.benchmark.process import GpuWatch
 from scripts.common.memory import keep_freed_memory
 from scripts.common.shared import inference_config
 from scripts.data.find import case_name
 from scripts.data.masks import write_label_map
+from scripts.data.own_masks import write_report
 from scripts.data.scans import read_scan
 from scripts.figures import case_figure, save_figure
 from scripts.inferers import has_bfloat16

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scripts.batch.own_masks import is_uncorrected
 from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.files import sha256_of
 from scripts.common.preflight import check_writable
@@ -18,6 +17,7 @@ from scripts.data.check_labels import label_problems
 from scripts.data.datalist import SPLITS, write_datalist
 from scripts.data.find import LABEL_FOLDERS, find_images, find_label, is_in_label_folder
 from scripts.data.masks import read_mask
+from scripts.data.own_masks import is_uncorrected
 from scripts.data.patients import PATIENT_PATTERN, check_pattern, joined, matched, patient_folders, question, without_contrast
 from scripts.data.volumes import read_grid, read_volume
 from scripts.labels import label_table

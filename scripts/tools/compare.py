@@ -7,7 +7,7 @@ from typing import Any
 
 from scripts.common.errors import CallError, UserError
 from scripts.common.tables import aligned
-from scripts.handlers import FORMATS
+from scripts.metrics import cell
 from scripts.tools.metrics_file import read_metrics
 
 METRICS = ("dice", "level_dice", "missed", "asd_mm", "identified", "all_levels")
@@ -33,7 +33,7 @@ def compare(before: str | Path, after: str | Path) -> list[list[str]]:
     rows = [["source", "group", "n", *METRICS]]
     for key, old in tables[0].items():
         new = tables[1][key]
-        rows.append([*key, str(old["n"]), *(f"{_number(old[m], m)} -> {_number(new[m], m)}" for m in METRICS)])
+        rows.append([*key, str(old["n"]), *(f"{cell(m, old[m])} -> {cell(m, new[m])}" for m in METRICS)])
     print(aligned(rows, left=[0, 1]))
     return rows
 
@@ -42,7 +42,3 @@ def _read(path: str | Path, option: str) -> dict[str, Any]:
     if not path:
         raise CallError(f"compare needs --before and --after, the metrics.json of two evaluations; --{option} is missing")
     return read_metrics(path, option, {"by_source": ["source", "group", "n", *METRICS]})
-
-
-def _number(value: float | None, metric: str) -> str:
-    return "-" if value is None else format(value, FORMATS[metric])

@@ -14,7 +14,6 @@ from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
 from scripts import figures
-from scripts.batch.own_masks import is_uncorrected
 from scripts.common.errors import UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_writable
@@ -22,6 +21,7 @@ from scripts.common.tables import aligned, write_rows
 from scripts.data.check_labels import label_problems
 from scripts.data.datalist import SPLITS, patients_in_two_splits, read_datalist
 from scripts.data.find import distinct_names, find_images, find_label, is_in_label_folder
+from scripts.data.own_masks import is_uncorrected
 from scripts.data.scans import check_grid
 from scripts.data.volumes import Volume, grid_mismatch, read_volume, voxel_mm3
 from scripts.labels import anatomical_order, channels_from_verse, encode, label_table

@@ -10,13 +10,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scripts.batch.own_masks import report_as_written
 from scripts.common.errors import CallError, UserError, counted, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import read_rows, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
 from scripts.data.masks import is_report, read_mask, read_report, scan_of
+from scripts.data.own_masks import report_as_written
 from scripts.data.scans import read_scan
 from scripts.data.volumes import on_grid
 from scripts.figures import check_picture, save_figure

@@ -9,7 +9,7 @@ from pathlib import Path
 from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
 from scripts.common.tables import markdown
-from scripts.handlers import FORMATS
+from scripts.metrics import cell
 from scripts.tools.metrics_file import read_metrics
 
 START, END = "<!-- results: written by the command `record` -->", "<!-- end of results -->"
@@ -98,5 +98,4 @@ def results_tables(results: dict[str, dict]) -> str:
 
 
 def _cells(row: dict, columns: dict[str, str]) -> list[str]:
-    formats = {**FORMATS, "worst_level_dice": ".3f"}
-    return ["-" if row[k] is None else format(row[k], formats.get(k, "")) for k in columns]
+    return [cell(k, row[k]) for k in columns]

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from scripts.batch.own_masks import write_report
 from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import sha256_of
 from scripts.common.preflight import check_files
 from scripts.data.find import case_name
 from scripts.data.masks import beside, is_report, read_mask, read_report, scan_of, write_label_map
+from scripts.data.own_masks import write_report
 from scripts.data.scans import read_scan
 from scripts.data.volumes import Volume, on_grid
 from scripts.figures import case_figure, save_figure

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.batch.own_masks import report_as_written
 from scripts.common.errors import CallError, shown
 from scripts.common.preflight import check_files, check_writable
 from scripts.data.find import case_name
 from scripts.data.masks import read_mask, scan_of
+from scripts.data.own_masks import report_as_written
 from scripts.data.volumes import on_grid, read_volume
 from scripts.figures import case_figure, check_picture, save_figure
 from scripts.measure.doubts import picture_note

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from conftest import files, infer, last_line
 
-from scripts.batch.own_masks import check_replaceable, signature
 from scripts.common.errors import UserError, explain, shown
 from scripts.common.tables import read_rows
 from scripts.data.masks import write_label_map
+from scripts.data.own_masks import check_replaceable, signature
 
 LATIN = os.fsdecode(b"R\xfccken")  # as old archives leave names: no UTF-8
 

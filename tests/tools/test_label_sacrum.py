@@ -13,9 +13,9 @@ import pytest
 import torch
 from conftest import BUNDLE, TOOLS, fails
 
-from scripts.batch.own_masks import check_replaceable
 from scripts.common.errors import CallError, ScanError
 from scripts.common.shared import inference_config
+from scripts.data.own_masks import check_replaceable
 from scripts.labels import decode, encode
 from scripts.phantoms.phantom import write_cohort
 from scripts.tools.label_sacrum import label_sacrum

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from conftest import BUNDLE, INFERENCE, TOOLS, fails, failures, files, last_line
 
-from scripts.batch.own_masks import is_uncorrected
 from scripts.common.errors import CallError
 from scripts.common.files import sha256_of
 from scripts.common.tables import read_rows
 from scripts.data.masks import read_report
+from scripts.data.own_masks import is_uncorrected
 from scripts.data.volumes import read_volume
 from scripts.labels import decode, encode, label_table, structure
 from scripts.measure.spine import measure_spine
