@@ -101,18 +101,7 @@ class MarginalDiceCELoss(_Loss):
         Raises:
             ValueError: if the shapes do not fit, or a class occurs in the label without being labelled.
         """
-        label, labelled = target["label"], target["labelled"].bool()
-        if label.shape != (len(input), 1, *input.shape[2:]) or labelled.shape != input.shape[:2]:
-            raise ValueError(
-                f"logits {tuple(input.shape)} need a label B1[XYZ] and labelled BC, got {tuple(label.shape)}, {tuple(labelled.shape)}"
-            )
-        free = ~labelled  # classes that may be anywhere in the label's background
-        free[:, 0] = False
-        label = label.flatten(1).long()
-        known = label != UNKNOWN
-        label = label * known
-        if free.gather(1, label).any():
-            raise ValueError("a class occurs in the label that 'labelled' does not list")
+        label, known, free = _checked(input, target)
         # few volumes of all classes are held: the time goes into memory
         logits = input.float().flatten(2)
         p = logits.softmax(1)
@@ -130,12 +119,7 @@ class MarginalDiceCELoss(_Loss):
             p_background = p_background + p_merged
             predicted = predicted.index_add(0, merged.flatten(), -(p_merged * weight).flatten())
         p_truth = torch.where(label > 0, p.gather(1, label[:, None])[:, 0], p_background)
-        log_truth = p_truth.clamp(min=LEAST_P).log()
-        lost = (known & (p_truth < LEAST_P)).nonzero(as_tuple=True)
-        if len(lost[0]):
-            log_truth = log_truth.index_put(
-                lost, _log_truth(logits.movedim(1, -1)[lost], label[lost], merged[lost], in_background[lost[0]])
-            )
+        log_truth = _log_of(p_truth, known, logits, label, merged, in_background)
         cross_entropy = -(log_truth * weight).sum() / known.sum().clamp(min=1)
         overlap = torch.zeros_like(predicted).index_add(0, label.flatten(), (p_truth * weight).flatten())
         size = torch.bincount(label.flatten(), minlength=len(predicted))
@@ -148,6 +132,40 @@ class MarginalDiceCELoss(_Loss):
         if not present.any():
             return predicted.new_zeros(())
         return 1 - ((2 * overlap + self.smooth)[present] / (size + predicted + self.smooth)[present]).mean()  # 0 / 0 has no gradient
+
+
+def _checked(logits: torch.Tensor, target: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Class indices (BN, 0 where unknown), which of them are known (BN), and the classes that may be anywhere in the label's background
+    (BC): those that nobody labelled in that scan.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a class occurs in the label without being labelled.
+    """
+    label, labelled = target["label"], target["labelled"].bool()
+    if label.shape != (len(logits), 1, *logits.shape[2:]) or labelled.shape != logits.shape[:2]:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} need a label B1[XYZ] and labelled BC, got {tuple(label.shape)}, {tuple(labelled.shape)}"
+        )
+    free = ~labelled
+    free[:, 0] = False
+    label = label.flatten(1).long()
+    known = label != UNKNOWN
+    label = label * known  # 255 is no index
+    if free.gather(1, label).any():
+        raise ValueError("a class occurs in the label that 'labelled' does not list")
+    return label, known, free
+
+
+def _log_of(
+    p_truth: torch.Tensor, known: torch.Tensor, logits: torch.Tensor, label: torch.Tensor, merged: torch.Tensor, in_background: torch.Tensor
+) -> torch.Tensor:
+    """Logarithm of the probability of what the labels allow (BN), from the logits (BCN) where a float32 cannot hold it."""
+    log_truth = p_truth.clamp(min=LEAST_P).log()
+    lost = (known & (p_truth < LEAST_P)).nonzero(as_tuple=True)
+    if not len(lost[0]):
+        return log_truth
+    of_lost = _log_truth(logits.movedim(1, -1)[lost], label[lost], merged[lost], in_background[lost[0]])
+    return log_truth.index_put(lost, of_lost)
 
 
 def _log_truth(logits: torch.Tensor, label: torch.Tensor, merged: torch.Tensor, in_background: torch.Tensor) -> torch.Tensor:
