@@ -89,7 +89,7 @@ def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool, allow_ou
             check_scheme(entry["label_scheme"])
         except CallError as error:
             raise UserError(f"{datalist}: {shown(entry['image'])}: {error}") from None
-    channels_from_verse(entry.get("labelled") or [], f"{datalist}: 'labelled' of {entry['image']}")
+    channels_from_verse(entry.get("labelled") or [], f"{datalist}: 'labelled' of {shown(entry['image'])}")
     return entry
 
 
@@ -155,7 +155,7 @@ def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, all
         raise CallError(f"{datalist}: no scans under '{split}'; it has {', '.join(filled)}.{hint}")
     for entry in splits[split]:
         if not entry.get("label"):
-            raise UserError(f"{datalist}: {entry['image']} under '{split}' has no label")
+            raise UserError(f"{datalist}: {shown(entry['image'])} under '{split}' has no label")
     return splits[split]
 
 
@@ -193,7 +193,7 @@ def inference_entries(
             raise CallError(f"{datalist}: no scans under '{split}'")
         images = _fitting(images, dataset_dir, pattern)
         if not any(os.path.exists(path) for path in images):
-            raise CallError(f"{datalist}: {images[0]} does not exist, nor does any other. Is dataset_dir ({dataset_dir}) right?")
+            raise CallError(f"{datalist}: {shown(images[0])} does not exist, nor does any other. Is dataset_dir ({dataset_dir}) right?")
         return [{"image": path} for path in images]
     found = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
     if not found:

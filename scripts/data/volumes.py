@@ -21,6 +21,7 @@ from scripts.data.dicom import check_series, is_dicom_file, silent_itk
 from scripts.data.find import SUFFIXES
 from scripts.data.metaimage import check_metaimage
 
+REORDERED = "its axes have another order or direction"
 GRID_TOLERANCE_MM = 1e-3  # two affines closer than this are one grid: headers hold float32 ...
 CORNER_TOLERANCE_MM = 0.05  # ... if no voxel is further from its twin: a small turn moves the far corners most
 _alone = threading.Lock()  # loggers and warning filters are those of the whole process
@@ -219,26 +220,38 @@ def on_grid(path: str | Path, label: Volume, scan_path: str | Path, scan: Volume
         UserError: if it is not on the grid of its scan; the message names both files.
     """
     mismatch = grid_mismatch(scan.data.shape, scan.affine, label.data.shape, label.affine)
-    if not mismatch:
-        return label.data
-    try:
-        to_scan = nib.orientations.ornt_transform(*map(nib.orientations.io_orientation, (label.affine, scan.affine)))
-    except (ValueError, np.linalg.LinAlgError):  # an affine that is no grid
-        raise UserError(not_on_grid(path, scan_path, mismatch)) from None
-    turned = nib.orientations.apply_orientation(label.data, to_scan)
-    affine = label.affine @ nib.orientations.inv_ornt_aff(to_scan, label.data.shape)
-    if mismatch := grid_mismatch(scan.data.shape, scan.affine, turned.shape, affine):
+    if mismatch not in ("", REORDERED):
         raise UserError(not_on_grid(path, scan_path, mismatch))
-    return turned
+    return nib.orientations.apply_orientation(label.data, _to_axes_of(scan.affine, label.affine)) if mismatch else label.data
 
 
 def not_on_grid(path: str | Path, scan_path: str | Path, mismatch: str) -> str:
     """What is wrong with a label map, and the fix; `mismatch` is that of `grid_mismatch`."""
-    return f"{path}: not on the grid of {scan_path} ({mismatch}). Resample it to the scan by nearest neighbour."
+    resample, reorder = "Resample it to the scan by nearest neighbour.", "Save it with those of its scan, as nibabel's as_reoriented does."
+    return f"{path}: not on the grid of {scan_path} ({mismatch}). {reorder if mismatch == REORDERED else resample}"
+
+
+def _to_axes_of(affine: np.ndarray, other_affine: np.ndarray) -> np.ndarray:
+    """Orientation that flips and swaps the axes of the other grid to those of this one."""
+    return nib.orientations.ornt_transform(*map(nib.orientations.io_orientation, (other_affine, affine)))
 
 
 def grid_mismatch(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> str:
-    """Why two volumes are not on one grid, in words; empty if they are."""
+    """Why two volumes are not on one grid, in words; empty if they are, `REORDERED` if they are but for the order of their axes."""
+    difference = _difference(shape, affine, other_shape, other_affine)
+    if difference:
+        try:
+            turn = _to_axes_of(affine, other_affine)
+        except (ValueError, np.linalg.LinAlgError):  # an affine that is no grid
+            return difference
+        turned_shape = [other_shape[axis] for axis in np.argsort(turn[:, 0])]
+        turned_affine = other_affine @ nib.orientations.inv_ornt_aff(turn, tuple(other_shape))
+        if not _difference(shape, affine, turned_shape, turned_affine):
+            return REORDERED
+    return difference
+
+
+def _difference(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> str:
     if tuple(shape) != tuple(other_shape):
         return f"shape {tuple(shape)} and {tuple(other_shape)}"
     apart = np.asarray(affine, float) - np.asarray(other_affine, float)

@@ -8,7 +8,7 @@ import pytest
 from conftest import fails
 
 from scripts.common.errors import UserError
-from scripts.data.volumes import Volume, grid_mismatch, on_grid, read_grid, read_volume, voxel_mm3
+from scripts.data.volumes import Volume, grid_mismatch, not_on_grid, on_grid, read_grid, read_volume, voxel_mm3
 
 
 def test_grid_tolerance():
@@ -20,6 +20,16 @@ def test_grid_tolerance():
     turned[0, 1] = turned[1, 0] = 9e-4  # small, but the corner of 401 voxels lies 0.36 mm off
     assert grid_mismatch((2, 2, 2), np.eye(4), (2, 2, 2), turned) == ""
     assert grid_mismatch((2, 401, 2), np.eye(4), (2, 401, 2), turned) == "affines that differ by up to 0.36 mm"
+
+
+@pytest.mark.parametrize("axes", ["LPI", "PIR", "SAL"])
+def test_a_grid_whose_axes_have_another_order(axes):
+    image = nib.Nifti1Image(np.zeros((2, 3, 4), np.uint8), np.diag([4.0, 1.0, 1.5, 1.0]))
+    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes)))
+    assert grid_mismatch(image.shape, image.affine, turned.shape, turned.affine) == "its axes have another order or direction"
+    assert "save it with those of its scan" in not_on_grid("a", "b", "its axes have another order or direction").lower()
+    moved = turned.affine + np.array([[0, 0, 0, 3.0], *[[0.0] * 4] * 3])
+    assert grid_mismatch(image.shape, image.affine, turned.shape, moved).startswith(("affines", "shape"))
 
 
 def test_volume_of_a_voxel():
