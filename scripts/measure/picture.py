@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEIGHT_INCH, HEAD_INCH, TABLE_INCH = 8.0, 1.1, 6.0  # of the slice, of what stands above it and beside it
+BESIDE_MM = 8.0  # an end-plate whose middle lies further from the slice is dashed
 ROW_INCH = 0.17  # of a row of numbers, at least
 COLUMNS = (  # heading, measures of a body or a disc that stand below it, format
     ("anterior mm", ("anterior_height_mm",), ".1f"),
@@ -47,6 +48,8 @@ def measures_figure(
 ) -> Figure:
     """The slice through most of the bodies with their outlines and end-plates, and the measures of each structure at its height.
 
+    In a scoliosis, end-plates that lie beside the slice are dashed: they do not fit the outlines there.
+
     Args:
         image, label: shape XYZ, on one grid; the latter holds channel indices.
         affine: 4x4, voxel -> world mm, RAS.
@@ -60,7 +63,8 @@ def measures_figure(
     marked, marked_affine = turned_to_ras(np.asarray(label), affine)
     to_voxel = np.linalg.inv(marked_affine)
     columns = crop_columns(marked, "sagittal", spacing_mm)
-    view = make_view(turned, marked, spacing_mm, "sagittal", best_index(marked, "sagittal"), columns)
+    slice_index = best_index(marked, "sagittal")
+    view = make_view(turned, marked, spacing_mm, "sagittal", slice_index, columns)
 
     def on_panel(point_mm: np.ndarray) -> np.ndarray:
         """A world point (3,) -> mm from the left and the upper side of the panel, (2,)."""
@@ -72,10 +76,13 @@ def measures_figure(
     figure = Figure(figsize=size, dpi=DPI, facecolor=BACKGROUND)
     axes = figure.add_axes((0, 0, width / size[0], HEIGHT_INCH / size[1]), facecolor="black")
     draw_view(axes, view, intensity_window(turned, marked), width=0.7)
+    any_beside = False
     for name, body in measures.bodies.items():
         for plate in [body.superior] if name == SACRUM else [body.superior, body.inferior]:
             points = np.array([on_panel(p) for p in (plate.posterior_mm, plate.middle_mm, plate.anterior_mm)])
-            axes.plot(*points[[0, 2]].T, ".-", color=TEXT, linewidth=1.2, markersize=4)
+            is_beside = abs(apply_affine(to_voxel, plate.middle_mm)[0] - slice_index) * spacing_mm[0] > BESIDE_MM
+            any_beside |= is_beside
+            axes.plot(*points[[0, 2]].T, ".--" if is_beside else ".-", color=TEXT, linewidth=1.2, markersize=4)
             axes.plot(*points[1], ".", color=TEXT, markersize=4)
 
     places: dict[str, float] = {}  # of the rows, inches from the upper side of the slice
@@ -98,6 +105,8 @@ def measures_figure(
     line = {"x": 0.2 / size[0], "color": TEXT, "va": "center", "parse_math": False}
     figure.text(y=(top - 0.3) / size[1], s=fitted(title, size[0] - 0.4, 13), fontsize=13, fontweight="bold", **line)
     figure.text(y=(top - 0.62) / size[1], s=curves, fontsize=11, **line)
+    if any_beside:
+        figure.text(y=(HEIGHT_INCH + 0.2) / size[1], s="dashed: beside this slice", fontsize=9, **{**line, "color": DIM})
     for place, (heading, _, _) in enumerate(COLUMNS):
         figure.text((width + _x(place)) / size[0], (HEIGHT_INCH + 0.2) / size[1], heading, color=DIM, fontsize=9, ha="right", va="center")
     return figure

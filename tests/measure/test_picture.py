@@ -77,3 +77,13 @@ def test_what_is_not_measured_is_named():
     texts = [text.get_text() for text in figure.texts]
     assert texts[texts.index("L2") + 1] == "not measured"
     assert "L2/L3" not in texts
+
+
+@pytest.mark.parametrize(("scoliosis", "dashed"), [(0.0, 0), (38.0, 6)])
+def test_end_plates_beside_the_slice_are_dashed(scoliosis, dashed):
+    phantom = draw_phantom(33, contrast="T2w", order="RAS", oblique_deg=0.0, scoliosis=scoliosis)
+    label = encode(phantom.label)
+    figure = measures_figure(phantom.image, label, phantom.affine, measure_spine(label, phantom.affine))
+    styles = [line.get_linestyle() for line in figure.axes[0].lines if len(line.get_xydata()) == 2]
+    assert styles.count("--") >= dashed
+    assert ("--" in styles) is ("dashed: beside this slice" in [text.get_text() for text in figure.texts]) is bool(dashed)
