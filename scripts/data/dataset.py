@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ from monai.transforms import Compose
 from torch.utils.data import get_worker_info
 
 from scripts.common.cores import cores
-from scripts.common.errors import CallError, UserError
+from scripts.common.errors import CallError, UserError, shown
 from scripts.data.sampling import Draw
 
+logger = logging.getLogger(__name__)
 MOST_THREADS = 8  # that load scans into memory; each holds one before and after resampling
 
 
@@ -56,10 +58,13 @@ class CachedScans(CacheDataset):
         if self.errors:
             return None  # the run ends anyway, once no thread is busy: one that outlives it aborts the process
         try:
-            return super()._load_cache_item(idx)
+            item = super()._load_cache_item(idx)
         except UserError as error:
             self.errors[idx] = error
             return None
+        for note in filter(None, getattr(item.get("image"), "meta", {}).get("notes", "").split("\n")):
+            logger.warning(shown(f"{self.data[idx]['image']}: {note}"))
+        return item
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list:
         cache = super()._fill_cache(indices)

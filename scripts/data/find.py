@@ -174,7 +174,8 @@ def find_label(image: str | Path, passed_over: Callable[[Path], bool] | None = N
 
     For `<case>_<contrast>`: `<case>_<contrast>_seg` beside it, or `<case>_seg`, unless `<case>` is a scan itself; or the same name, or one
     of these two, in a sibling folder `labels` or `masks` of `images` (`labelsTr` of `imagesTr`, where nnU-Net's `_0000` is left out).
-    For `sub-01/...` of BIDS: `<stem>_seg` or `<stem>_dseg` in the same folder of `derivatives/<any>/`.
+    For `sub-01/...` of BIDS: `<stem>_seg` or `<stem>_dseg` in the same folder of `derivatives/<any>/`, with or without `_label-spine` or
+    `_desc-<any>` between (`_label-SC` is the cord).
     """
     image = Path(image)
     stem = case_name(image)
@@ -188,8 +189,10 @@ def find_label(image: str | Path, passed_over: Callable[[Path], bool] | None = N
     candidates = [*(image.parent / name for name in beside), *(folder / name for name in apart for folder in folders)]
     for parent in image.parents:
         if parent.name.startswith("sub-"):  # of BIDS, whose labels lie in a tree of their own
-            trees = sorted(parent.parent.glob("derivatives/*/"))
-            candidates += [tree / image.parent.relative_to(parent.parent) / f"{stem}_{word}" for tree in trees for word in ("seg", "dseg")]
+            for folder in sorted(parent.parent.glob(f"derivatives/*/{glob.escape(image.parent.relative_to(parent.parent).as_posix())}")):
+                candidates += [folder / f"{stem}_{word}" for word in ("seg", "dseg")]
+                others = re.compile(rf"{re.escape(stem)}(?:_label-spine|_desc-[A-Za-z0-9]+)+_d?seg")
+                candidates += sorted({folder / case_name(file) for file in folder.iterdir() if others.fullmatch(case_name(file))})
     files = (file for candidate in candidates if (file := _file(candidate)))
     return next((file for file in files if not (passed_over and passed_over(file))), None)
 

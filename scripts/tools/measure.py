@@ -70,7 +70,7 @@ def measure(
             failed.append(str(error))
             continue
         try:
-            draw(Path(output_dir) if Path(of_mask["mask"]).is_absolute() else (Path(output_dir) / of_mask["mask"]).parent)
+            draw(of_mask["mask"], Path(output_dir) if Path(of_mask["mask"]).is_absolute() else (Path(output_dir) / of_mask["mask"]).parent)
         except UserError as error:  # a picture in the way costs no numbers
             failed.append(str(error))
         if scan is None:
@@ -100,9 +100,9 @@ def _name(mask: Path, dataset_dir: str | Path, known: Mapping[str, str]) -> str:
     return known.get(os.path.realpath(mask), name)
 
 
-def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> tuple[dict[str, Any], bool | None, Callable[[Path], None]]:
+def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> tuple[dict[str, Any], bool | None, Callable[[str, Path], None]]:
     """A report on a mask as inference writes it, with what that has said of the names; whether the mask was edited since (None: there is no
-    report); and what draws its picture into a folder."""
+    report); and what draws its picture, under a name, into a folder."""
     written, before = report_as_written(mask), read_report(mask)
     if label_scheme not in ("", before.get("label_scheme")) or not is_report(before):
         written = before = {}  # with other numbers its names are others
@@ -113,12 +113,12 @@ def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> tuple[dict
         label, affine = on_grid(mask, volume, scan, image), image.affine
     report, measures = report_on(label, affine, image, label_scheme, written, before)
 
-    def draw(folder: Path) -> None:
+    def draw(name: str, folder: Path) -> None:
         if image:
-            name = case_name(mask).removesuffix(LABEL_POSTFIX)
-            picture = folder / f"{name}_measures.png"
+            picture = folder / f"{case_name(mask).removesuffix(LABEL_POSTFIX)}_measures.png"
             check_picture(picture, scan)
-            figure = measures_figure(image.data, label, affine, measures, shown(name), picture_note(report))
+            title = Path(name).with_name(case_name(name).removesuffix(LABEL_POSTFIX)).as_posix()
+            figure = measures_figure(image.data, label, affine, measures, shown(title), picture_note(report))
             save_figure(figure, picture, source=str(scan))
 
     return report, (not written if before else None), draw

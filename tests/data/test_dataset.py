@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import time
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from conftest import fails
 from monai.data import DataLoader
-from monai.transforms import Compose, RandomizableTransform, Transform
+from monai.transforms import Compose, CopyItemsd, RandomizableTransform, Transform
 
 from scripts.common.errors import UserError
 from scripts.data.dataset import CachedScans, CarriedError
+from scripts.transforms import LoadImageVolumesd
 
 
 class Load(Transform):
@@ -110,3 +113,13 @@ def test_what_is_wrong_with_a_scan_comes_out_of_a_worker(workers, kind):
     assert next(loaded)["image"] == ["a"]
     with pytest.raises(kind, match=f"^{re.escape('bad: not a scan')}$"):
         next(loaded)
+
+
+def test_what_the_reader_has_to_say_is_told_once(tmp_path, caplog):
+    values = np.random.default_rng(0).uniform(0, 100, (40, 40, 40)).astype(np.float32)
+    values[0, 0, :2] = np.nan
+    nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / "a.nii")
+    data = [{"image": str(tmp_path / "a.nii")}] * 3  # as `repeat` lists a scan
+    CachedScans(data, Compose([LoadImageVolumesd("image"), CopyItemsd("image", names="other")]), progress=False)
+    told = [record.message for record in caplog.records if "NaN" in record.message]
+    assert told == [f"{tmp_path}/a.nii: 2 voxels (0.0031 %) were NaN or infinite: set to the lowest value"]

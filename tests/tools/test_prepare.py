@@ -302,14 +302,15 @@ def test_labels_of_bids(tmp_path):
     """In a tree of their own; the source is the data set."""
     image = nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4))
     root = tmp_path / "spines"
-    for i, word in enumerate(("seg", "dseg", "dseg")):
+    for i, word in enumerate(("seg", "dseg", "label-spine_dseg", "label-spine_desc-manual_seg")):
+        touch(root, f"derivatives/labels/sub-{i}/ses-1/anat/sub-{i}_T2w_label-SC_seg.nii")  # the cord
         for name in (f"sub-{i}/ses-1/anat/sub-{i}_T2w", f"derivatives/labels/sub-{i}/ses-1/anat/sub-{i}_T2w_{word}"):
             nib.save(image, touch(root, f"{name}.nii") / f"{name}.nii")
     prepare(root, root / "list.json")
     entries = list(chain(*json.loads((root / "list.json").read_text()).values()))
-    assert {e["patient"] for e in entries} == {"sub-0", "sub-1", "sub-2"}
+    assert {e["patient"] for e in entries} == {f"sub-{i}" for i in range(4)}
     assert {e["source"] for e in entries} == {"spines"}
-    assert all(e["label"].startswith("derivatives/labels/") for e in entries)
+    assert all(e["label"].startswith("derivatives/labels/") and "SC" not in e["label"] for e in entries)
 
 
 def test_labels_outside_the_folder(tmp_path):
