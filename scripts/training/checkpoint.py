@@ -11,9 +11,9 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.common.command import is_command
 from scripts.common.errors import CallError, shown, similar_path
 from scripts.common.files import write_whole
+from scripts.common.options import is_command
 from scripts.common.preflight import check_fit, load_weights
 from scripts.data.sampling import SeededSampler
 from scripts.training.interruption import Interruption, StoppedError

@@ -15,8 +15,9 @@ import pytest
 from conftest import BUNDLE, EVALUATE, INFERENCE, TOOLS, TRAIN, fails
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from scripts.common import command
-from scripts.common.command import check_command, check_overrides, one_line, typed_value
+from scripts.common import options
+from scripts.common.command import check_command, check_overrides, one_line
+from scripts.common.options import NEEDED, TEXTS, typed_value
 
 
 def run_command(*arguments: str, cwd: Path = BUNDLE) -> subprocess.CompletedProcess:
@@ -37,7 +38,7 @@ def initialized(files: str | list[str], **overrides) -> ConfigWorkflow:
 
 
 def typed(monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(command, "is_command", lambda: True)
+    monkeypatch.setattr(options, "is_command", lambda: True)
     monkeypatch.setattr(sys, "argv", ["monai", "run", *arguments])
 
 
@@ -71,8 +72,8 @@ def test_paths_are_what_was_typed_whatever_fire_makes_of_them(monkeypatch, text,
 def test_every_option_that_is_a_path_or_a_name_is_read_as_a_text(file):
     defaults = {key: value for key, value in ConfigParser.load_config_file(file).items() if isinstance(value, str) and "::" not in key}
     texts = {key for key, value in defaults.items() if not value.startswith(("$", "@")) or "'/" in value}  # others are no paths
-    assert texts - command.TEXTS == set()
-    assert {key for key in defaults if key.endswith(("_dir", "_path"))} - command.NEEDED == set()
+    assert texts - TEXTS == set()
+    assert {key for key in defaults if key.endswith(("_dir", "_path"))} - NEEDED == set()
 
 
 def test_a_folder_of_digits_for_the_labels_with_a_sacrum(monkeypatch):

@@ -1,0 +1,105 @@
+"""Options as they are meant: what the command line makes of paths, names and switches is undone before anything reads them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from scripts.common.errors import CallError
+from scripts.common.preflight import is_true
+
+# options that are paths or names and cannot be None, and all that are paths or names
+NEEDED = {"bundle_root", "dataset_dir", "output_dir", "ckpt_path", "sacrum_dir", "release_dir", "results", "nnunet_python"}
+TEXTS = NEEDED | {
+    "datalist", "image", "split", "labels", "pretrained", "resume", "prediction", "reference", "before", "after", "metrics", "name",
+    "patient_pattern", "pattern", "label_scheme", "read_scheme", "train_only", "lowest",
+}  # fmt: skip
+LISTS = {"also_train_on", "scans", "parts"}  # options that are lists of such
+SWITCHES = {"allow_outside", "amp", "train_amp", "tta", "figures", "overwrite", "debug"}  # True or False
+
+
+def is_command() -> bool:
+    """True where `python -m monai.bundle` runs the config, not a program that has other plans with its hooks and signals."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == "monai.bundle.__main__"
+
+
+def read_options(parser: ConfigParser) -> None:
+    """Make texts of the options that are paths or names, lists of those that are lists of them, and True or False of switches, before
+    anything reads them.
+
+    Raises:
+        CallError: for one that has no value, or that MONAI has changed, and for a switch that is neither True nor False.
+    """
+    for name in sorted((TEXTS | LISTS | SWITCHES) & parser.config.keys()):
+        value = parser.config[name]
+        read = list_of_texts if name in LISTS else as_switch if name in SWITCHES else as_text
+        option = read(name, value)
+        if option != value or type(option) is not type(value):
+            parser.config[name] = option
+            parser.ref_resolver.get_item(name).update_config(option)
+            parser.ref_resolver.remove_resolved_content(name)
+
+
+def as_switch(name: str, value: Any) -> Any:
+    """A switch as it comes from YAML or the command line, where `--figures false` is a text; an expression stays one."""
+    return value if _is_expression(value) else is_true(value, name)
+
+
+def as_text(name: str, value: Any) -> Any:
+    """The value of an option that is a path or a name. `fire` reads it as Python: 20240501 is a number then, `a,b` a list.
+
+    Args:
+        name: the option.
+        value: in the config.
+
+    Returns:
+        What stands on the command line, or the number as a text; what a program or a config gives otherwise as it is.
+
+    Raises:
+        CallError: for an option without a value, or with a `#`.
+    """
+    typed = typed_value(name) if is_command() else None
+    if (isinstance(value, bool) and name != "resume") or (value is None and name in NEEDED):
+        raise CallError(f"--{name}: its value is missing" if value is True else f"--{name} {value}: a path or a name is needed")
+    if isinstance(value, (int, float, list, tuple, dict)) and not isinstance(value, bool):
+        if typed is None and not isinstance(value, (int, float)):
+            return value
+        value = str(value) if typed is None else typed
+    if isinstance(value, str) and "::" not in (typed or ""):
+        _check_hash(name, value)
+    return value
+
+
+def list_of_texts(name: str, value: Any) -> Any:
+    """The same for an option that is a list of paths or names; one alone is a list of one."""
+    if isinstance(value, (list, tuple)):
+        texts = [str(item) if isinstance(item, (int, float)) else item for item in value]
+        for text in texts:
+            _check_hash(name, str(text))
+        return texts
+    text = as_text(name, value)
+    return text if _is_expression(text) else [text] if text else []
+
+
+def _is_expression(value: Any) -> bool:
+    return str(value).startswith(("$", "@", "%"))
+
+
+def _check_hash(name: str, value: str) -> None:
+    if not _is_expression(value) and ("#" in value or "::" in value):
+        written = value.replace("::", "#")
+        raise CallError(f"--{name} {written}: MONAI reads # in an option as ::. Rename what is called so, or give a link to it without #.")
+
+
+def typed_value(name: str) -> str | None:
+    """What follows `--name` on the command line, as `fire` finds it; None if nothing does."""
+    found = None
+    for argument, following in zip(sys.argv, [*sys.argv[1:], "--"]):
+        key, equals, value = argument.partition("=")
+        if key.startswith("-") and key.lstrip("-").replace("-", "_") == name:
+            found = value if equals else None if re.match(r"--|-[a-zA-Z]$", following) else following
+    return found
