@@ -209,15 +209,16 @@ class CaseReports:
         if idist.get_rank() != 0:
             return
         structures, spines = [], []
-        for mask, report in reported_masks(self.output_dir):
-            of_mask = {"mask": mask.relative_to(self.output_dir).as_posix(), "edited_since": report.get("mask_sha256") != sha256_of(mask)}
-            if of_mask["edited_since"]:
-                print(shown(f"{mask}: {CHANGED}"))
-            structures += structure_table(of_mask, report)
-            spines.append({**of_mask, **spine_row(report)})
-        if not spines:
-            return
         with alone_in(self.output_dir):
+            for mask, report in reported_masks(self.output_dir):
+                edited = report.get("mask_sha256") != sha256_of(mask)
+                of_mask = {"mask": mask.relative_to(self.output_dir).as_posix(), "edited_since": edited}
+                if edited:
+                    print(shown(f"{mask}: {CHANGED}"))
+                structures += structure_table(of_mask, report)
+                spines.append({**of_mask, **spine_row(report)})
+            if not spines:
+                return
             for name, rows in zip(TABLES, (structures, spines)):
                 write_whole(self.output_dir / name, partial(write_rows, in_order(rows)))
             page = write_overview(self.output_dir, spines)

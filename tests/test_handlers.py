@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -330,6 +331,7 @@ def test_tables_of_all_scans(stored, tmp_path):
     run(handler, steps)
     written(tmp_path / "y_seg.nii.gz", b"edited")
     (tmp_path / "z_seg.json").write_text((tmp_path / "y_seg.json").read_text())  # its mask is gone
+    shutil.copytree(tmp_path / "a", tmp_path / ".trash")
     run(handler, steps[:1])  # the other mask is told of by its report
     assert (tmp_path / "structures.csv").read_text().splitlines() == [
         "mask,edited_since,label_scheme,sequence_probability,uncertain,named_by_hand,"

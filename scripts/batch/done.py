@@ -13,12 +13,11 @@ from monai.bundle import ConfigParser
 
 from scripts.common.command import running_workflow
 from scripts.common.files import is_whole_gzip, sha256_of
-from scripts.data.find import is_no_slice
+from scripts.data.find import files_of_voxels, is_no_slice
 from scripts.data.masks import MaskLayout, beside, is_report, read_report
 from scripts.data.own_masks import other_scan
 from scripts.labels import METADATA_FILE, label_table
 
-HEADERS, VOXELS = (".mhd", ".nhdr"), (".raw", ".zraw", ".raw.gz", ".gz")
 SECTIONS = ("network_def", "preprocessing", "inferer", "postprocessing")  # of a config: what they hold changes masks
 
 
@@ -88,13 +87,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return float(value) if isinstance(value, (int, float)) else value
-
-
-def files_of_voxels(scan: Path) -> list[Path]:
-    """Those beside a header (`.mhd`, `.nhdr`) that have its stem."""
-    if scan.suffix.lower() not in HEADERS:
-        return []
-    return [path for path in (scan.with_name(scan.stem + suffix) for suffix in VOXELS) if path.is_file()]
 
 
 def is_whole_png(path: Path) -> bool:

@@ -52,7 +52,7 @@ def write_overview(folder: Path, spines: Sequence[Mapping[str, Any]]) -> Path:
 
     Args:
         folder: with the masks and `failures.csv`, if there is one; the page goes there.
-        spines: rows of `spines.csv`, which somebody may have edited.
+        spines: rows of `spines.csv`.
     """
     failures = []
     with suppress(csv.Error, OSError):  # whatever is wrong with the table, `Outcomes` has said it
@@ -75,7 +75,7 @@ def write_overview(folder: Path, spines: Sequence[Mapping[str, Any]]) -> Path:
 
 def warnings_of(row: Mapping[str, Any]) -> list[str]:
     """The warnings of a row of `spines.csv`, and whether its mask has been edited since."""
-    edited = ["edited since: these numbers are those of the mask before"] if str(row.get("edited_since")) == "True" else []
+    edited = ["edited since: these numbers are those of the mask before"] if row.get("edited_since") else []
     return [*filter(None, str(row.get("warnings") or "").split(" | ")), *edited]
 
 
@@ -99,7 +99,7 @@ def _card(folder: Path, row: Mapping[str, Any]) -> str:
 def _number(cell: Any) -> float | None:
     try:
         return float(cell)
-    except (TypeError, ValueError):  # an empty cell, or whatever somebody has written there
+    except (TypeError, ValueError):  # not there, or whatever somebody has written into a report
         return None
 
 

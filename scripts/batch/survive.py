@@ -27,8 +27,7 @@ logger = logging.getLogger(__name__)
 class Scans(Dataset):
     """Scans to be segmented. Where one cannot be read, what is wrong comes in its place; one that is done is not read.
 
-    An item holds `source`, the file, and either the transformed scan with what it is `made_from`, or `reason` and `fix`, or `skipped`
-    and its `report`.
+    An item holds `source`, the file, and either the transformed scan with what it is `made_from`, or `reason` and `fix`, or `skipped`.
 
     Args:
         data: entries with an `image` each.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -34,14 +35,24 @@ def read_options(parser: ConfigParser) -> None:
     Raises:
         CallError: for one that has no value, or that MONAI has changed, and for a switch that is neither True nor False.
     """
-    for name in sorted((TEXTS | LISTS | SWITCHES) & parser.config.keys()):
-        value = parser.config[name]
+    found = [(name, parser.config, name) for name in sorted((TEXTS | LISTS) & parser.config.keys())]
+    for name, holder, place in [*found, *_switches(parser.config)]:
+        value = holder[name]
         read = list_of_texts if name in LISTS else as_switch if name in SWITCHES else as_text
         option = read(name, value)
         if option != value or type(option) is not type(value):
-            parser.config[name] = option
-            parser.ref_resolver.get_item(name).update_config(option)
-            parser.ref_resolver.remove_resolved_content(name)
+            holder[name] = option
+            parser.ref_resolver.get_item(place).update_config(option)
+            parser.ref_resolver.remove_resolved_content(place)
+
+
+def _switches(config: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Name, mapping and id of every switch at any depth, as `--inferer::inferer::tta` sets one."""
+    for key, item in config.items() if isinstance(config, dict) else enumerate(config):
+        if isinstance(config, dict) and key in SWITCHES and not isinstance(item, (dict, list)):
+            yield key, config, f"{place}{key}"
+        elif isinstance(item, (dict, list)):
+            yield from _switches(item, f"{place}{key}::")
 
 
 def as_switch(name: str, value: Any) -> Any:

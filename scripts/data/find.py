@@ -17,6 +17,7 @@ from scripts.data.dicom import holds_series, is_dicom_file
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+HEADERS, VOXELS = (".mhd", ".nhdr"), (".raw", ".zraw", ".raw.gz", ".gz")  # of scans of two files
 # of formats that are not looked for in folders; of two files, the header
 OTHER_SCANS = (".mgz", ".mgh", ".hdr", ".par", ".head", ".mnc", ".gipl", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip")
 NO_DICOM = (*SUFFIXES, ".json", ".csv", ".tsv", ".txt", ".html", ".png", ".jpg", ".pdf")  # by their names: not one of them has to be opened
@@ -93,7 +94,7 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
     masks: list[Path] = []
     masked = False
     closed: list[OSError] = []
-    for folder, files in _folders(root, closed.append):
+    for folder, files in folders_of(root, closed.append):
         images = [Path(folder, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
         scans = [path for path in images if not case_name(path).endswith(LABEL_POSTFIX)]
         masked |= len(scans) < len(images)
@@ -133,7 +134,7 @@ def find_masks(dataset_dir: str | Path) -> list[Path]:
     root = Path(dataset_dir)
     if not root.is_dir():
         raise CallError(f"{root}: no such folder. Set --dataset_dir to the folder that holds the masks.{similar_path(root)}")
-    files = [Path(folder, name) for folder, names in _folders(root, _refuse) for name in names if name.lower().endswith(SUFFIXES)]
+    files = [Path(folder, name) for folder, names in folders_of(root, _refuse) for name in names if name.lower().endswith(SUFFIXES)]
     found = [f for f in files if not f.name.startswith(".") and (case_name(f).endswith(LABEL_POSTFIX) or is_in_label_folder(f))]
     if not found:
         raise CallError(f"{root}: no masks found. Expected {', '.join(LABEL_POSTFIX + suffix for suffix in SUFFIXES)} files.")
@@ -151,7 +152,7 @@ def _refuse(error: OSError) -> None:
     raise UserError(f"{error.filename}: cannot be looked into ({error.strerror}). Change its permissions, or leave it out.")
 
 
-def _folders(root: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+def folders_of(root: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
     """Each folder that is not hidden with the names of its files; linked ones last, and once: links may lead in a circle."""
     visited: set[str] = set()
     waiting = [str(root)]
@@ -225,6 +226,13 @@ def _spellings(stem: Path) -> Iterator[Path]:
     for suffix in SUFFIXES:
         yield stem.with_name(stem.name + suffix)
         yield stem.with_name(stem.name + suffix.upper())
+
+
+def files_of_voxels(scan: Path) -> list[Path]:
+    """Those beside a header (`.mhd`, `.nhdr`) that have its stem."""
+    if scan.suffix.lower() not in HEADERS:
+        return []
+    return [path for path in (scan.with_name(scan.stem + suffix) for suffix in VOXELS) if path.is_file()]
 
 
 def is_in_label_folder(path: Path) -> bool:

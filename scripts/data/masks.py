@@ -14,7 +14,7 @@ from monai.data.folder_layout import FolderLayoutBase
 
 from scripts.common.errors import CallError, UserError, shown
 from scripts.common.files import write_whole
-from scripts.data.find import LABEL_POSTFIX, case_name, find_image, has_twin
+from scripts.data.find import LABEL_POSTFIX, case_name, find_image, folders_of, has_twin
 from scripts.data.volumes import Volume, read_volume
 from scripts.labels import SCHEMES, encode, label_table
 
@@ -140,7 +140,8 @@ def read_report(mask: Path) -> dict[str, Any]:
 
 def reported_masks(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every mask in a folder and below with its report, if that has what tables take from one."""
-    for path in sorted(folder.rglob(f"*{LABEL_POSTFIX}.json")):
+    files = [Path(inner, name) for inner, names in folders_of(folder, lambda error: None) for name in names]
+    for path in sorted(file for file in files if file.name.endswith(f"{LABEL_POSTFIX}.json")):
         mask = path.with_name(f"{path.name.removesuffix('.json')}.nii.gz")
         if mask.is_file() and is_report(report := read_report(mask)):
             yield mask, report

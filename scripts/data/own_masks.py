@@ -35,13 +35,13 @@ def write_report(mask: Path, report: Mapping[str, Any]) -> None:
 def report_as_written(mask: Path) -> dict[str, Any]:
     """The report beside a mask; nothing if there is none, or one of both was edited since: its names are somebody's own then."""
     report = read_report(mask)
-    return report if is_report(report) and report.get("mask_sha256") == sha256_of(mask) else {}
+    return report if "mask_sha256" in report and is_report(report) and report["mask_sha256"] == sha256_of(mask) else {}
 
 
 def is_uncorrected(mask: Path) -> bool:
     """Whether this bundle has drawn the mask, and nobody has edited or renamed it since."""
     report = read_report(mask)
-    return "renamed" not in report and report.get("mask_sha256") == sha256_of(mask)
+    return "mask_sha256" in report and "renamed" not in report and report["mask_sha256"] == sha256_of(mask)
 
 
 def check_replaceable(mask: Path, scan: str) -> None:
@@ -90,6 +90,7 @@ def _is_signed(mask: Path) -> bool:
     """Whether nobody has changed a value since this bundle has drawn the mask."""
     try:
         image = nib.load(mask)
-        return bytes(image.header["descrip"]).rstrip(b"\0") == signature(image.dataobj)
+        written = bytes(image.header["descrip"]).rstrip(b"\0")
+        return written.startswith(MADE_BY) and written == signature(image.dataobj)
     except (OSError, nib.filebasedimages.ImageFileError):
         return False

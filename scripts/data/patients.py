@@ -56,10 +56,11 @@ def joined(patient_of: Mapping[Path, str], *common: Mapping[Path, Hashable]) -> 
 
 
 def without_contrast(images: Iterable[Path]) -> dict[Path, Path]:
-    """The path of each scan whose name has a contrast in it, without that: lumbar_T1_001 and lumbar_T2_001 are one patient."""
+    """The path of each scan whose name has a contrast in it, without that: lumbar_T1_001 and lumbar_T2_001 are one patient, in folders of
+    these contrasts, too."""
     word = re.compile(rf"(?:^|[ _-]){CONTRAST}(?=[ _-]|$)")
     rest = {image: word.sub("", without_channel(image)).strip(" _-") for image in images if word.search(without_channel(image))}
-    return {image: image.parent / name for image, name in rest.items() if name}
+    return {image: Path(*filter(None, (word.sub("", part) for part in image.parent.parts)), name) for image, name in rest.items() if name}
 
 
 def patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, str]:
@@ -89,7 +90,7 @@ def patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, st
 def question(patient_of: Mapping[Path, str], root: Path) -> str:
     """What to ask where patients may be taken for several ones; nothing where they look as they should."""
     patients = {*patient_of.values()}
-    for behind, pattern in ((r"[ _-][^ _-]*$", "(.+)[ _-]"), (rf"[ _-]{CONTRAST}[ _-].*$", "(.+?)[ _-]T[12]")):
+    for behind, pattern in ((r"[ _-][^ _-]*$", "(.+)[ _-]"), (rf"[ _-]{CONTRAST}[ _-].*$", "(.+?)(?:[ _-](?i:t[12]|stir|tirm|pd).*)?$")):
         if pair := _twins(patients, behind):
             return f"are {' and '.join(pair)} one patient, and others, too? Then set --patient_pattern '{pattern}'"
     in_folder = defaultdict(set)

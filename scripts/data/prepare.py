@@ -15,7 +15,7 @@ from scripts.common.files import sha256_of
 from scripts.common.preflight import check_writable
 from scripts.data.check_labels import label_problems
 from scripts.data.datalist import SPLITS, write_datalist
-from scripts.data.find import LABEL_FOLDERS, find_images, find_label, is_in_label_folder
+from scripts.data.find import LABEL_FOLDERS, files_of_voxels, find_images, find_label, is_in_label_folder
 from scripts.data.masks import read_mask
 from scripts.data.own_masks import is_uncorrected
 from scripts.data.patients import PATIENT_PATTERN, check_pattern, joined, matched, patient_folders, question, without_contrast
@@ -74,7 +74,7 @@ def prepare(
         raise CallError(f"{root}: its labels lie outside it, in {outside.parent}. Set --dataset_dir to the folder that holds both.")
     patient_of = {image: matched(patient_pattern or PATIENT_PATTERN, image, root) for image in paired}
     folder_of = {} if patient_pattern else patient_folders(patient_of, root)
-    copies = {image: sha256_of(image) for image in paired if image.is_file()}
+    copies = {image: tuple(map(sha256_of, [image, *files_of_voxels(image)])) for image in paired if image.is_file()}
     patient_of = joined(patient_of | folder_of, paired, copies, {} if patient_pattern else without_contrast(paired))
     source_of = {image: root.absolute().name if image in folder_of else _source(image) for image in paired}
     patients = _entries_of_patients(paired, patient_of, source_of, root, labelled, label_scheme)

@@ -45,7 +45,7 @@ class Body:
     axes: np.ndarray
     superior: EndPlate
     inferior: EndPlate
-    is_turned: bool  # as its end-plates rise to the right and its walls turn; else level and facing the front: half a body does not tell
+    is_turned: bool  # about its axis, as its walls are, and wide enough to rise to the right; else half a body, or a sacrum
 
     def heights_mm(self) -> tuple[float, float, float]:
         """Anterior, middle and posterior distance of the end-plates along the body's axis."""

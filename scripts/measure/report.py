@@ -69,8 +69,9 @@ def report_on(
     report |= {"structures": structure_rows(found, label, affine, label_scheme, scan.data if scan else None), "spine": measures.spine}
     problems = [*order_problems(label, affine, label_scheme), *_pieces(label)]
     report["warnings"] = [*(scan.notes if scan else ()), *problems, *doubts(report)]
-    if report["structures"] and not measures.bodies:
-        reason = "the view cuts every body" if any("/" not in row["name"] for row in report["structures"]) else "the mask holds no body"
+    bodies = [row for row in report["structures"] if "/" not in row["name"]]
+    if report["structures"] and not measures.bodies and all({*row["cut_by_view"]} - {"left", "right"} for row in bodies):
+        reason = "the view cuts every body" if bodies else "the mask holds no body"
         report["warnings"].append(f"nothing could be measured: {reason}")
     return report, measures
 

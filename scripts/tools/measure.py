@@ -59,7 +59,7 @@ def measure(
     check_writable(str(output_dir), "output_dir")
     tables = [Path(output_dir) / name for name in ("measures.csv", "measured_spines.csv")]
     earlier = [read_rows(table, "mask") if prediction else [] for table in tables]
-    known = {os.path.realpath(row.get("file") or Path(dataset_dir, row["mask"])): row["mask"] for row in earlier[1]}
+    known = {os.path.realpath(row.get("file") or Path(dataset_dir, row["mask"] or "")): row["mask"] for row in earlier[1]}
     structures, spines, notes, failed, alone = [], [], [], [], []
     for mask in tqdm(masks, desc="measure", unit="mask"):
         of_mask = {"mask": _name(mask, dataset_dir, known)}
@@ -73,6 +73,7 @@ def measure(
             draw(of_mask["mask"], Path(output_dir) if Path(of_mask["mask"]).is_absolute() else (Path(output_dir) / of_mask["mask"]).parent)
         except UserError as error:  # a picture in the way costs no numbers
             failed.append(str(error))
+        del draw  # else the scan is held while the next one is read
         if scan is None:
             alone.append(mask)
         structures += structure_table({**of_mask, "edited_since": edited}, report)
@@ -104,6 +105,7 @@ def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> tuple[dict
     """A report on a mask as inference writes it, with what that has said of the names; whether the mask was edited since (None: there is no
     report); and what draws its picture, under a name, into a folder."""
     written, before = report_as_written(mask), read_report(mask)
+    edited = not written if is_report(before) else None
     if label_scheme not in ("", before.get("label_scheme")) or not is_report(before):
         written = before = {}  # with other numbers its names are others
     volume, label_scheme = read_mask(mask, label_scheme)
@@ -121,4 +123,4 @@ def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> tuple[dict
             figure = measures_figure(image.data, label, affine, measures, shown(title), picture_note(report))
             save_figure(figure, picture, source=str(scan))
 
-    return report, (not written if before else None), draw
+    return report, edited, draw

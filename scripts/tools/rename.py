@@ -14,13 +14,13 @@ from scripts.common.files import sha256_of
 from scripts.common.preflight import check_files
 from scripts.data.find import case_name
 from scripts.data.masks import beside, is_report, read_mask, read_report, scan_of, write_label_map
-from scripts.data.own_masks import write_report
+from scripts.data.own_masks import is_uncorrected, write_report
 from scripts.data.scans import read_scan
 from scripts.data.volumes import Volume, on_grid
 from scripts.figures import case_figure, save_figure
 from scripts.labels import decode, encode, label_table
 from scripts.levels.renaming import rename_levels
-from scripts.measure.doubts import picture_note
+from scripts.measure.doubts import UNCERTAIN, doubts, picture_note
 from scripts.measure.report import report_on
 
 
@@ -65,7 +65,11 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
             raise UserError(f"{mask}: the scan that its report and its picture tell of is not found. Set --image.")
         drawn_on = read_scan(scan)
         on_scan = on_grid(mask, volume._replace(data=renamed), scan, drawn_on)
-        report = _renamed_report(report, on_scan, drawn_on, label_scheme, lumbar)
+        marks = {"uncertain": False, "renamed": {"lowest": _ends(renamed)[1], "lumbar": lumbar}}
+        if same and is_uncorrected(mask):
+            report = _confirmed_report(report, marks)
+        else:
+            report = _renamed_report(report, _new_names(label, renamed), on_scan, drawn_on, label_scheme, marks)
         figure = case_figure(drawn_on.data, on_scan, drawn_on.affine, title=shown(case_name(scan)), note=picture_note(report))
     write_label_map(values, volume.affine, mask)
     names = "-".join(_ends(renamed))
@@ -83,10 +87,25 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
         print("the tables and the overview follow when the same inference is run again")
 
 
-def _renamed_report(report: Mapping[str, Any], label: np.ndarray, scan: Volume, label_scheme: str, lumbar: int) -> dict[str, Any]:
+def _confirmed_report(report: Mapping[str, Any], marks: Mapping[str, Any]) -> dict[str, Any]:
+    """The report of a mask that nobody has edited, whose names are right."""
+    named_by_hand = doubts({**report, **marks})[0]
+    others = [line for line in report.get("warnings", []) if not line.startswith(UNCERTAIN)]
+    return {**report, **marks, "warnings": [named_by_hand, *others]}
+
+
+def _new_names(label: np.ndarray, renamed: np.ndarray) -> dict[str, str]:
+    """Name of each structure before -> now, of those that are still there."""
+    table, (channels, first) = label_table(), np.unique(label, return_index=True)
+    return {table[c].name: table[now].name for c, now in zip(channels, renamed.flat[first]) if now}
+
+
+def _renamed_report(
+    report: Mapping[str, Any], names: Mapping[str, str], label: np.ndarray, scan: Volume, label_scheme: str, marks: Mapping[str, Any]
+) -> dict[str, Any]:
     """The report of a mask (channel indices, XYZ) that was renamed: what the network has said of the names is no longer true."""
-    marks = {"uncertain": False, "renamed": {"lowest": _ends(label)[1], "lumbar": lumbar}}
-    now, _ = report_on(label, scan.affine, scan, label_scheme, marks)
+    before = [{**row, "name": names[row["name"]]} for row in report["structures"] if row["name"] in names]
+    now, _ = report_on(label, scan.affine, scan, label_scheme, marks, {"structures": before})
     kept = {key: value for key, value in report.items() if not key.startswith("runner_up")}
     return {**kept, **now}
 

@@ -42,12 +42,7 @@ def test_doubtful_masks_come_first(tmp_path):
         (tmp_path / name).touch()
     spines = [
         {"mask": "a_seg.nii.gz", "warnings": "", "edited_since": False, "lordosis_deg": 52.4, "cobb_deg": None},
-        {
-            "mask": "z_seg.nii.gz",
-            "warnings": "first: <b> & c | second",
-            "edited_since": "False",
-            "cobb_deg": "12.6",
-        },  # as a table holds them
+        {"mask": "z_seg.nii.gz", "warnings": "first: <b> & c | second", "edited_since": False, "cobb_deg": 12.6},
         {"mask": f"b & c/{LATIN}<1>_seg.nii.gz", "warnings": "", "edited_since": True},
         {"mask": "old_seg.nii.gz"},  # of a version whose tables had fewer columns
     ]

@@ -78,6 +78,17 @@ def test_overrides_that_clients_and_commands_need_pass():
         ConfigWorkflow(files, workflow_type=None, run_id=run_id, **overrides).initialize()
 
 
+def test_switches_below_a_top_level_key():
+    """`fire` leaves `--inferer::inferer::tta false` a text, which is true."""
+    overrides = {"inferer::inferer::tta": "false", "inferer::amp": "False", "figures": "false"}
+    workflow = ConfigWorkflow(INFERENCE, workflow_type=None, bundle_root=str(BUNDLE), **overrides)
+    workflow.initialize()
+    inferer = workflow.parser.get_parsed_content("inferer")
+    assert (inferer.amp, inferer.inferer.tta, workflow.parser.get_parsed_content("figures")) == (False, False, False)
+    with fails("--tta is 'no', neither True nor False"):
+        ConfigWorkflow(INFERENCE, workflow_type=None, bundle_root=str(BUNDLE), **{"inferer::inferer::tta": "no"}).initialize()
+
+
 def test_torchrun_without_an_overlay(monkeypatch):
     check_processes({"initialize": ["$import os"]}, "initialize")
     monkeypatch.setenv("WORLD_SIZE", "2")

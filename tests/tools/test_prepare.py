@@ -7,6 +7,7 @@ import re
 from itertools import chain
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -259,10 +260,28 @@ def test_copies_are_of_one_patient(tmp_path):
     assert patient_of_each(root) == {"a": "a", "b": "b", "c": "c", "d": "d", "e": "d"}
 
 
+def test_equal_headers_are_no_copies(tmp_path):
+    """Of MetaImage, whose voxels lie in another file."""
+    for stem in "abc":
+        itk.imwrite(itk.image_from_array(np.full((2, 2, 2), ord(stem), np.uint8)), tmp_path / f"{stem}.mhd")
+        header = (tmp_path / f"{stem}.mhd").read_text().replace(f"{stem}.raw", "x.raw")
+        assert header == (tmp_path / "a.mhd").read_text().replace("a.raw", "x.raw")
+        nib.save(nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.diag([-1, -1, 1, 1])), tmp_path / f"{stem}_seg.nii")
+    for folder in "abc":  # under one name, so that the headers are the same bytes
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t2.mhd").write_text((tmp_path / f"{folder}.mhd").read_text().replace(f"{folder}.raw", "t2.raw"))
+        (tmp_path / f"{folder}.raw").rename(tmp_path / folder / "t2.raw")
+        (tmp_path / f"{folder}.mhd").unlink()
+        (tmp_path / f"{folder}_seg.nii").rename(tmp_path / folder / "t2_seg.nii")
+    copies = patient_of_each(tmp_path)
+    assert set(copies.values()) == {"a", "b", "c"}
+
+
 def test_names_that_differ_in_the_contrast_are_of_one_patient(tmp_path):
     stems = [f"lumbar_{contrast}_00{i}" for i in range(3) for contrast in ("T1", "T2")] + ["x/T2_1", "x/T1w", "y_stir_tra"]
+    stems += ["T1/a_T1_5", "T2/a_T2_5"]  # folders of contrasts
     found = patient_of_each(labelled(tmp_path, *stems))
-    assert [found[stem] for stem in stems] == [f"lumbar_T1_00{i}" for i in range(3) for _ in range(2)] + ["1", "T1w", "y"]
+    assert [found[stem] for stem in stems] == [f"lumbar_T1_00{i}" for i in range(3) for _ in range(2)] + ["1", "T1w", "y"] + ["a_T1_5"] * 2
     pattern = "(.+)"
     assert patient_of_each(tmp_path, patient_pattern=pattern) == {stem: Path(stem).name for stem in stems}
 
@@ -282,7 +301,7 @@ def test_names_that_may_be_those_of_one_patient(tmp_path, capsys, stems, twins):
     root = labelled(tmp_path, *stems)
     prepare(root, root / "list.json")
     lines = capsys.readouterr().out.splitlines()
-    pattern = "(.+?)[ _-]T[12]" if "T1" in twins else "(.+)[ _-]"
+    pattern = "(.+?)(?:[ _-](?i:t[12]|stir|tirm|pd).*)?$" if "T1" in twins else "(.+)[ _-]"
     question = f"{root}/list.json: are {twins} one patient, and others, too? Then set --patient_pattern '{pattern}'"
     assert lines[1:] == [question] * bool(twins)
     prepare(root, root / "list.json", patient_pattern="(.+)", overwrite=True)

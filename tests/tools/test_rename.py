@@ -103,13 +103,16 @@ def test_names_are_confirmed(small_scan, segmented, tmp_path, capsys):
     """The mask counts as somebody's own from then on, as its labels would."""
     folder = Path(shutil.copytree(segmented, tmp_path / "masks"))
     mask = next(folder.glob("*_seg.nii.gz"))
-    before, names = encode(read_volume(mask).data), bodies(mask)
+    before, names, told = encode(read_volume(mask).data), bodies(mask), read_report(mask)
     assert is_uncorrected(mask)
     rename(mask, lowest=names[-1])
     assert f"{mask}: its names, {names[0]}-{names[-1]}, are confirmed" in capsys.readouterr().out
     np.testing.assert_array_equal(encode(read_volume(mask).data), before)
     report = read_report(mask)
     assert (report["uncertain"], report["renamed"]) == (False, {"lowest": names[-1], "lumbar": 0})
+    assert [line for line in report["warnings"] if "named by hand" not in line] == [w for w in told["warnings"] if "uncertain" not in w]
+    changed = ("uncertain", "renamed", "warnings", "mask_sha256")  # the rest is what the network has said
+    assert {k: v for k, v in report.items() if k not in changed} == {k: v for k, v in told.items() if k not in changed}
     assert not is_uncorrected(mask)
     assert segment(folder, small_scan, threshold=0.5) == 1  # as in the test above
     with fails(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number."):
