@@ -21,7 +21,7 @@ from scripts.common.files import alone_in, sha256_of, write_whole
 from scripts.common.tables import aligned, check_column, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, distinct_names
 from scripts.data.masks import MaskLayout, beside, reported_masks
-from scripts.data.own_masks import write_report
+from scripts.data.own_masks import is_as_reported, write_report
 from scripts.data.scans import read_scan
 from scripts.data.volumes import Volume
 from scripts.measure.doubts import picture_note
@@ -211,7 +211,7 @@ class CaseReports:
         structures, spines = [], []
         with alone_in(self.output_dir):
             for mask, report in reported_masks(self.output_dir):
-                edited = report.get("mask_sha256") != sha256_of(mask)
+                edited = not is_as_reported(mask, report)
                 of_mask = {"mask": mask.relative_to(self.output_dir).as_posix(), "edited_since": edited}
                 if edited:
                     print(shown(f"{mask}: {CHANGED}"))

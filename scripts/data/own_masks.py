@@ -32,16 +32,21 @@ def write_report(mask: Path, report: Mapping[str, Any]) -> None:
     write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
 
 
+def is_as_reported(mask: Path, report: Mapping[str, Any]) -> bool:
+    """Whether a mask is still the file that its report was written for."""
+    return "mask_sha256" in report and report["mask_sha256"] == sha256_of(mask)
+
+
 def report_as_written(mask: Path) -> dict[str, Any]:
     """The report beside a mask; nothing if there is none, or one of both was edited since: its names are somebody's own then."""
     report = read_report(mask)
-    return report if "mask_sha256" in report and is_report(report) and report["mask_sha256"] == sha256_of(mask) else {}
+    return report if is_report(report) and is_as_reported(mask, report) else {}
 
 
 def is_uncorrected(mask: Path) -> bool:
     """Whether this bundle has drawn the mask, and nobody has edited or renamed it since."""
     report = read_report(mask)
-    return "mask_sha256" in report and "renamed" not in report and report["mask_sha256"] == sha256_of(mask)
+    return "renamed" not in report and is_as_reported(mask, report)
 
 
 def check_replaceable(mask: Path, scan: str) -> None:
@@ -66,7 +71,8 @@ def check_replaceable(mask: Path, scan: str) -> None:
     if other := other_scan(content, scan):
         raise ScanError(scan, f"{mask} is there already, the mask of {other}", fix)
     # without a report of ours: a run that was killed between the two?
-    if not (is_uncorrected(mask) if "mask_sha256" in content else _is_signed(mask)):
+    is_own = ("renamed" not in content and is_as_reported(mask, content)) if "mask_sha256" in content else _is_signed(mask)
+    if not is_own:
         raise ScanError(scan, f"{mask} is there already and not as this bundle has written it (a label, or a mask that was corrected)", fix)
 
 

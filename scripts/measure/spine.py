@@ -83,9 +83,11 @@ def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[s
     start = [s.start for s in occupied]
     cut = cut_faces(whole(label.shape), start, part, voxel_sizes(affine))
     masks, affines = {}, {}
-    for structure, box in ((label_table()[channel], box) for channel, box in structure_boxes(part).items()):
-        mask = part[box] == structure.channel
-        if structure.kind == "body" and mask.sum() * voxel_mm3(affine) >= SPECK_MM3:
+    for channel, box in structure_boxes(part).items():
+        if (structure := label_table()[channel]).is_disc:
+            continue
+        mask = part[box] == channel
+        if mask.sum() * voxel_mm3(affine) >= SPECK_MM3:
             masks[structure.name] = mask
             affines[structure.name] = affine @ from_matvec(np.eye(3), np.add(start, [b.start for b in box]))
     centres_mm = {name: apply_affine(affines[name], np.argwhere(mask).mean(0)) for name, mask in masks.items()}

@@ -16,7 +16,7 @@ from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import read_rows, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
 from scripts.data.masks import is_report, read_mask, read_report, scan_of
-from scripts.data.own_masks import report_as_written
+from scripts.data.own_masks import is_as_reported
 from scripts.data.scans import read_scan
 from scripts.data.volumes import on_grid
 from scripts.figures import check_picture, save_figure
@@ -104,16 +104,16 @@ def _name(mask: Path, dataset_dir: str | Path, known: Mapping[str, str]) -> str:
 def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> tuple[dict[str, Any], bool | None, Callable[[str, Path], None]]:
     """A report on a mask as inference writes it, with what that has said of the names; whether the mask was edited since (None: there is no
     report); and what draws its picture, under a name, into a folder."""
-    written, before = report_as_written(mask), read_report(mask)
-    edited = not written if is_report(before) else None
-    if label_scheme not in ("", before.get("label_scheme")) or not is_report(before):
-        written = before = {}  # with other numbers its names are others
+    before = read_report(mask)
+    edited = not is_as_reported(mask, before) if is_report(before) else None
+    if edited is None or label_scheme not in ("", before.get("label_scheme")):
+        before = {}  # with other numbers its names are others
     volume, label_scheme = read_mask(mask, label_scheme)
     label, affine, image = volume.data, volume.affine, None
     if scan:
         image = read_scan(scan)
         label, affine = on_grid(mask, volume, scan, image), image.affine
-    report, measures = report_on(label, affine, image, label_scheme, written, before)
+    report, measures = report_on(label, affine, image, label_scheme, {} if edited else before, before)
 
     def draw(name: str, folder: Path) -> None:
         if image:

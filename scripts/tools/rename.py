@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from scripts.common.errors import CallError, UserError, shown
-from scripts.common.files import sha256_of
 from scripts.common.preflight import check_files
 from scripts.data.find import case_name
 from scripts.data.masks import beside, is_report, read_mask, read_report, scan_of, write_label_map
-from scripts.data.own_masks import is_uncorrected, write_report
+from scripts.data.own_masks import is_as_reported, write_report
 from scripts.data.scans import read_scan
 from scripts.data.volumes import Volume, on_grid
 from scripts.figures import case_figure, save_figure
@@ -53,8 +52,8 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
     label = volume.data
     renamed, lost = rename_levels(label, volume.affine, lowest, lumbar, str(mask))
     report, figure = read_report(mask), None
-    reported, same = is_report(report), (renamed == label).all()
-    if same and (not reported or ("renamed" in report and report.get("mask_sha256") == sha256_of(mask))):
+    reported, same, edited = is_report(report), (renamed == label).all(), not is_as_reported(mask, report)
+    if same and (not reported or ("renamed" in report and not edited)):
         raise UserError(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number.")
     values = decode(renamed, label_scheme)
     if (encode(values, str(mask), label_scheme) != renamed).any():
@@ -66,7 +65,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
         drawn_on = read_scan(scan)
         on_scan = on_grid(mask, volume._replace(data=renamed), scan, drawn_on)
         marks = {"uncertain": False, "renamed": {"lowest": _ends(renamed)[1], "lumbar": lumbar}}
-        if same and is_uncorrected(mask):
+        if same and not edited:
             report = _confirmed_report(report, marks)
         else:
             report = _renamed_report(report, _new_names(label, renamed), on_scan, drawn_on, label_scheme, marks)
