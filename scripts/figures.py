@@ -58,7 +58,7 @@ def structure_color(channel: int) -> tuple[float, float, float]:
 
     structure = label_table()[channel]
     bodies = [s.name for s in label_table() if s.kind == "body"]
-    rgb = np.array(to_rgb(BODY_COLORS[bodies.index(structure.name.split("/")[0]) % len(BODY_COLORS)]))
+    rgb = np.array(to_rgb(BODY_COLORS[bodies.index(structure.level) % len(BODY_COLORS)]))
     return tuple((rgb + 1) / 2 if structure.is_disc else rgb)
 
 

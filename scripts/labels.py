@@ -39,12 +39,27 @@ class Structure:
 
     @property
     def is_disc(self) -> bool:
-        return "/" in self.name
+        return names_disc(self.name)
+
+    @property
+    def level(self) -> str:
+        """`L1` for the body L1 and for the disc L1/L2."""
+        return level_of(self.name)
 
     @property
     def kind(self) -> str:
         """`body` or `disc`; `background` for channel 0."""
         return "background" if self.channel == 0 else "disc" if self.is_disc else "body"
+
+
+def names_disc(name: str) -> bool:
+    """A disc is named after the bodies above and below it, `L1/L2`."""
+    return "/" in name
+
+
+def level_of(name: str) -> str:
+    """The body of that name, or the one above the disc of that name."""
+    return name.split("/")[0]
 
 
 def use_table(path: str = "") -> None:
@@ -99,7 +114,7 @@ def _read_table(path: str) -> tuple[Structure, ...]:
     if lost:
         raise UserError(f"{path}: no bodies above and below the discs {lost}; a disc is named after both, e.g. 'L1/L2'")
     bodies = [s.name for s in table if s.kind == "body"]
-    turned = [s.name for s in table if s.is_disc and bodies.index(s.name.split("/")[0]) > bodies.index(s.name.split("/")[1])]
+    turned = [s.name for s in table if s.is_disc and bodies.index(s.level) > bodies.index(s.name.split("/")[1])]
     if turned:  # the sequence of names follows the order of the table
         raise UserError(f"{path}: the bodies must stand from top to bottom, the disc {turned[0]} says otherwise")
     return table
@@ -129,7 +144,7 @@ def anatomical_order() -> list[int]:
     """Channels from head to feet: each body, then the disc below it. L5/S1 comes before L6."""
     table = label_table()[1:]
     bodies = [s.name for s in table if not s.is_disc]
-    return [s.channel for s in sorted(table, key=lambda s: (bodies.index(s.name.split("/")[0]), s.is_disc))]
+    return [s.channel for s in sorted(table, key=lambda s: (bodies.index(s.level), s.is_disc))]
 
 
 def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> np.ndarray:

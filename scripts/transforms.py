@@ -19,7 +19,7 @@ from scripts.data.own_masks import check_replaceable, signature
 from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, not_on_grid, read_volume
-from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table, structure
+from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table, names_disc, structure
 from scripts.levels.cut import cut_faces, seen_box, view_box
 from scripts.levels.logits import SpineLogits, level_logits
 from scripts.levels.name_levels import NamedLevels, name_levels
@@ -304,7 +304,7 @@ class MeasureSpined(MapTransform):
                 cut = {row["name"]: row.get("cut_by_view", []) for row in report["structures"]}
                 found = measure_spine(d[key][0].numpy(), d[key].affine.numpy(), cut)
                 rows = [{**row, "measures": found.structures.get(row["name"], {})} for row in report["structures"]]
-                undrawn = [name for name in found.structures if "/" in name and name not in cut]
+                undrawn = [name for name in found.structures if names_disc(name) and name not in cut]
                 rows += [{"name": name, "cut_by_view": [], "measures": found.structures[name]} for name in undrawn]
                 rows.sort(key=lambda row: structure(row["name"]).channel)
                 d[key] = MetaTensor(

@@ -119,7 +119,7 @@ def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], vote: np.ndar
         return max((s.channel for s in table if s.is_disc), key=lambda channel: vote[channel], default=0)
     absent = absent_levels(bodies)
     chain = [s.channel for s in table if s.kind == "body" and s.name not in absent]
-    disc_below = {s.name.split("/")[0]: s.channel for s in table if s.is_disc}
+    disc_below = {s.level: s.channel for s in table if s.is_disc}
     position = [chain.index(c) for _, c in bodies]
     centres = [b.centre_mm for b, _ in bodies]
     for i, j in pairwise(range(len(bodies))):

@@ -40,7 +40,7 @@ def rename_levels(
     if not present:
         raise UserError(f"{where}: there is no vertebral body to count from")
     absent = absent_levels([(_instance(label, affine, s.channel), s.channel) for s in present])
-    absent -= {s.name.split("/")[0] for s in found}
+    absent -= {s.level for s in found}
     before, after = _bodies_without(absent), _bodies_without(_lacking(lumbar) if lumbar else absent)
     lowest = next((name for name in after if name == lowest.upper()), lowest) or present[-1].name
     if lowest not in after:
@@ -52,10 +52,10 @@ def rename_levels(
     if before.index(present[0].name) + shift < 0:
         first = present[0].name
         raise UserError(f"{where}: with {lowest} as the lowest body, what is {first} now would lie above {after[0]}, where names end")
-    of_level = {(s.name.split("/")[0], s.kind): s.channel for s in table}  # a disc belongs to the body above it
+    of_level = {(s.level, s.kind): s.channel for s in table}  # a disc belongs to the body above it
     channels, lost = np.zeros(len(table), np.uint8), []
     for s in found:
-        place = before.index(s.name.split("/")[0]) + shift
+        place = before.index(s.level) + shift
         channels[s.channel] = of_level.get((after[place], s.kind), 0) if 0 <= place < len(after) else 0
         if not channels[s.channel]:
             lost.append(s.name)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from scripts.common.errors import counted
-from scripts.labels import label_table
+from scripts.labels import label_table, names_disc
 
 UNCERTAIN, RENAMED = "the levels are uncertain", "the levels were named by hand"  # where such a line begins
 # anterior height and angle of the disc above S1: below, it is rather S1 that is drawn wrongly
@@ -55,7 +55,7 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
     rows = {row["name"]: row for row in report["structures"] if row.get("volume_mm3", math.inf)}  # what is drawn
     above = "L6" if "L6" in rows else "L5"
     name, cut = f"{above}/S1", {*rows.get("S1", {}).get("cut_by_view", [])} - {"left", "right"}
-    has_discs = any("/" in structure for structure in rows)  # somebody's labels may be bodies alone
+    has_discs = any(names_disc(name) for name in rows)  # somebody's labels may be bodies alone
     if {above, "S1"} <= rows.keys() and has_discs and name not in rows and not cut:
         found.append(f"no disc between {above} and S1 was found: S1 and the lordosis down to it are doubtful")
     disc = measured.get(name)  # there are none where the view cuts through its end-plates
@@ -81,7 +81,7 @@ def _gaps(rows: Mapping[str, Any]) -> list[str]:
 
 def _unmeasured(rows: Mapping[str, Any]) -> list[str]:
     """Bodies without measures, though neither end of the view cuts them."""
-    bodies = [name for name, row in rows.items() if "/" not in name and not {*row.get("cut_by_view", [])} - {"left", "right"}]
+    bodies = [name for name, row in rows.items() if not names_disc(name) and not {*row.get("cut_by_view", [])} - {"left", "right"}]
     hollow = [name for name in bodies if not rows[name].get("measures")]
     return [f"{', '.join(hollow)} could not be measured: no solid piece, far too small, or hardly in view"] if hollow else []
 
@@ -101,7 +101,7 @@ def _unusual_shapes(rows: Mapping[str, Any], spine: Mapping[str, Any]) -> list[s
 
 def _odd_size(name: str, rows: Mapping[str, Any]) -> list[str]:
     """Volume and height of a body, if bodies, or those beside it, have far more or less; nothing of one that the view cuts."""
-    bodies = [other for other in rows if "/" not in other]
+    bodies = [other for other in rows if not names_disc(other)]
     is_whole = {other: other != "S1" and not rows[other].get("cut_by_view") for other in bodies}
     volumes = {other: rows[other]["volume_mm3"] for other in bodies if is_whole[other] and "volume_mm3" in rows[other]}
     if name not in volumes:

@@ -22,7 +22,7 @@ from scripts.figures import (
     structure_color,
     to_ras,
 )
-from scripts.labels import anatomical_order, label_table, structure
+from scripts.labels import anatomical_order, label_table, level_of, structure
 from scripts.measure.rows import SPINE_WORDS
 from scripts.measure.spine import SACRUM, SpineMeasures
 
@@ -90,7 +90,7 @@ def measures_figure(
         if structure(name).is_disc:
             if name not in measures.structures:
                 continue
-            above = list(measures.bodies).index(name.split("/")[0])
+            above = list(measures.bodies).index(level_of(name))
             upper, lower = list(measures.bodies.values())[above : above + 2]
             place_mm = on_panel((upper.inferior.middle_mm + lower.superior.middle_mm) / 2)[1]
         else:

@@ -13,7 +13,7 @@ from scipy.ndimage import label as connected
 from scripts.common.arrays import structure_boxes, whole
 from scripts.data.check_labels import order_problems
 from scripts.data.volumes import Volume, turned_to_ras
-from scripts.labels import label_table
+from scripts.labels import label_table, names_disc
 from scripts.levels.cut import cut_faces, view_box
 from scripts.measure.doubts import doubts
 from scripts.measure.rows import rounded, structure_rows
@@ -69,7 +69,7 @@ def report_on(
     report |= {"structures": structure_rows(found, label, affine, label_scheme, scan.data if scan else None), "spine": measures.spine}
     problems = [*order_problems(label, affine, label_scheme), *_pieces(label)]
     report["warnings"] = [*(scan.notes if scan else ()), *problems, *doubts(report)]
-    bodies = [row for row in report["structures"] if "/" not in row["name"]]
+    bodies = [row for row in report["structures"] if not names_disc(row["name"])]
     if report["structures"] and not measures.bodies and all({*row["cut_by_view"]} - {"left", "right"} for row in bodies):
         reason = "the view cuts every body" if bodies else "the mask holds no body"
         report["warnings"].append(f"nothing could be measured: {reason}")

@@ -57,7 +57,7 @@ def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Seque
     """
     bodies = _measured_bodies(*turned_to_ras(label, affine), cut or {}) if label.any() else {}
     structures = {name: _of_body(body) if name != SACRUM else {"depth_mm": body.superior.depth_mm} for name, body in bodies.items()}
-    disc_below = {s.name.split("/")[0]: s.name for s in label_table() if s.is_disc}
+    disc_below = {s.level: s.name for s in label_table() if s.is_disc}
     neighbours: dict[str, list[str]] = {name: [] for name in bodies}
     for (above, upper), (below, lower) in pairwise(bodies.items()):
         disc = _of_disc(upper, lower, [upper] if below == SACRUM else [upper, lower])
