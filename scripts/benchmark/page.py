@@ -250,7 +250,7 @@ def _training(results: Mapping[str, Any]) -> str:
     titles = {
         "ours": "`train.yaml`",
         "bfloat16": "`train.yaml`, `--train_amp True`",
-        "batch of 8": "`train.yaml`, `--batch_size 8`",
+        "batch of 16": "`train.yaml`, `--batch_size 16`",
         "plain": "`train.yaml` in float32, without channels last, transforms in the same process",
     }
     figures = {

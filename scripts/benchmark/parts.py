@@ -340,7 +340,7 @@ def training(bench: Bench) -> dict[str, dict]:
     run = partial(_measure, bench, "train", dataset_dir=str(data), steps=bench.training_steps * (GPU_STEPS if on_gpu else 1))
     ways = {"ours": {}}
     if on_gpu:
-        ways["batch of 8"] = {"batch_size": 8}
+        ways["batch of 16"] = {"batch_size": 16}
     elif has_bfloat16(torch.device("cpu")):
         ways["bfloat16"] = {"train_amp": True}
     return {
