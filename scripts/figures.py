@@ -20,7 +20,7 @@ from scripts.common.arrays import occupied_box
 from scripts.common.errors import UserError, shown
 from scripts.common.files import write_whole
 from scripts.data.volumes import turned_to_ras
-from scripts.labels import label_table
+from scripts.labels import label_table, of_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def structure_color(channel: int) -> tuple[float, float, float]:
     from matplotlib.colors import to_rgb
 
     structure = label_table()[channel]
-    bodies = [s.name for s in label_table() if s.kind == "body"]
+    bodies = [s.name for s in of_kind("body")]
     rgb = np.array(to_rgb(BODY_COLORS[bodies.index(structure.level) % len(BODY_COLORS)]))
     return tuple((rgb + 1) / 2 if structure.is_disc else rgb)
 

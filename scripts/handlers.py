@@ -29,7 +29,7 @@ from scripts.measure.report import fresh_report
 from scripts.measure.rows import in_order, spine_row, structure_table
 from scripts.metrics import cell, scans_digest, score_structures, summarise, worst_cases
 
-CHANGED = "was edited: the tables describe it as it was before, until rename with the lowest body that it has tells of it anew"
+CHANGED = "was edited: the tables describe the mask before. To measure it anew, run rename with its lowest body as --lowest"
 TABLES = ("structures.csv", "spines.csv")  # of all masks in a folder
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -85,6 +85,16 @@ def use_table(path: str = "") -> None:
 def label_table() -> tuple[Structure, ...]:
     """All structures in channel order, background first."""
     return _read_table(os.environ.get(OWN_TABLE, str(METADATA_FILE)))
+
+
+def of_kind(kind: str, absent: Collection[str] = ()) -> list[Structure]:
+    """The bodies (`body`) or the discs (`disc`) of the table, from top to bottom, without those whose names are `absent`."""
+    return [s for s in label_table() if s.kind == kind and s.name not in absent]
+
+
+def channels_of(kind: str) -> list[int]:
+    """The same as channel indices."""
+    return [s.channel for s in of_kind(kind)]
 
 
 @cache
@@ -171,10 +181,10 @@ def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> n
             f"{where}: fractional label values, e.g. {values[integers != values].flat[0]:g}. Resample labels by nearest neighbour."
         )
     if integers.size and (integers.min() < 0 or integers.max() > 255):
-        _channels_of(np.unique(integers), where, scheme, IS_IT_A_SCAN)  # raises: no number of any scheme lies outside 0..255
+        _channels_of_numbers(np.unique(integers), where, scheme, IS_IT_A_SCAN)  # raises: no number of any scheme lies outside 0..255
     channels = np.zeros(256, np.uint8)
     present = np.flatnonzero(np.bincount(integers.ravel().astype(np.uint8), minlength=256))
-    channels[present] = _channels_of(present, where, scheme, IS_IT_A_SCAN)
+    channels[present] = _channels_of_numbers(present, where, scheme, IS_IT_A_SCAN)
     return _apart(channels[integers]) if scheme == "totalspineseg" else channels[integers]
 
 
@@ -195,10 +205,10 @@ def channels_from_verse(values: Iterable[int], where: str = "'labelled'") -> lis
     Raises:
         UserError: for a number that the label table does not hold; `where` (a file name) is part of the message.
     """
-    return _channels_of(values, where, "verse", fix=OTHER_TABLE)
+    return _channels_of_numbers(values, where, "verse", fix=OTHER_TABLE)
 
 
-def _channels_of(values: Iterable[int], where: str, scheme: str, if_many: str = "", fix: str = "") -> list[int]:
+def _channels_of_numbers(values: Iterable[int], where: str, scheme: str, if_many: str = "", fix: str = "") -> list[int]:
     numbers = {getattr(s, scheme): s for s in reversed(label_table())}  # reversed: of two structures with one number the first stays
     numbers[0] = label_table()[0]  # whatever the scheme
     values = [int(v) for v in values]

@@ -12,7 +12,7 @@ from scripts.data.complete_labels import BEYOND, NO_BODY, NO_DISC, UNKNOWN
 from scripts.labels import label_table
 from scripts.network import KINDS
 
-LEAST_P = 1e-37  # of a float32; below it a logarithm is taken from the logits
+MIN_P = 1e-37  # of a float32; below it a logarithm is taken from the logits
 
 
 class PrepareSamples(PrepareBatch):
@@ -160,8 +160,8 @@ def _log_of(
     p_truth: torch.Tensor, known: torch.Tensor, logits: torch.Tensor, label: torch.Tensor, merged: torch.Tensor, in_background: torch.Tensor
 ) -> torch.Tensor:
     """Logarithm of the probability of what the labels allow (BN), from the logits (BCN) where a float32 cannot hold it."""
-    log_truth = p_truth.clamp(min=LEAST_P).log()
-    lost = (known & (p_truth < LEAST_P)).nonzero(as_tuple=True)
+    log_truth = p_truth.clamp(min=MIN_P).log()
+    lost = (known & (p_truth < MIN_P)).nonzero(as_tuple=True)
     if not len(lost[0]):
         return log_truth
     of_lost = _log_truth(logits.movedim(1, -1)[lost], label[lost], merged[lost], in_background[lost[0]])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from scripts.labels import label_table
+from scripts.labels import channels_of, label_table
 
 KINDS = ("background", "body", "disc")  # classes of the fine network
 GATE_FLOOR = 1e-4  # the least that the coarse network may leave of a fine foreground probability
@@ -44,7 +44,7 @@ class SpineNet(nn.Module):
         self.kind_of_channel = [KINDS.index(s.kind) for s in label_table()]
         for kind, group in zip(KINDS[1:], ("bodies", "discs")):
             # tensors: a table may be without discs, and TorchScript knows no empty list
-            channels = torch.tensor([s.channel for s in label_table() if s.kind == kind], dtype=torch.long)
+            channels = torch.tensor(channels_of(kind), dtype=torch.long)
             self.register_buffer(group, channels, persistent=False)
         # channels last: oneDNN's bfloat16 convolutions take two thirds of the time then
         self.coarse = nn.Sequential(coarse, nn.Conv3d(features, len(self.kind_of_channel), kernel_size=1)).to(

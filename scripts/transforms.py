@@ -20,7 +20,7 @@ from scripts.data.resampling import AxisResample
 from scripts.data.scans import read_scan
 from scripts.data.volumes import grid_mismatch, not_on_grid, read_volume
 from scripts.labels import channels_from_verse, check_scheme, decode, encode, label_table, names_disc, structure
-from scripts.levels.cut import cut_faces, seen_box, view_box
+from scripts.levels.cut import cut_faces, reported_cuts, seen_box, view_box
 from scripts.levels.logits import SpineLogits, level_logits
 from scripts.levels.name_levels import NamedLevels, name_levels
 from scripts.levels.postprocess import clean_label_map
@@ -301,7 +301,7 @@ class MeasureSpined(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             if report := d[key].meta.get("report"):
-                cut = {row["name"]: row.get("cut_by_view", []) for row in report["structures"]}
+                cut = reported_cuts(report)
                 found = measure_spine(d[key][0].numpy(), d[key].affine.numpy(), cut)
                 rows = [{**row, "measures": found.structures.get(row["name"], {})} for row in report["structures"]]
                 undrawn = [name for name in found.structures if names_disc(name) and name not in cut]

@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 from scripts.batch.done import Done
 from scripts.batch.outcomes import Outcomes
 from scripts.common.distributed import from_first
-from scripts.common.errors import ScanError, UserError, explain
+from scripts.common.errors import ANY_FAULT, ScanError, explain
 from scripts.common.memory import map_large_memory, return_freed_memory
 from scripts.data.own_masks import check_replaceable
 from scripts.data.volumes import check_there
@@ -54,7 +54,7 @@ class Scans(Dataset):
             if not self.done.overwrite:
                 check_replaceable(mask, source)  # before the network has taken its time
             return {**super().__getitem__(index), "source": source, "made_from": made_from}
-        except (Exception, UserError) as error:
+        except ANY_FAULT as error:
             return failed(source, error)
         finally:
             return_freed_memory()
@@ -124,7 +124,7 @@ class ScanEvaluator(SupervisedEvaluator):
         if "reason" not in batchdata:
             try:
                 output = super()._iteration(engine, batchdata)
-            except (Exception, UserError) as error:
+            except ANY_FAULT as error:
                 batchdata = {key: [value] for key, value in failed(source, error).items()}
                 engine.state.output = None  # its memory is needed
             else:

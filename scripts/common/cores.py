@@ -6,7 +6,7 @@ import os
 
 import torch
 
-MOST_WORKERS = 64  # of one network; every one of them holds some samples
+MAX_WORKERS = 64  # of one network; every one of them holds some samples
 
 
 def cores() -> int:
@@ -18,4 +18,4 @@ def default_workers(device: torch.device | str) -> int:
     """Processes that augment: on a CPU one, where the network needs the others; on a GPU its share of the cores."""
     if torch.device(device).type != "cuda":
         return 1
-    return max(1, min(MOST_WORKERS, cores() // max(1, torch.cuda.device_count())))
+    return max(1, min(MAX_WORKERS, cores() // max(1, torch.cuda.device_count())))

@@ -46,6 +46,9 @@ class UserError(SystemExit):
         return self.exit_code
 
 
+ANY_FAULT = (Exception, UserError)  # a UserError is a SystemExit, which `Exception` does not cover
+
+
 class CallError(UserError):
     """A wrong call, found before anything is read or written; exit code 2."""
 
@@ -120,9 +123,16 @@ def explain(error: BaseException, path: str | Path) -> tuple[str, str]:
     return f"{type(error).__name__}: {text[:300]}", "Look at the scan in a viewer. If it is fine there, report this line to the authors."
 
 
-def counted(items: Sized, what: str) -> str:
+def counted(items: int | Sized, what: str) -> str:
     """`1 scan`, `2 scans`."""
-    return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
+    count = items if isinstance(items, int) else len(items)
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def listed(items: Iterable[object], most: int = 1) -> str:
+    """`a, b, ...`: the first ones."""
+    items = [str(item) for item in items]
+    return ", ".join(items[:most]) + (", ..." if len(items) > most else "")
 
 
 def shown(text: object) -> str:

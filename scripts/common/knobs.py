@@ -72,13 +72,15 @@ def check_knobs(knobs: Mapping[str, Any]) -> None:
     wrong = [
         f"--{name} {value}: {LIMITS[name]} needed"
         for name, value in knobs.items()
-        if name in LIMITS
-        and not isinstance(value, Mapping)
-        and not str(value).startswith(("$", "@", "%"))
-        and not LIMITS[name].allow(value)
+        if name in LIMITS and not isinstance(value, Mapping) and not is_expression(value) and not LIMITS[name].allow(value)
     ]
     if wrong:
         raise CallError("; ".join(wrong))
+
+
+def is_expression(value: Any) -> bool:
+    """Whether MONAI evaluates a value of a config."""
+    return str(value).startswith(("$", "@", "%"))
 
 
 def is_number(value: Any, whole: bool = False) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from scripts.common.errors import CallError
+from scripts.common.knobs import is_expression, is_number
 from scripts.common.preflight import is_true
 
 # options that are paths or names and cannot be None, and all that are paths or names
@@ -57,7 +58,7 @@ def _switches(config: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any
 
 def as_switch(name: str, value: Any) -> Any:
     """A switch as it comes from YAML or the command line, where `--figures false` is a text; an expression stays one."""
-    return value if _is_expression(value) else is_true(value, name)
+    return value if is_expression(value) else is_true(value, name)
 
 
 def as_text(name: str, value: Any) -> Any:
@@ -76,10 +77,10 @@ def as_text(name: str, value: Any) -> Any:
     typed = typed_value(name) if is_command() else None
     if (isinstance(value, bool) and name != "resume") or (value is None and name in NEEDED):
         raise CallError(f"--{name}: its value is missing" if value is True else f"--{name} {value}: a path or a name is needed")
-    if isinstance(value, (int, float, list, tuple, dict)) and not isinstance(value, bool):
-        if typed is None and not isinstance(value, (int, float)):
-            return value
-        value = str(value) if typed is None else typed
+    if typed is not None and (is_number(value) or isinstance(value, (list, tuple, dict))):
+        value = typed  # `fire` has read it as Python
+    elif is_number(value):
+        value = str(value)
     if isinstance(value, str) and "::" not in (typed or ""):
         _check_hash(name, value)
     return value
@@ -93,15 +94,11 @@ def list_of_texts(name: str, value: Any) -> Any:
             _check_hash(name, str(text))
         return texts
     text = as_text(name, value)
-    return text if _is_expression(text) else [text] if text else []
-
-
-def _is_expression(value: Any) -> bool:
-    return str(value).startswith(("$", "@", "%"))
+    return text if is_expression(text) else [text] if text else []
 
 
 def _check_hash(name: str, value: str) -> None:
-    if not _is_expression(value) and ("#" in value or "::" in value):
+    if not is_expression(value) and ("#" in value or "::" in value):
         written = value.replace("::", "#")
         raise CallError(f"--{name} {written}: MONAI reads # in an option as ::. Rename what is called so, or give a link to it without #.")
 

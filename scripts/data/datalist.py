@@ -17,7 +17,7 @@ from pathlib import Path
 from scripts.common.errors import CallError, UserError, counted, did_you_mean, shown, similar_path
 from scripts.common.files import write_whole
 from scripts.data.dicom import holds_series
-from scripts.data.find import find_images, is_dicom_folder, is_in_label_folder
+from scripts.data.find import find_images, is_dicom_folder
 from scripts.data.leakage import check_added, patients_in_two_splits
 from scripts.labels import channels_from_verse, check_scheme
 
@@ -195,10 +195,8 @@ def inference_entries(
         if not any(os.path.exists(path) for path in images):
             raise CallError(f"{datalist}: {shown(images[0])} does not exist, nor does any other. Is dataset_dir ({dataset_dir}) right?")
         return [{"image": path} for path in images]
-    found = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
-    if not found:
-        raise CallError(f"{dataset_dir}: no scans found, labels alone: it lies beside a folder of images. --image takes one of its files.")
-    return [{"image": path} for path in _fitting([str(path.absolute()) for path in found], dataset_dir, pattern)]
+    found = [str(path.absolute()) for path in find_images(dataset_dir)]
+    return [{"image": path} for path in _fitting(found, dataset_dir, pattern)]
 
 
 def _fitting(images: Iterable[str], dataset_dir: str | Path, pattern: str) -> list[str]:

@@ -15,7 +15,7 @@ from scripts.common.errors import CallError, UserError, shown
 from scripts.data.sampling import Draw
 
 logger = logging.getLogger(__name__)
-MOST_THREADS = 8  # that load scans into memory; each holds one before and after resampling
+MAX_THREADS = 8  # that load scans into memory; each holds one before and after resampling
 
 
 class CarriedError(Exception):
@@ -40,7 +40,7 @@ class CachedScans(CacheDataset):
             raise CallError("no scans: a training needs one at least to train on, and one to validate on")
         self.errors: dict[int, UserError] = {}  # of the scans that could not be loaded into memory, by their place
         # flat, because CacheDataset takes a Compose within a Compose for random and caches nothing from there on
-        options = {"num_workers": min(MOST_THREADS, cores()), "hash_as_key": True, **kwargs}  # a repeated scan is kept once
+        options = {"num_workers": min(MAX_THREADS, cores()), "hash_as_key": True, **kwargs}  # a repeated scan is kept once
         super().__init__(data, transform.flatten(), **options)
 
     def __getitem__(self, index: Draw | int) -> Any:

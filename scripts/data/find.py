@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ignite.distributed as idist
 
-from scripts.common.errors import CallError, UserError, counted, shown, similar_path
+from scripts.common.errors import CallError, UserError, counted, listed, shown, similar_path
 from scripts.data.dicom import holds_series, is_dicom_file
 
 logger = logging.getLogger(__name__)
@@ -76,8 +76,9 @@ def is_no_slice(path: Path) -> bool:
 
 
 def find_images(dataset_dir: str | Path) -> list[Path]:
-    """Every scan in `dataset_dir` and below, sorted: image files whose stem does not end in `_seg`, DICOM series folders, and folders
-    that cannot be looked into, which are for the reader to complain about. Links to folders are followed, each folder is searched once.
+    """Every scan in `dataset_dir` and below, sorted: image files whose stem does not end in `_seg` and that lie in no folder of labels,
+    DICOM series folders, and folders that cannot be looked into, which are for the reader to complain about. Links to folders are
+    followed, each folder is searched once.
 
     Scans of formats that are not searched for, and masks by other names, are told of in a warning.
 
@@ -104,6 +105,8 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
         if len(files) > len(images) and (is_dicom_folder(folder) or (not images and _is_bare_series(folder, files))):
             found.append(Path(folder))
     found += [Path(error.filename) for error in closed]
+    labels = {path for path in found if is_in_label_folder(path)}
+    found = [path for path in found if path not in labels]
     passed_over = []
     if others:
         passed_over.append(
@@ -111,6 +114,8 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
         )
     if masks:
         passed_over.append(f"{counted(masks, 'file')} with names of masks {_first(masks, root)}: no scans.")
+    if labels and not found:
+        raise CallError(f"{root}: no scans found, labels alone: it lies beside a folder of images. --image takes one of its files.")
     if not found:
         more = " Files whose names end in _seg are masks, no scans." if masked else ""
         more += "".join(f" {line}" for line in passed_over)
@@ -122,7 +127,7 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
 
 
 def _first(paths: Sequence[Path], root: Path) -> str:
-    return f"({min(paths).relative_to(root)}{', ...' if len(paths) > 1 else ''})"
+    return f"({listed(path.relative_to(root) for path in sorted(paths))})"
 
 
 def find_masks(dataset_dir: str | Path) -> list[Path]:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scripts.common.errors import UserError, shown
+from scripts.common.errors import UserError, listed, shown
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def check_added(added: Sequence[dict], file: str | Path, splits: Mapping[str, Se
             raise UserError(f"{entry['image']}: trained on by {file}, and under '{split}' of {datalist}. Leave it out of one of them.")
         names += [_patient(entry)] if others else []
     if names:
-        some = ", ".join(sorted(set(names))[:5]) + (", ..." if len(set(names)) > 5 else "")
+        some = listed(sorted(set(names)), 5)
         fix = "If they are the same people, leave them out of one of them."
         logger.warning(shown(f"{file}: trains on patients with the names of some that {datalist} holds back ({some}). {fix}"))
 

@@ -53,7 +53,7 @@ def check_replaceable(mask: Path, scan: str) -> None:
     """
     Args:
         mask: where a mask is about to be written.
-        scan: it is of.
+        scan: that the mask is of.
 
     Raises:
         ScanError: if a file lies there, or where its report goes, that this bundle has not written, that has been changed or renamed
@@ -71,7 +71,7 @@ def check_replaceable(mask: Path, scan: str) -> None:
     if other := other_scan(content, scan):
         raise ScanError(scan, f"{mask} is there already, the mask of {other}", fix)
     # without a report of ours: a run that was killed between the two?
-    is_own = ("renamed" not in content and is_as_reported(mask, content)) if "mask_sha256" in content else _is_signed(mask)
+    is_own = is_uncorrected(mask) if "mask_sha256" in content else _is_signed(mask)
     if not is_own:
         raise ScanError(scan, f"{mask} is there already and not as this bundle has written it (a label, or a mask that was corrected)", fix)
 
@@ -84,7 +84,7 @@ def other_scan(report: Mapping[str, Any], scan: str | Path) -> str:
 
 
 def _is_foreign(report: Path) -> bool:
-    """A JSON file that tells of something else. One that is damaged is taken for a report."""
+    """Whether the JSON file beside a mask is no report of ours. A damaged one counts as ours."""
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -16,7 +16,7 @@ CONTRAST = r"(?i:t[12]w?(?:fs)?|stir|tirm|pdw?(?:fs)?|dixon|water|fat)"
 BEHIND = r"(?:[ _-][A-Za-z]+(?:[ _-][A-Za-z0-9]+)*)?"
 PATIENT_PATTERN = rf"(?:{CONTRAST}[ _-])?(sub-[^_]+(?=_|$)|.+?(?=(?:[ _-]{CONTRAST}{BEHIND})*(?:[ _-](?i:mr))?$))"
 
-MOST_OF_PATIENT = 10  # scans in the folder of a patient
+MAX_SCANS_OF_PATIENT = 10  # scans in the folder of a patient
 
 
 def check_pattern(patient_pattern: str) -> None:
@@ -96,7 +96,7 @@ def question(patient_of: Mapping[Path, str], root: Path) -> str:
     in_folder = defaultdict(set)
     for image, patient in patient_of.items():
         in_folder[image.relative_to(root).parts[0]].add(patient)
-    if len(in_folder) > 2 and all(1 < len(names) <= MOST_OF_PATIENT for names in in_folder.values()):
+    if len(in_folder) > 2 and all(1 < len(names) <= MAX_SCANS_OF_PATIENT for names in in_folder.values()):
         return f"are the scans in {min(in_folder)} of one patient, and so on? Then set --patient_pattern '([^/]+)/'"
     return ""
 

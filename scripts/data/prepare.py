@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scripts.common.errors import CallError, UserError, counted, shown
+from scripts.common.errors import CallError, UserError, counted, listed, shown
 from scripts.common.files import sha256_of
 from scripts.common.preflight import check_writable
 from scripts.data.check_labels import label_problems
 from scripts.data.datalist import SPLITS, write_datalist
-from scripts.data.find import LABEL_FOLDERS, files_of_voxels, find_images, find_label, is_in_label_folder
+from scripts.data.find import LABEL_FOLDERS, files_of_voxels, find_images, find_label
 from scripts.data.masks import read_mask
 from scripts.data.own_masks import is_uncorrected
 from scripts.data.patients import PATIENT_PATTERN, check_pattern, joined, matched, patient_folders, question, without_contrast
@@ -64,7 +64,7 @@ def prepare(
         raise CallError(f"{datalist}: exists already; set --overwrite True to replace it")
     check_pattern(patient_pattern or PATIENT_PATTERN)
     root = Path(dataset_dir)
-    images = [image for image in find_images(root) if not is_in_label_folder(image)]
+    images = find_images(root)
     check_writable(str(Path(datalist).parent), "datalist")
     label_of = {image: find_label(image, is_uncorrected) for image in images}
     drawn = [image for image, label in label_of.items() if find_label(image) != label]  # the network would learn from itself
@@ -90,10 +90,10 @@ def prepare(
     sizes = (f"{s} {counted(splits[s], 'patient')} with {counted(scans[s], 'scan')}" for s in SPLITS)
     without = f"{counted(unpaired, 'scan')} {'has' if len(unpaired) == 1 else 'have'} no label"
     if unpaired:
-        without += f" ({unpaired[0].relative_to(root)}{', ...' if len(unpaired) > 1 else ''})"
+        without += f" ({listed(image.relative_to(root) for image in unpaired)})"
     unusable = "" if splits["validation"] else "; a training needs scans under validation"
     by_folder = "; the names repeat, so a folder is a patient" if folder_of else ""
-    some = f"patients: {', '.join(sorted(patients)[:SHOWN_PATIENTS])}{', ...' if len(patients) > SHOWN_PATIENTS else ''}"
+    some = f"patients: {listed(sorted(patients), SHOWN_PATIENTS)}"
     print(shown(f"{datalist}: {', '.join(sizes)}; {some}; {without}{_passed_over(drawn)}{by_folder}{unusable}"))
     if not patient_pattern and (asked := question(patient_of, root)):
         print(shown(f"{datalist}: {asked}"))
@@ -153,8 +153,8 @@ def _split(patients: Collection[str], validation_fraction: float, testing_fracti
     shares = zip(SPLITS[1:], (validation_fraction, testing_fraction))
     counts = {split: max(1, round(share * len(patients))) if share > 0 else 0 for split, share in shares}
     if len(patients) <= sum(counts.values()):
-        some = f"({', '.join(sorted(patients)[:SHOWN_PATIENTS])}{', ...' if len(patients) > SHOWN_PATIENTS else ''})"
-        raise ValueError(f"{counted(patients, 'patient')} with labels {some}, {sum(counts.values()) + 1} are needed for these splits")
+        some = listed(sorted(patients), SHOWN_PATIENTS)
+        raise ValueError(f"{counted(patients, 'patient')} with labels ({some}), {sum(counts.values()) + 1} are needed for these splits")
     names = sorted(patients)
     random.Random(seed).shuffle(names)
     splits = {}

@@ -17,8 +17,8 @@ MAX_GAP_MM = 60.0  # between the slices of a localizer
 MAX_VIEW_MM = 2100.0  # of an axis: more than a body
 MAX_VIEW_LITRES = 450.0  # more than a scanner's bore, and than the working grid may take in memory
 MAX_MASK_VALUES = 30  # a mask has one for every structure, a scan hundreds
-LEAST_SLICES = 4  # in fewer, the network saw nothing in a scan that it segments as a whole
-LEAST_WIDTH_MM = 30.0  # from left to right; lumbar bodies have 40 to 50 mm
+MIN_SLICES = 4  # in fewer, the network saw nothing in a scan that it segments as a whole
+MIN_WIDTH_MM = 30.0  # from left to right; lumbar bodies have 40 to 50 mm
 SHEAR_DEG = 1.0  # of two axes from a right angle: more than rounding, as a registration or the tilt of a gantry makes
 SLICE_RATIO = 2.0  # of slice thickness and the larger edge in plane, from which on a scan is a stack of slices
 MAX_SLICE_MM = 5.0  # the thickest in training
@@ -38,10 +38,10 @@ def read_scan(path: str | Path) -> Volume:
     data, notes = finite(path, volume.data)
     if (values := few_values(data)) <= MAX_MASK_VALUES:
         notes.append(f"it holds {values} different values only: a mask, no scan?")
-    if (slices := min(data.shape)) < LEAST_SLICES:
+    if (slices := min(data.shape)) < MIN_SLICES:
         of_series = ". A DICOM series is given by its folder" if slices == 1 and is_dicom_file(Path(path)) else ""
-        notes.append(f"{counted(range(slices), 'slice')} only: the spine is hardly seen in so few{of_series}")
-    elif (width_mm := float(np.abs(volume.affine[0, :3]) @ data.shape)) < LEAST_WIDTH_MM:
+        notes.append(f"{counted(slices, 'slice')} only: the spine is hardly seen in so few{of_series}")
+    elif (width_mm := float(np.abs(volume.affine[0, :3]) @ data.shape)) < MIN_WIDTH_MM:
         notes.append(f"it is {width_mm:.3g} mm wide, less than a vertebra: outlines and measures are doubtful")
     notes += shear_notes(volume.affine) + slice_notes(volume.affine)
     return volume._replace(data=data, notes=(*volume.notes, *notes))

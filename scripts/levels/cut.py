@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,13 @@ from scripts.labels import label_table
 
 FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))  # of a grid in RAS order: first and last voxels of an axis
 TOUCH_MM = 2.0  # a structure touches a face that is no further: outlines are rounded at the end of a view
+SIDES = {"left", "right"}  # cut there alone, a structure is measured in the middle of what is in view
 PADDED_RIM = 1  # voxels beside a blank border that count as border: masks end a little before it
+
+
+def reported_cuts(report: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Name of each structure in a report -> faces of the view that cut it."""
+    return {row["name"]: row.get("cut_by_view", []) for row in report.get("structures", [])}
 
 
 def cut_faces(view: Sequence[slice], offset: Sequence[int], channel_map: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, list[str]]:

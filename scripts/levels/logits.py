@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.utils import convert_to_tensor
 from torch.nn.functional import embedding_bag, interpolate, pad
 
-from scripts.labels import label_table
+from scripts.labels import channels_of
 from scripts.levels.restore import CHUNK_VOXELS
 from scripts.network import KINDS
 
@@ -76,11 +76,6 @@ def level_logits(pred: torch.Tensor) -> torch.Tensor:
     logits, voxels = SpineLogits.of(pred), np.arange(pred[0].numel())
     parts = [logits.at(some) for some in np.split(voxels, range(CHUNK_VOXELS, len(voxels), CHUNK_VOXELS))]
     return torch.cat(parts, 1).reshape(-1, *pred.shape[1:])
-
-
-def channels_of(kind: str) -> list[int]:
-    """Of the label table."""
-    return [s.channel for s in label_table() if s.kind == kind]
 
 
 def _take(volumes: torch.Tensor, voxels: np.ndarray) -> torch.Tensor:

@@ -12,9 +12,9 @@ import torch
 from nibabel.affines import voxel_sizes
 
 from scripts.common.arrays import largest, structure_boxes
-from scripts.labels import label_table
+from scripts.labels import channels_of, label_table, of_kind
 from scripts.levels.instances import CORE_DEPTH_MM, Instance, find_instances, grown
-from scripts.levels.logits import SpineLogits, channels_of
+from scripts.levels.logits import SpineLogits
 from scripts.levels.naming import name_bodies, usual_step
 from scripts.levels.restore import ClassLogits
 from scripts.levels.sacral_shape import sacral_evidence
@@ -54,13 +54,14 @@ def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float
     """
     table = label_table()
     spacing_mm, kind = voxel_sizes(affine), largest(logits.log_kind)
-    body_map, bodies = find_instances(kind == 1, spacing_mm, min_instance_mm3, CORE_DEPTH_MM, partial(_likeliest_body, logits))
-    disc_map, discs = find_instances(kind == 2, spacing_mm, min_instance_mm3)
+    is_body, is_disc = (kind == KINDS.index(name) for name in ("body", "disc"))
+    body_map, bodies = find_instances(is_body, spacing_mm, min_instance_mm3, CORE_DEPTH_MM, partial(_likeliest_body, logits))
+    disc_map, discs = find_instances(is_disc, spacing_mm, min_instance_mm3)
     body_evidence, disc_evidence = _evidence(logits, "body", body_map, len(bodies)), _evidence(logits, "disc", disc_map, len(discs))
-    votes = np.array([e.vote for e in body_evidence]).reshape(-1, len(table))
+    votes = np.array([e.log_vote for e in body_evidence]).reshape(-1, len(table))
     naming = name_bodies(bodies, votes, sacral_evidence(body_map, bodies, spacing_mm, first_slice))
     named = [(b, c) for b, c in zip(bodies, naming.channels) if c is not None]
-    disc_channels = [_name_disc(disc, named, e.vote) for disc, e in zip(discs, disc_evidence)]
+    disc_channels = [_name_disc(disc, named, e.log_vote) for disc, e in zip(discs, disc_evidence)]
     channel_map = np.zeros(kind.shape, np.uint8)
     for numbers, channels in ((body_map, naming.channels), (disc_map, disc_channels)):
         channel_map += np.array([0, *(c or 0 for c in channels)], np.uint8)[numbers]
@@ -84,8 +85,8 @@ class _Evidence:
     """What voxels of an instance say, all means over them."""
 
     voxels: int  # that were asked
-    vote: np.ndarray  # log-probability of every channel given the kind, shape C; -inf for channels of another kind
-    share: np.ndarray  # the probability itself, 0 for channels of another kind
+    log_vote: np.ndarray  # mean log-probability of every channel given the kind, shape C; -inf for channels of another kind
+    vote: np.ndarray  # mean probability of the same, which the report gives; 0 for channels of another kind
     entropy: float  # nats, of the level probabilities
 
 
@@ -103,22 +104,22 @@ def _evidence(logits: SpineLogits, kind: str, numbers: np.ndarray, count: int) -
     entropy, given_kind = -(log_p.exp() * log_p).sum(0), log_p[own].log_softmax(0)
     found = []
     for of_instance, given in zip(entropy.split(sizes), given_kind.split(sizes, 1)):
-        vote, share = np.full(len(log_p), -np.inf), np.zeros(len(log_p))
-        vote[own], share[own] = given.mean(1).numpy(), given.exp().mean(1).numpy()
-        found.append(_Evidence(len(of_instance), vote, share, float(of_instance.mean())))
+        log_vote, vote = np.full(len(log_p), -np.inf), np.zeros(len(log_p))
+        log_vote[own], vote[own] = given.mean(1).numpy(), given.exp().mean(1).numpy()
+        found.append(_Evidence(len(of_instance), log_vote, vote, float(of_instance.mean())))
     return found
 
 
-def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], vote: np.ndarray) -> int:
+def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], log_vote: np.ndarray) -> int:
     """Channel of a disc from the levels of the named bodies above and below it; 0 if it lies beside the spine.
 
     With fewer than two bodies to tell where the spine runs, its own vote counts. A table need not have discs.
     """
     table = label_table()
     if len(bodies) < 2:
-        return max((s.channel for s in table if s.is_disc), key=lambda channel: vote[channel], default=0)
+        return max((s.channel for s in table if s.is_disc), key=lambda channel: log_vote[channel], default=0)
     absent = absent_levels(bodies)
-    chain = [s.channel for s in table if s.kind == "body" and s.name not in absent]
+    chain = [s.channel for s in of_kind("body", absent)]
     disc_below = {s.level: s.channel for s in table if s.is_disc}
     position = [chain.index(c) for _, c in bodies]
     centres = [b.centre_mm for b, _ in bodies]
@@ -163,7 +164,7 @@ def _structures(instances: list[tuple[int | None, _Evidence]]) -> list[dict]:
     rows = []
     for channel in sorted({c for c, _ in instances if c}):
         own = [e for c, e in instances if c == channel]
-        means = np.average([(e.entropy, e.share[channel]) for e in own], axis=0, weights=[e.voxels for e in own])
+        means = np.average([(e.entropy, e.vote[channel]) for e in own], axis=0, weights=[e.voxels for e in own])
         rows.append({"name": label_table()[channel].name, "mean_entropy": float(means[0]), "vote": float(means[1])})
     return rows
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from scripts.labels import label_table
+from scripts.labels import of_kind
 from scripts.levels.instances import Instance, usual_volume
 
 FLOOR = -5.5  # least log-probability of a level: no single vertebra decides alone, and a large one is rather renamed than left out
@@ -53,7 +53,7 @@ def name_bodies(bodies: Sequence[Instance], log_p: np.ndarray, sacral: np.ndarra
         log_p: mean log-probability of every channel given that the voxel is a body, shape (bodies, channels).
         sacral: nats in favour of S1 for every body besides, shape (bodies,); None for none.
     """
-    levels, names = zip(*((s.channel, s.name) for s in label_table() if s.kind == "body"))
+    levels, names = zip(*((s.channel, s.name) for s in of_kind("body")))
     if not bodies:
         return Naming([], 0.0, [], 0.0)
     if len(bodies) > MAX_BODIES:

@@ -9,7 +9,7 @@ from nibabel.affines import apply_affine
 
 from scripts.common.errors import CallError, UserError, did_you_mean
 from scripts.data.volumes import voxel_mm3
-from scripts.labels import label_table
+from scripts.labels import label_table, of_kind
 from scripts.levels.instances import Instance
 from scripts.levels.name_levels import absent_levels
 from scripts.levels.naming import LUMBAR
@@ -75,8 +75,7 @@ def _lacking(lumbar: int) -> set[str]:
 
 
 def _bodies_without(absent: Collection[str]) -> list[str]:
-    """Names of the bodies from top to bottom."""
-    return [s.name for s in label_table() if s.kind == "body" and s.name not in absent]
+    return [s.name for s in of_kind("body", absent)]
 
 
 def _instance(label: np.ndarray, affine: np.ndarray, channel: int) -> Instance:

@@ -12,10 +12,10 @@ from scripts.levels.instances import Instance
 
 SLAB_MM = 8.0  # to either side of the middle of a body, where its height is taken
 MIDDLE = (10, 90)  # percentiles of the voxels from back to front between which it is: edges are round
-LEAST_COLUMNS = 5
+MIN_COLUMNS = 5
 USUAL_KINK = 0.35  # rad; as drawn in views of real scans nine of ten S1 have 0.5 to 1.3, and 96 % of the other bodies less than 0.2
 NATS_PER_RAD = 8.0
-MOST_NATS = 3.0  # a shape is not to outweigh the votes
+MAX_NATS = 3.0  # a shape is not to outweigh the votes
 
 
 def sacral_evidence(numbers: np.ndarray, bodies: Sequence[Instance], spacing_mm: Sequence[float], first_slice: int = 0) -> np.ndarray:
@@ -44,7 +44,7 @@ def sacral_evidence(numbers: np.ndarray, bodies: Sequence[Instance], spacing_mm:
         rise = _rise(voxels_mm[np.abs(voxels_mm[:, 0]) <= SLAB_MM], here, spacing_mm)
         if rise is not None:
             kink = here - above - np.arctan(rise)
-            evidence[i] = np.clip(NATS_PER_RAD * (kink - USUAL_KINK), 0.0, MOST_NATS)
+            evidence[i] = np.clip(NATS_PER_RAD * (kink - USUAL_KINK), 0.0, MAX_NATS)
     return evidence
 
 
@@ -66,7 +66,7 @@ def _rise(voxels_mm: np.ndarray, lean: float, spacing_mm: Sequence[float]) -> fl
     width_mm = max(spacing_mm[1:])  # of the columns whose voxels are counted
     column = np.round((voxels_mm[:, 1] * np.cos(lean) - voxels_mm[:, 2] * np.sin(lean)) / width_mm).astype(int)
     low, high = np.percentile(column, MIDDLE).round().astype(int)
-    if high - low + 1 < LEAST_COLUMNS:
+    if high - low + 1 < MIN_COLUMNS:
         return None
     counts = np.bincount(column - column.min())[low - column.min() : high + 1 - column.min()]
     slices = len(np.unique(voxels_mm[:, 0]))

@@ -17,8 +17,8 @@ AXIAL_SLAB = 1 / 4  # share of the height to either side of the middle: how a bo
 MAX_TURN = 1.0  # slope of the walls from left to right: 45 degrees
 WALL = (0.6, 0.8)  # of the way from the centre up (or down) to an end-plate, where its walls are taken: corners of outlines are round
 MAX_LEAN = 0.9  # sine of the angle to the left or right of what may be the axis of a spine
-LEAST_MM = 1.5  # from the centre of a body to its end-plates and walls
-LEAST_WIDTH_MM = 10.0  # three slices of 4 mm: the border of a body has no end-plates
+MIN_MM = 1.5  # from the centre of a body to its end-plates and walls
+MIN_WIDTH_MM = 10.0  # three slices of 4 mm: the border of a body has no end-plates
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def measure_body(mask: np.ndarray, affine: np.ndarray, up: np.ndarray, upper_pla
     for turns_left in reversed(range(ROUNDS)):
         sections = _Sections.of(part, to_part, centre_mm, ends_mm, axes, margin_mm)
         plates = [sections.end_plate(side) for side in (1, -1)]
-        if None in plates or sections.width_mm < LEAST_WIDTH_MM:
+        if None in plates or sections.width_mm < MIN_WIDTH_MM:
             return None
         is_wide = sections.width_mm >= sections.depth_mm  # a narrower one would fall over to the side
         is_turned = is_wide and not upper_plate_alone
@@ -147,15 +147,15 @@ class _Sections:
         return cls(centre_mm, axes, *places, *means, middle, width_mm, depth_mm)
 
     def end_plate(self, side: int) -> EndPlate | None:
-        """The superior (`side` = 1) or inferior (-1) end-plate; None if it or a wall lies within `LEAST_MM` of the centre."""
+        """The superior (`side` = 1) or inferior (-1) end-plate; None if it or a wall lies within `MIN_MM` of the centre."""
         levels = self._surface(self.sagittal, self.up, side)
         # at the posterior and the anterior wall, whose places are not known yet: rows half as high surely reach both
         ends = [0.5 * float(np.interp(0.0, self.front, levels))] * 2
         for _ in range(2):
-            if min(map(abs, ends)) < LEAST_MM:
+            if min(map(abs, ends)) < MIN_MM:
                 return None
             walls = [self._wall(sign, end) for sign, end in zip((-1, 1), ends)]
-            if min(map(abs, walls)) < LEAST_MM:
+            if min(map(abs, walls)) < MIN_MM:
                 return None
             depth_mm = walls[1] - walls[0]
             places = walls[0] + (0.5 + np.array([-ENDS, 0.0, ENDS])) * depth_mm

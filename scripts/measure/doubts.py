@@ -8,19 +8,20 @@ from itertools import pairwise
 from typing import Any
 
 from scripts.common.errors import counted
-from scripts.labels import label_table, names_disc
+from scripts.labels import names_disc, of_kind
+from scripts.levels.cut import SIDES
 
 UNCERTAIN, RENAMED = "the levels are uncertain", "the levels were named by hand"  # where such a line begins
 # anterior height and angle of the disc above S1: below, it is rather S1 that is drawn wrongly
-LEAST_SACRAL_MM, LEAST_SACRAL_DEG = 2.0, -3.0
+MIN_SACRAL_MM, MIN_SACRAL_DEG = 2.0, -3.0
 # the public scans of the model card have 29 and more, or 17 and more; one that is upside down or back to front mostly has less
-LEAST_LORDOSIS_DEG = {"lordosis_deg": 15.0, "lordosis_l1_l5_deg": 5.0}
+MIN_LORDOSIS_DEG = {"lordosis_deg": 15.0, "lordosis_l1_l5_deg": 5.0}
 # in public labels up to 0.26, 23 and, but for a scoliosis, 19.5 percent; a Cobb angle of up to 13 degrees, but for two scolioses
-MOST_OF_BODY = {"height_loss": 0.4, "wedge_deg": 30.0, "slip_percent": 25.0}
-MOST_COBB_DEG = 20.0
+MAX_OF_BODY = {"height_loss": 0.4, "wedge_deg": 30.0, "slip_percent": 25.0}
+MAX_COBB_DEG = 20.0
 # of bodies that the view does not cut, and of their volume to that of their neighbours; masks of public scans have 12,700, 16.1 to 31 and,
 # but for a scoliosis, 0.75 and more, while noise leaves pieces of bodies, and two may have got one name
-LEAST_BODY_MM3, HEIGHTS_MM, LEAST_SHARE = 10_000.0, (15.0, 40.0), 0.65
+MIN_BODY_MM3, HEIGHTS_MM, MIN_SHARE = 10_000.0, (15.0, 40.0), 0.65
 
 
 def picture_note(report: Mapping[str, Any]) -> str:
@@ -45,35 +46,40 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
     """
     if not report["structures"]:
         return ["no vertebra and no disc was found: the mask is empty"]
-    found = []
-    if "renamed" in report:
-        of_lumbar = f", of {number} lumbar vertebrae" if (number := report["renamed"]["lumbar"]) else ""
-        found.append(f"{RENAMED}: {report['renamed']['lowest']} is the lowest body{of_lumbar}")
+    found = named_by_hand(report)
     if report.get("uncertain"):
         found.append(f"{UNCERTAIN} (probability {_cut_off(report['sequence_probability'])}), see the .json beside the mask")
     measured = {row["name"]: row.get("measures", {}) for row in report["structures"]}
     rows = {row["name"]: row for row in report["structures"] if row.get("volume_mm3", math.inf)}  # what is drawn
     above = "L6" if "L6" in rows else "L5"
-    name, cut = f"{above}/S1", {*rows.get("S1", {}).get("cut_by_view", [])} - {"left", "right"}
+    name, cut = f"{above}/S1", {*rows.get("S1", {}).get("cut_by_view", [])} - SIDES
     has_discs = any(names_disc(name) for name in rows)  # somebody's labels may be bodies alone
     if {above, "S1"} <= rows.keys() and has_discs and name not in rows and not cut:
         found.append(f"no disc between {above} and S1 was found: S1 and the lordosis down to it are doubtful")
     disc = measured.get(name)  # there are none where the view cuts through its end-plates
-    if disc and (disc["anterior_height_mm"] < LEAST_SACRAL_MM or disc["angle_deg"] < LEAST_SACRAL_DEG):
+    if disc and (disc["anterior_height_mm"] < MIN_SACRAL_MM or disc["angle_deg"] < MIN_SACRAL_DEG):
         numbers = f"{disc['anterior_height_mm']} mm high in front, {disc['angle_deg']} degrees"
         found.append(f"{name} has an unusual shape ({numbers}): S1 and the lordosis down to it are doubtful")
     spine = report.get("spine", {})
-    for key, least in LEAST_LORDOSIS_DEG.items():
+    for key, least in MIN_LORDOSIS_DEG.items():
         if (lordosis := spine.get(key, least)) < least:
             found.append(f"a lordosis of {lordosis} degrees is unusual: is the scan upside down or back to front, or a level wrong?")
             break
     return found + _gaps(rows) + (_unmeasured(rows) if "spine" in report else []) + _unusual_shapes(rows, spine)
 
 
+def named_by_hand(report: Mapping[str, Any]) -> list[str]:
+    """The line that says which names somebody has given; nothing if nobody has."""
+    if "renamed" not in report:
+        return []
+    of_lumbar = f", of {number} lumbar vertebrae" if (number := report["renamed"]["lumbar"]) else ""
+    return [f"{RENAMED}: {report['renamed']['lowest']} is the lowest body{of_lumbar}"]
+
+
 def _gaps(rows: Mapping[str, Any]) -> list[str]:
     """Levels that should lie between two that the mask holds; a spine of four lumbar vertebrae has no L5, most have no L6."""
     absent = {"L6"} - {*rows} | (set() if {"L5", "L6", "L5/S1"} & rows.keys() else {"L5"})
-    bodies = [s.name for s in label_table() if s.kind == "body" and s.name not in absent]
+    bodies = [s.name for s in of_kind("body", absent)]
     present = [i for i, name in enumerate(bodies) if name in rows]
     missing = ["-".join(dict.fromkeys((bodies[a + 1], bodies[b - 1]))) for a, b in pairwise(present) if b - a > 1]
     return [f"no {', '.join(missing)} was found between the others: a vertebra is missed, or a level wrong"] if missing else []
@@ -81,7 +87,7 @@ def _gaps(rows: Mapping[str, Any]) -> list[str]:
 
 def _unmeasured(rows: Mapping[str, Any]) -> list[str]:
     """Bodies without measures, though neither end of the view cuts them."""
-    bodies = [name for name, row in rows.items() if not names_disc(name) and not {*row.get("cut_by_view", [])} - {"left", "right"}]
+    bodies = [name for name, row in rows.items() if not names_disc(name) and not {*row.get("cut_by_view", [])} - SIDES]
     hollow = [name for name in bodies if not rows[name].get("measures")]
     return [f"{', '.join(hollow)} could not be measured: no solid piece, far too small, or hardly in view"] if hollow else []
 
@@ -91,10 +97,10 @@ def _unusual_shapes(rows: Mapping[str, Any], spine: Mapping[str, Any]) -> list[s
     found = []
     for name, row in rows.items():
         body = row.get("measures", {})
-        numbers = [f"{key} {body[key]}" for key, most in MOST_OF_BODY.items() if abs(body.get(key, 0.0)) >= most]
+        numbers = [f"{key} {body[key]}" for key, most in MAX_OF_BODY.items() if abs(body.get(key, 0.0)) >= most]
         if numbers := numbers + _odd_size(name, rows):
             found.append(f"{name} ({', '.join(numbers)})")
-    if spine.get("cobb_deg", 0.0) >= MOST_COBB_DEG:
+    if spine.get("cobb_deg", 0.0) >= MAX_COBB_DEG:
         found.append(f"the Cobb angle ({spine['cobb_deg']} degrees, {spine['cobb_levels']})")
     return [f"unusual: {', '.join(found)}. A disease, or an outline that has failed? Look at the picture"] if found else []
 
@@ -108,7 +114,7 @@ def _odd_size(name: str, rows: Mapping[str, Any]) -> list[str]:
         return []
     place, found = bodies.index(name), []
     beside = [volumes[other] for other in (*bodies[max(0, place - 1) : place], *bodies[place + 1 : place + 2]) if other in volumes]
-    if volumes[name] < max(LEAST_BODY_MM3, LEAST_SHARE * sum(beside) / max(1, len(beside))):
+    if volumes[name] < max(MIN_BODY_MM3, MIN_SHARE * sum(beside) / max(1, len(beside))):
         found.append(f"volume_mm3 {volumes[name]:.0f}")
     height_mm = rows[name].get("measures", {}).get("middle_height_mm", HEIGHTS_MM[0])
     return found + ([] if HEIGHTS_MM[0] <= height_mm <= HEIGHTS_MM[1] else [f"middle_height_mm {height_mm}"])

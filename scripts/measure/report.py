@@ -11,15 +11,16 @@ from nibabel.affines import voxel_sizes
 from scipy.ndimage import label as connected
 
 from scripts.common.arrays import structure_boxes, whole
+from scripts.common.errors import listed
 from scripts.data.check_labels import order_problems
 from scripts.data.volumes import Volume, turned_to_ras
 from scripts.labels import label_table, names_disc
-from scripts.levels.cut import cut_faces, view_box
+from scripts.levels.cut import SIDES, cut_faces, reported_cuts, view_box
 from scripts.measure.doubts import doubts
 from scripts.measure.rows import rounded, structure_rows
 from scripts.measure.spine import SpineMeasures, measure_spine
 
-LISTED = 3  # pieces of a structure in a warning
+SHOWN_PIECES = 3  # pieces of a structure in a warning
 
 
 def fresh_report(pred: MetaTensor, scan: Volume, notes: Sequence[str]) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def report_on(
     Returns:
         the report, and the measures with the bodies that they were taken of.
     """
-    cut = _faces(written) or _faces_of(label, affine, scan, _faces(before or {}))
+    cut = reported_cuts(written) or _seen_cuts(label, affine, scan, reported_cuts(before or {}))
     measures = measure_spine(label, affine, cut)
     found = [
         {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
@@ -70,24 +71,19 @@ def report_on(
     problems = [*order_problems(label, affine, label_scheme), *_pieces(label)]
     report["warnings"] = [*(scan.notes if scan else ()), *problems, *doubts(report)]
     bodies = [row for row in report["structures"] if not names_disc(row["name"])]
-    if report["structures"] and not measures.bodies and all({*row["cut_by_view"]} - {"left", "right"} for row in bodies):
+    if report["structures"] and not measures.bodies and all({*row["cut_by_view"]} - SIDES for row in bodies):
         reason = "the view cuts every body" if bodies else "the mask holds no body"
         report["warnings"].append(f"nothing could be measured: {reason}")
     return report, measures
 
 
-def _faces(report: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What cuts the structures of a report."""
-    return {row["name"]: row.get("cut_by_view", []) for row in report.get("structures", [])}
-
-
-def _faces_of(label: np.ndarray, affine: np.ndarray, scan: Volume | None, before: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def _seen_cuts(label: np.ndarray, affine: np.ndarray, scan: Volume | None, before: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """What cuts the structures of a mask: faces that they touch, and the left and right ones that cut them before it was edited: between
     thick slices, the network had seen where they end."""
     turned, turned_affine = turned_to_ras(label, affine)
     view = view_box(turned_to_ras(scan.data, scan.affine)[0]) if scan else whole(turned.shape)
     touched = cut_faces(view, (0, 0, 0), turned, voxel_sizes(turned_affine))
-    sides = {name: [face for face in ("left", "right") if face in faces] for name, faces in before.items()}
+    sides = {name: [face for face in faces if face in SIDES] for name, faces in before.items()}
     return {name: [*dict.fromkeys([*sides.get(name, []), *touched.get(name, [])])] for name in {**touched, **sides}}
 
 
@@ -98,5 +94,5 @@ def _pieces(label: np.ndarray) -> list[str]:
         pieces, count = connected(label[box] == channel, np.ones((3, 3, 3)))
         if count > 1:
             sizes = sorted(np.bincount(pieces.ravel())[1:].tolist(), reverse=True)
-            found.append(f"{label_table()[channel].name} ({', '.join(map(str, sizes[:LISTED]))}{', ...' if count > LISTED else ''})")
+            found.append(f"{label_table()[channel].name} ({listed(sizes, SHOWN_PIECES)})")
     return [f"in several pieces (voxels): {', '.join(found)}"] if found else []

@@ -12,14 +12,14 @@ from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from scripts.common.arrays import occupied_box, structure_boxes, whole
 from scripts.data.volumes import turned_to_ras, voxel_mm3
 from scripts.labels import label_table
-from scripts.levels.cut import cut_faces
+from scripts.levels.cut import SIDES, cut_faces
 from scripts.measure.body import Body, EndPlate, measure_body
 
 SACRUM = "S1"  # of which nothing but the superior end-plate is measured
 MAX_DISC_MM = 20.0  # between facing end-plates: lumbar discs have up to 15 mm, where a vertebra is missing it is 30 mm and more
 GRADES = (0.20, 0.25, 0.40)  # losses of height where Genant's grades 1, 2 and 3 begin (J Bone Miner Res 1993, 8:1137)
 SPECK_MM3 = 300.0  # a smaller body is a stroke of an editor that has gone astray, and no neighbour of others
-LEAST_VIEW_MM = 5.0  # of the sacrum below its end-plate, for that to be in view as a whole
+MIN_VIEW_MM = 5.0  # of the sacrum below its end-plate, for that to be in view as a whole
 DIGITS = 2  # of what is returned
 
 
@@ -95,7 +95,7 @@ def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[s
     for i, name in enumerate(names):
         above, below = names[max(i - 1, 0)], names[min(i + 1, len(names) - 1)]
         up = centres_mm[above] - centres_mm[below] if above != below else np.array([0.0, 0.0, 1.0])
-        faces = {*cut.get(name, []), *known_cut.get(name, [])} - {"left", "right"}
+        faces = {*cut.get(name, []), *known_cut.get(name, [])} - SIDES
         if faces - ({"inferior"} if name == SACRUM else set()):
             continue
         body = measure_body(masks[name], affines[name], up, name == SACRUM)
@@ -105,9 +105,9 @@ def _measured_bodies(label: np.ndarray, affine: np.ndarray, known_cut: Mapping[s
 
 
 def _is_plate_cut(sacrum: Body, mask: np.ndarray, affine: np.ndarray) -> bool:
-    """Whether the view ends within `LEAST_VIEW_MM` below the superior end-plate; the lowest voxels of the mask are those of the view."""
+    """Whether the view ends within `MIN_VIEW_MM` below the superior end-plate; the lowest voxels of the mask are those of the view."""
     lowest_mm = apply_affine(affine, np.argwhere(mask[:, :, :1]))
-    return bool(np.max((lowest_mm - sacrum.superior.middle_mm) @ sacrum.axes[:, 2]) > -LEAST_VIEW_MM)
+    return bool(np.max((lowest_mm - sacrum.superior.middle_mm) @ sacrum.axes[:, 2]) > -MIN_VIEW_MM)
 
 
 def _of_body(body: Body) -> dict[str, float]:

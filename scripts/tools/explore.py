@@ -14,13 +14,13 @@ from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
 from scripts import figures
-from scripts.common.errors import UserError, shown
+from scripts.common.errors import UserError, counted, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_writable
 from scripts.common.tables import aligned, write_rows
 from scripts.data.check_labels import label_problems
 from scripts.data.datalist import SPLITS, patients_in_two_splits, read_datalist
-from scripts.data.find import distinct_names, find_images, find_label, is_in_label_folder
+from scripts.data.find import distinct_names, find_images, find_label
 from scripts.data.own_masks import is_uncorrected
 from scripts.data.scans import check_grid
 from scripts.data.volumes import Volume, grid_mismatch, read_volume, voxel_mm3
@@ -97,7 +97,7 @@ def explore(
     ]
     print(scan_table(scans))
     print(totals(scans))
-    print(f"\n{len(problems)} problem{'s' * (len(problems) != 1)}" + "".join(f"\n  {shown(line)}" for line in problems))
+    print(f"\n{counted(problems, 'problem')}" + "".join(f"\n  {shown(line)}" for line in problems))
     print(f"\nwritten: {shown(', '.join(map(str, written)))}")
     return len(problems)
 
@@ -109,7 +109,7 @@ def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = 
         UserError: with the number of problems, after everything is printed and written.
     """
     if count := explore(dataset_dir, output_dir, datalist, **options):
-        raise UserError(f"{count} problem{'s' * (count != 1)} in {datalist or dataset_dir}, listed above")
+        raise UserError(f"{counted(count, 'problem')} in {datalist or dataset_dir}, listed above")
 
 
 def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: bool) -> Mapping[str, Sequence[dict]]:
@@ -117,7 +117,7 @@ def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: b
     default = Path(dataset_dir) / "datalist.json"
     if datalist or default.is_file():
         return read_datalist(datalist or default, dataset_dir, must_exist=False, allow_outside=allow_outside)
-    found = [path for path in find_images(dataset_dir) if not is_in_label_folder(path)]
+    found = find_images(dataset_dir)
     return {"-": [{"source": path.parent.name, "image": str(path), "label": find_label(path, is_uncorrected)} for path in found]}
 
 

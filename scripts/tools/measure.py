@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scripts.common.errors import CallError, UserError, counted, shown
+from scripts.common.errors import CallError, UserError, counted, listed, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import read_rows, write_rows
@@ -86,8 +86,8 @@ def measure(
     for note in notes:
         print(shown(note))
     if alone:
-        some = f"{alone[0]}{', ...' if len(alone) > 1 else ''}"
-        print(shown(f"{counted(alone, 'mask')} without a scan ({some}): no signals, no picture, and what a blank border cuts is not known"))
+        which = f"{counted(alone, 'mask')} without a scan ({listed(alone)})"
+        print(shown(f"{which}: no signals, no picture, and what a blank border cuts is not known"))
     if failed:
         raise UserError("\n".join(failed))
     return structures

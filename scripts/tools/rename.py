@@ -17,9 +17,9 @@ from scripts.data.own_masks import is_as_reported, write_report
 from scripts.data.scans import read_scan
 from scripts.data.volumes import Volume, on_grid
 from scripts.figures import case_figure, save_figure
-from scripts.labels import decode, encode, label_table
+from scripts.labels import decode, encode, label_table, of_kind
 from scripts.levels.renaming import rename_levels
-from scripts.measure.doubts import UNCERTAIN, doubts, picture_note
+from scripts.measure.doubts import UNCERTAIN, named_by_hand, picture_note
 from scripts.measure.report import report_on
 
 
@@ -88,9 +88,8 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
 
 def _confirmed_report(report: Mapping[str, Any], marks: Mapping[str, Any]) -> dict[str, Any]:
     """The report of a mask that nobody has edited, whose names are right."""
-    named_by_hand = doubts({**report, **marks})[0]
     others = [line for line in report.get("warnings", []) if not line.startswith(UNCERTAIN)]
-    return {**report, **marks, "warnings": [named_by_hand, *others]}
+    return {**report, **marks, "warnings": [*named_by_hand(marks), *others]}
 
 
 def _new_names(label: np.ndarray, renamed: np.ndarray) -> dict[str, str]:
@@ -111,5 +110,5 @@ def _renamed_report(
 
 def _ends(label: np.ndarray) -> tuple[str, str]:
     """Names of the uppermost and the lowest body."""
-    names = [s.name for s in label_table() if s.kind == "body" and (label == s.channel).any()]
+    names = [s.name for s in of_kind("body") if (label == s.channel).any()]
     return names[0], names[-1]

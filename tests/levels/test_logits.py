@@ -8,8 +8,8 @@ import torch
 from monai.data import MetaTensor, decollate_batch
 from torch import nn
 
-from scripts.labels import label_table
-from scripts.levels.logits import COARSE_VOXEL, GATED, SpineLogits, channels_of, level_logits
+from scripts.labels import channels_of, label_table
+from scripts.levels.logits import COARSE_VOXEL, GATED, SpineLogits, level_logits
 from scripts.network import KINDS, SpineNet
 
 CHANNELS = len(label_table())

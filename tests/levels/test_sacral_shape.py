@@ -8,7 +8,7 @@ import pytest
 from scripts.labels import label_table
 from scripts.levels.instances import find_instances
 from scripts.levels.naming import name_bodies
-from scripts.levels.sacral_shape import MOST_NATS, NATS_PER_RAD, USUAL_KINK, sacral_evidence
+from scripts.levels.sacral_shape import MAX_NATS, NATS_PER_RAD, USUAL_KINK, sacral_evidence
 
 SHAPE = (30, 140, 140)  # mm
 HEIGHT, DEPTH, WIDTH = 24.0, 30.0, 26.0
@@ -38,7 +38,7 @@ def test_a_wedge_below_straight_bodies(rise, spacing):
     behind = -rise * DEPTH**2 / 12 / HEIGHT
     kink = np.arctan(-rise) + np.arctan(behind / 35.0)
     assert evidence[:2].tolist() == [0.0, 0.0]
-    assert evidence[2] == pytest.approx(np.clip(NATS_PER_RAD * (kink - USUAL_KINK), 0, MOST_NATS), abs=NATS_PER_RAD * 0.04)
+    assert evidence[2] == pytest.approx(np.clip(NATS_PER_RAD * (kink - USUAL_KINK), 0, MAX_NATS), abs=NATS_PER_RAD * 0.04)
 
 
 def test_a_bend_backwards_counts_and_one_to_the_front_does_not():
