@@ -33,7 +33,9 @@ GAP_INCH = 0.42  # between panels: level names stand there where a sagittal slab
 WINDOW_VOXELS = 2**18  # so many, evenly spread, tell black from white
 MARGIN_MM = {"sagittal": 40.0, "coronal": 30.0}  # kept in front of and behind (left and right of) the labels; never cut along the spine
 BACKGROUND, TEXT, DIM = "#0d0f12", "#e8eaed", "#8b929b"
-BODY_COLORS = ("#ff7ab8", "#54e08a", "#f6f05a", "#b79cff", "#41c7ff", "#ffb000")  # repeats after six levels; L5 and S1 differ too
+BODY_COLORS = (  # from top to bottom; a table of more than twelve bodies repeats them
+    "#ff7ab8", "#54e08a", "#f6f05a", "#b79cff", "#41c7ff", "#ffb000", "#5a8dff", "#ff6b5e", "#00c9a7", "#e05ce8", "#5affd0", "#d9935a",
+)  # fmt: skip
 SOURCE_COLORS = ("#41c7ff", "#ffb000", "#54e08a", "#ff7ab8", "#b79cff", "#f6f05a", "#ff6b5e", "#9fe3d4")
 
 
@@ -137,7 +139,9 @@ def draw_view(axes: Axes, view: View, window: tuple[float, float], *, letters: b
     axes.imshow(pixels, "gray", vmin=window[0], vmax=window[1], extent=(0, length, height, 0), interpolation="bicubic", aspect="equal")
     present = [int(c) for c in np.unique(view.label) if 0 < c < len(label_table())]
     _outlines(axes, view, sorted(present, key=lambda c: not label_table()[c].is_disc), width)  # a body's edge lies on top of a disc's
-    _names(axes, view, [c for c in present if not label_table()[c].is_disc] or present, font)  # where no body is, of discs
+    drawn = {label_table()[c].name for c in present}
+    named = [c for c in present if not label_table()[c].is_disc or label_table()[c].level not in drawn]  # of discs those without a body
+    _names(axes, view, named, font)
     if letters:
         left, right = "AP" if view.plane == "sagittal" else "RL"
         # low, or where no names stand: those are in front of the bodies, or on the patient's left
@@ -185,10 +189,13 @@ def name_positions(view: View, channels: Sequence[int], gap_mm: float, apart_mm:
         sizes = np.bincount(pieces.ravel())[1:]
         for piece in np.flatnonzero(sizes >= 0.3 * sizes.max()) + 1:
             rows, columns = np.add(np.nonzero(pieces == piece), [[first_row], [first_column]])
-            waist = columns[np.abs(rows - rows.mean()) <= max(1.0, 0.25 * np.ptp(rows))]  # corners of a tilted body reach further
+            middle = rows.mean()
+            if view.plane == "sagittal" and label_table()[channel].name == "S1":
+                middle += 0.25 * np.ptp(rows)  # it is tilted: in front of its middle lies the disc
+            waist = columns[np.abs(rows - middle) <= max(1.0, 0.25 * np.ptp(rows))]  # corners of a tilted body reach further
             edge = (waist if waist.size else columns) * view.spacing_mm[1]
             x = edge.min() - gap_mm if view.plane == "sagittal" else edge.max() + view.spacing_mm[1] + gap_mm
-            found.append((float((rows.mean() + 0.5) * view.spacing_mm[0]), float(x), channel))
+            found.append((float((middle + 0.5) * view.spacing_mm[0]), float(x), channel))
     positions: list[tuple[int, float, float]] = []
     for y, x, channel in sorted(found):
         positions.append((channel, x, max(y, positions[-1][2] + apart_mm) if positions else y))

@@ -313,7 +313,7 @@ def test_case_report_of_an_uncertain_scan(stored, tmp_path, capsys):
     assert report["runner_up"] == ["L5"]
     assert rows == [{"name": "L1", "vote": 0.5}, {"name": "L2", "vote": 0.5}]
     assert capsys.readouterr().out.splitlines() == [
-        "/data/a/x_T2w.nii.gz: the levels are uncertain (probability 0.45), see the .json beside the mask",
+        "/data/a/x_T2w.nii.gz: the levels are uncertain (no sacrum in view): perhaps L5? If so, rename --lowest L5",
         "/data/a/x_T2w.nii.gz: unusual: L1 (volume_mm3 9). A disease, or an outline that has failed? Look at the picture",
         f"{tmp_path}/overview.html: 1 mask, 1 with warnings",
     ]
@@ -335,9 +335,9 @@ def test_tables_of_all_scans(stored, tmp_path):
     run(handler, steps[:1])  # the other mask is told of by its report
     assert (tmp_path / "structures.csv").read_text().splitlines() == [
         "mask,edited_since,label_scheme,sequence_probability,uncertain,named_by_hand,"
-        "name,value,vote,cut_by_view,volume_mm3,wedge_deg,height_loss_grade",
-        "a/x_T2w_seg.nii.gz,False,verse,0.95,False,False,L1,20,0.9,superior left,8.6,-1.5,0",
-        "y_seg.nii.gz,True,,0.0,False,False,,,,,,,",  # nothing found in it
+        "name,value,vote,cut_by_view,volume_mm3,centre_x_mm,centre_y_mm,centre_z_mm,wedge_deg,height_loss_grade",
+        "a/x_T2w_seg.nii.gz,False,verse,0.95,False,False,L1,20,0.9,superior left,8.6,-7.0,5.0,40.0,-1.5,0",
+        "y_seg.nii.gz,True,,0.0,False,False,,,,,,,,,,",  # nothing found in it
     ]
     assert (tmp_path / "spines.csv").read_text().splitlines() == [
         "mask,edited_since,label_scheme,sequence_probability,uncertain,named_by_hand,cobb_deg,cobb_levels,warnings",

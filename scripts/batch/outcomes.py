@@ -64,9 +64,10 @@ class Outcomes:
         count = Counter(row["outcome"] for row in rows)
         self.any_failed = bool(count["failed"])
         if idist.get_rank() == 0:
-            see = self._write(rows) or f"see {self.table}"
+            problem = self._write(rows)
             line = f"{count['segmented']} segmented, {count['skipped']} skipped (already done), {count['failed']} failed"
-            self.closing_line = f"{line}: {see}" if count["failed"] else line
+            place = self.table if count["failed"] else self.table.parent
+            self.closing_line = f"{line}: {problem or f'see {place}'}"
 
     def end(self) -> None:
         """Print the closing line.
@@ -82,12 +83,11 @@ class Outcomes:
     def _write(self, rows: list[dict]) -> str:
         """Write or remove the table; why it could not be done, which costs nothing else, or an empty text."""
         try:
-            looked_at = {row["file"] for row in rows}
+            looked_at = {os.path.realpath(row["file"]) for row in rows}
             failures = [{k: row[k] for k in COLUMNS} for row in rows if row["outcome"] == "failed"]
             with alone_in(self.table.parent):
-                earlier = [
-                    row for row in read_rows(self.table, "file") if row["file"] not in looked_at and os.path.lexists(row["file"] or "")
-                ]
+                earlier = [row for row in read_rows(self.table, "file") if os.path.lexists(row["file"] or "")]
+                earlier = [row for row in earlier if os.path.realpath(row["file"]) not in looked_at]
                 failures = earlier + failures
                 if failures:
                     write_whole(self.table, partial(write_rows, failures))

@@ -89,6 +89,8 @@ def _card(folder: Path, row: Mapping[str, Any]) -> str:
         parts.append(f'<a href="{link}"><img src="{link}" loading="lazy" alt="{name} with the outlines of its mask"></a>')
     if doubts:
         parts.append("<ul>" + "".join(f"<li>{_text(line)}</li>" for line in doubts) + "</ul>")
+    if row.get("named_by_hand"):
+        parts.append("<p>levels named by hand</p>")
     angles = [f"{word} {angle:.0f}°" for key, word in SPINE_WORDS.items() if (angle := _number(row.get(key))) is not None]
     if angles:
         parts.append(f"<p>{', '.join(angles)}</p>")

@@ -183,7 +183,7 @@ def inference_entries(
             raise CallError(f"{image}: no such file. --image takes one scan or a folder with a DICOM series.{similar_path(image)}")
         if os.path.isdir(image) and not is_dicom_folder(image) and not holds_series(image):
             raise CallError(f"{image}: a folder without a DICOM series. --image takes one scan; set --dataset_dir for a folder of scans.")
-        return [{"image": str(Path(image).absolute())}]
+        return [{"image": os.path.abspath(image)}]
     if datalist:
         splits = read_datalist(datalist, dataset_dir, must_exist=False, allow_outside=allow_outside)
         if split and split not in splits:
@@ -195,7 +195,7 @@ def inference_entries(
         if not any(os.path.exists(path) for path in images):
             raise CallError(f"{datalist}: {shown(images[0])} does not exist, nor does any other. Is dataset_dir ({dataset_dir}) right?")
         return [{"image": path} for path in images]
-    found = [str(path.absolute()) for path in find_images(dataset_dir)]
+    found = [os.path.abspath(path) for path in find_images(dataset_dir)]
     return [{"image": path} for path in _fitting(found, dataset_dir, pattern)]
 
 

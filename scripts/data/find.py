@@ -18,6 +18,8 @@ from scripts.data.dicom import holds_series, is_dicom_file
 logger = logging.getLogger(__name__)
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 HEADERS, VOXELS = (".mhd", ".nhdr"), (".raw", ".zraw", ".raw.gz", ".gz")  # of scans of two files
+VOXEL_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file *:) *([^\r\n]*?) *\r?$", re.MULTILINE | re.IGNORECASE)  # in a header
+HEADER_BYTES = 2**16  # more than any has
 # of formats that are not looked for in folders; of two files, the header
 OTHER_SCANS = (".mgz", ".mgh", ".hdr", ".par", ".head", ".mnc", ".gipl", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip")
 NO_DICOM = (*SUFFIXES, ".json", ".csv", ".tsv", ".txt", ".html", ".png", ".jpg", ".pdf")  # by their names: not one of them has to be opened
@@ -186,7 +188,7 @@ def find_label(image: str | Path, passed_over: Callable[[Path], bool] | None = N
     image = Path(image)
     stem = case_name(image)
     case = stem.rsplit("_", 1)[0]
-    beside = [f"{stem}{LABEL_POSTFIX}"]
+    beside = [f"{image.name}{LABEL_POSTFIX}", f"{stem}{LABEL_POSTFIX}"]  # a mask has the first name where two scans share a stem
     if case not in ("", stem) and not _file(image.with_name(case)):
         beside.append(f"{case}{LABEL_POSTFIX}")
     apart = [stem, *beside]
@@ -214,7 +216,8 @@ def find_image(label: Path) -> Path | None:
     stem = case_name(label).removesuffix(LABEL_POSTFIX)
     folders = [label.parent, *(label.parent.parent / images for images, labels in LABEL_FOLDERS.items() if label.parent.name in labels)]
     near = (path for folder in folders for path in sorted(folder.glob(f"{glob.escape(stem)}*")) if path.name.lower().endswith(SUFFIXES))
-    scans = (path for path in near if path != label and not OTHER_MASKS.search(case_name(path)))
+    scans = [path for path in near if path != label and not OTHER_MASKS.search(case_name(path))]
+    scans += [folder for folder in [label.with_name(stem)] if folder.is_dir() and is_dicom_folder(folder)]
     return next((path for path in scans if find_label(path) == label), None)
 
 
@@ -234,10 +237,14 @@ def _spellings(stem: Path) -> Iterator[Path]:
 
 
 def files_of_voxels(scan: Path) -> list[Path]:
-    """Those beside a header (`.mhd`, `.nhdr`) that have its stem."""
-    if scan.suffix.lower() not in HEADERS:
+    """The one that a header (`.mhd`, `.nhdr`) names, and those beside it that have its stem."""
+    if scan.suffix.lower() not in HEADERS or not scan.is_file():
         return []
-    return [path for path in (scan.with_name(scan.stem + suffix) for suffix in VOXELS) if path.is_file()]
+    with scan.open("rb") as handle:
+        named = VOXEL_FILE.search(handle.read(HEADER_BYTES))
+    names = [os.fsdecode(named[1])] if named else []
+    names += [scan.stem + suffix for suffix in VOXELS]
+    return [*dict.fromkeys(path for path in map(scan.parent.joinpath, names) if path.is_file())]
 
 
 def is_in_label_folder(path: Path) -> bool:

@@ -90,8 +90,13 @@ def patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, st
 def question(patient_of: Mapping[Path, str], root: Path) -> str:
     """What to ask where patients may be taken for several ones; nothing where they look as they should."""
     patients = {*patient_of.values()}
-    for behind, pattern in ((r"[ _-][^ _-]*$", "(.+)[ _-]"), (rf"[ _-]{CONTRAST}[ _-].*$", "(.+?)(?:[ _-](?i:t[12]|stir|tirm|pd).*)?$")):
-        if pair := _twins(patients, behind):
+    parts = {  # of a name, in which two scans of one patient may differ, and the pattern that leaves it out
+        r"[ _-][^ _-]*$": "(.+)[ _-]",
+        rf"[ _-]{CONTRAST}[ _-].*$": "(.+?)(?:[ _-](?i:t[12]|stir|tirm|pd).*)?$",
+        r"^(?i:sag|ax|cor|tra)[a-z]*[ _-]": "(?:.*[ _-])?(.+)",
+    }
+    for part, pattern in parts.items():
+        if pair := _twins(patients, part):
             return f"are {' and '.join(pair)} one patient, and others, too? Then set --patient_pattern '{pattern}'"
     in_folder = defaultdict(set)
     for image, patient in patient_of.items():
@@ -101,11 +106,11 @@ def question(patient_of: Mapping[Path, str], root: Path) -> str:
     return ""
 
 
-def _twins(patients: Collection[str], behind: str) -> list[str]:
-    """Two names that differ in what is `behind` alone, as those of two visits do, where this is so for most names, in small groups."""
+def _twins(patients: Collection[str], part: str) -> list[str]:
+    """Two names that differ in a part alone, as those of two visits do, where this is so for most names, in small groups."""
     of_stem = defaultdict(list)
     for name in sorted(patients):
-        of_stem[re.sub(behind, "", name)].append(name)
+        of_stem[re.sub(part, "", name)].append(name)
     groups = [names for names in of_stem.values() if len(names) > 1]
     most = 2 * sum(map(len, groups)) > len(patients)
     return groups[0][:2] if most and max(map(len, groups)) <= len(of_stem) else []  # not patients of one or two sites

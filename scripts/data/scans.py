@@ -36,6 +36,7 @@ def read_scan(path: str | Path) -> Volume:
     volume = read_volume(path, series=True)
     check_grid(path, volume.data.shape, volume.affine)
     data, notes = finite(path, volume.data)
+    missing = ~np.isfinite(volume.data) if notes else None
     if (values := few_values(data)) <= MAX_MASK_VALUES:
         notes.append(f"it holds {values} different values only: a mask, no scan?")
     if (slices := min(data.shape)) < MIN_SLICES:
@@ -44,7 +45,7 @@ def read_scan(path: str | Path) -> Volume:
     elif (width_mm := float(np.abs(volume.affine[0, :3]) @ data.shape)) < MIN_WIDTH_MM:
         notes.append(f"it is {width_mm:.3g} mm wide, less than a vertebra: outlines and measures are doubtful")
     notes += shear_notes(volume.affine) + slice_notes(volume.affine)
-    return volume._replace(data=data, notes=(*volume.notes, *notes))
+    return volume._replace(data=data, notes=(*volume.notes, *notes), missing=missing)
 
 
 def shear_notes(affine: np.ndarray) -> list[str]:

@@ -35,6 +35,12 @@ class Volume(NamedTuple):
     affine: np.ndarray  # (4, 4), voxel -> RAS world in mm
     dtype: str  # of the values on disk
     notes: tuple[str, ...] = ()  # what a user should know about how it was read
+    missing: np.ndarray | None = None  # voxels (X, Y, Z) without a value, which `data` has replaced; None if there is none
+
+    @property
+    def signal(self) -> np.ndarray:
+        """The data, NaN where a value is missing."""
+        return self.data if self.missing is None else np.where(self.missing, np.nan, self.data)
 
 
 def read_volume(path: str | Path, series: bool = False) -> Volume:

@@ -28,15 +28,26 @@ def picture_note(report: Mapping[str, Any]) -> str:
     """What stands over a mask: `levels uncertain (0.95)` or `levels named by hand`, and how many other `warnings` its report has."""
     notes = ["levels named by hand"] if "renamed" in report else []
     if report.get("uncertain"):
-        notes.append(f"levels uncertain ({_cut_off(report['sequence_probability'])})")
+        notes.append(f"levels uncertain ({_how_sure(report)})")
     if others := [line for line in report.get("warnings", []) if not line.startswith((UNCERTAIN, RENAMED))]:
         notes.append(counted(others, "warning"))
     return ", ".join(notes)
 
 
-def _cut_off(probability: float) -> str:
-    """Two digits, not rounded: 0.96 is certain."""
-    return f"{math.floor(100 * probability + 1e-9) / 100:.2f}"
+def _how_sure(report: Mapping[str, Any], word: str = "") -> str:
+    """Two digits of the probability behind a word, not rounded: 0.96 is certain. Without a sacrum it would say little."""
+    if (rows := report.get("structures")) and not any(row["name"] == "S1" for row in rows):
+        return "no sacrum in view"
+    return f"{word}{math.floor(100 * report['sequence_probability'] + 1e-9) / 100:.2f}"
+
+
+def _likely_instead(report: Mapping[str, Any]) -> str:
+    """The next likely names, and how to give them; where the lowest body keeps its name, only an editor could."""
+    if not (others := report.get("runner_up")):
+        return ""
+    names = f": perhaps {'-'.join(dict.fromkeys((others[0], others[-1])))}?"
+    lowest = [row["name"] for row in report["structures"] if not names_disc(row["name"])][-1:]
+    return names if lowest == others[-1:] else f"{names} If so, rename --lowest {others[-1]}"
 
 
 def doubts(report: Mapping[str, Any]) -> list[str]:
@@ -48,7 +59,7 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
         return ["no vertebra and no disc was found: the mask is empty"]
     found = named_by_hand(report)
     if report.get("uncertain"):
-        found.append(f"{UNCERTAIN} (probability {_cut_off(report['sequence_probability'])}), see the .json beside the mask")
+        found.append(f"{UNCERTAIN} ({_how_sure(report, 'probability ')}){_likely_instead(report)}")
     measured = {row["name"]: row.get("measures", {}) for row in report["structures"]}
     rows = {row["name"]: row for row in report["structures"] if row.get("volume_mm3", math.inf)}  # what is drawn
     above = "L6" if "L6" in rows else "L5"
@@ -60,6 +71,10 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
     if disc and (disc["anterior_height_mm"] < MIN_SACRAL_MM or disc["angle_deg"] < MIN_SACRAL_DEG):
         numbers = f"{disc['anterior_height_mm']} mm high in front, {disc['angle_deg']} degrees"
         found.append(f"{name} has an unusual shape ({numbers}): S1 and the lordosis down to it are doubtful")
+    bodies = [row for name, row in rows.items() if not names_disc(name)]
+    for side in ("left", "right"):
+        if len(bodies) > 1 and all(side in row.get("cut_by_view", []) for row in bodies):
+            found.append(f"every body is cut by the {side} side of the view: volumes and Cobb angles are those of parts")
     spine = report.get("spine", {})
     for key, least in MIN_LORDOSIS_DEG.items():
         if (lordosis := spine.get(key, least)) < least:

@@ -37,8 +37,8 @@ COLUMNS = (  # heading, measures of a body or a disc that stand below it, format
     ("middle", ("middle_height_mm",), ".1f"),
     ("posterior", ("posterior_height_mm",), ".1f"),
     ("angle °", ("wedge_deg", "angle_deg"), ".1f"),
-    ("loss", ("height_loss",), ".0%"),
-    ("index", ("height_index",), ".2f"),
+    ("height loss", ("height_loss",), ".0%"),
+    ("disc index", ("height_index",), ".2f"),
     ("slip mm", ("slip_mm",), ".1f"),
 )
 
@@ -135,7 +135,7 @@ def _line(figure: Figure, y: float, left_inch: float, name: str, row: dict[str, 
     font = {"fontsize": 9 if disc else 10, "fontweight": "normal" if disc else "bold", "va": "center"}
     figure.text((left_inch + 0.12) / width, y, name, color=structure_color(structure(name).channel), **font)
     if name == SACRUM or row is None:
-        note = "not measured" if row is None else "its superior end-plate"
+        note = "not measured" if row is None else "superior end-plate only"
         figure.text((left_inch + 0.78) / width, y, note, color=DIM, fontsize=9, va="center")
         return
     for place, (_, keys, form) in enumerate(COLUMNS):

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from nibabel.affines import voxel_sizes
 from scipy.ndimage import label as connected
 
-from scripts.common.arrays import structure_boxes, whole
+from scripts.common.arrays import occupied_box, structure_boxes, whole
 from scripts.common.errors import listed
 from scripts.data.check_labels import order_problems
 from scripts.data.volumes import Volume, turned_to_ras
@@ -35,7 +35,7 @@ def fresh_report(pred: MetaTensor, scan: Volume, notes: Sequence[str]) -> dict[s
     if "label_scheme" in pred.meta:
         report["label_scheme"] = pred.meta["label_scheme"]
     scheme = report.get("label_scheme", "channel")
-    report["structures"] = structure_rows(report["structures"], pred[0].numpy(), pred.affine.numpy(), scheme, scan.data)
+    report["structures"] = structure_rows(report["structures"], pred[0].numpy(), pred.affine.numpy(), scheme, scan.signal)
     return {**report, "warnings": [*notes, *doubts(report)]}
 
 
@@ -67,7 +67,7 @@ def report_on(
     ]
     report = {"label_scheme": label_scheme, **{key: written.get(key) for key in ("sequence_probability", "uncertain")}}
     report |= {"renamed": written["renamed"]} if "renamed" in written else {}
-    report |= {"structures": structure_rows(found, label, affine, label_scheme, scan.data if scan else None), "spine": measures.spine}
+    report |= {"structures": structure_rows(found, label, affine, label_scheme, scan.signal if scan else None), "spine": measures.spine}
     problems = [*order_problems(label, affine, label_scheme), *_pieces(label)]
     report["warnings"] = [*(scan.notes if scan else ()), *problems, *doubts(report)]
     bodies = [row for row in report["structures"] if not names_disc(row["name"])]
@@ -82,6 +82,8 @@ def _seen_cuts(label: np.ndarray, affine: np.ndarray, scan: Volume | None, befor
     thick slices, the network had seen where they end."""
     turned, turned_affine = turned_to_ras(label, affine)
     view = view_box(turned_to_ras(scan.data, scan.affine)[0]) if scan else whole(turned.shape)
+    if all(o.start <= v.start and v.stop <= o.stop for o, v in zip(occupied_box(turned > 0) or (), view)):
+        view = whole(turned.shape)  # a map that is blank around the structures does not tell where the scan has ended
     touched = cut_faces(view, (0, 0, 0), turned, voxel_sizes(turned_affine))
     sides = {name: [face for face in faces if face in SIDES] for name, faces in before.items()}
     return {name: [*dict.fromkeys([*sides.get(name, []), *touched.get(name, [])])] for name in {**touched, **sides}}

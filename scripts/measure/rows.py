@@ -6,28 +6,33 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from nibabel.affines import apply_affine
 
+from scripts.common.arrays import structure_boxes
 from scripts.data.volumes import voxel_mm3
 from scripts.labels import label_table, numbers, structure
+from scripts.measure.doubts import RENAMED
 from scripts.measure.signal import measure_signals
 
 # of structures and of spines, in the order of their columns in every table, whichever mask comes first
 MEASURES = (
-    "signal_mean", "signal_sd", "signal_median",
+    "centre_x_mm", "centre_y_mm", "centre_z_mm", "signal_mean", "signal_sd", "signal_median",
     "anterior_height_mm", "middle_height_mm", "posterior_height_mm", "depth_mm", "wedge_deg", "coronal_deg", "axial_deg", "height_loss",
     "height_loss_grade", "slip_mm", "slip_percent", "angle_deg", "height_index", "lordosis_deg", "lordosis_l1_l5_deg", "cobb_deg",
     "cobb_levels", "warnings",
 )  # fmt: skip
 
 
+CENTRE = MEASURES[:3]
 SPINE_WORDS = {"lordosis_deg": "lordosis L1-S1", "lordosis_l1_l5_deg": "lordosis L1-L5", "cobb_deg": "Cobb"}  # for pictures and pages
 
 
 def structure_rows(
     found: Iterable[Mapping[str, Any]], label: np.ndarray, affine: np.ndarray, label_scheme: str, scan: np.ndarray | None = None
 ) -> list[dict[str, Any]]:
-    """What was found of each structure, with its `value` in the file of the mask (None if the scheme has none), its `volume_mm3`
-    (None if it is not drawn) and, where there is a scan, its signals (`measure_signals`).
+    """What was found of each structure, with its `value` in the file of the mask (None if the scheme has none), its `volume_mm3` and
+    the `centre_x_mm`, `centre_y_mm` and `centre_z_mm` of its voxels (None if it is not drawn), and, where there is a scan, its signals
+    (`measure_signals`).
 
     Args:
         found: rows with a `name` each; one that the mask does not hold, as a small one that went with the specks, has no row, unless it
@@ -40,15 +45,28 @@ def structure_rows(
     in_mask = numbers(label, label_scheme)
     volumes = np.bincount(label.ravel(), minlength=len(label_table())) * voxel_mm3(affine)
     signals = measure_signals(label, scan, affine) if scan is not None else {}
+    centres_mm = _centres_mm(label, affine)
     rows = []
     for row in found:
         channel = structure(row["name"]).channel
         if volumes[channel] or row.get("measures"):
             volume_mm3 = round(float(volumes[channel]), 1) if volumes[channel] else None
             value = int(in_mask[channel]) if volumes[channel] else None
-            of_mask = {"volume_mm3": volume_mm3, **signals.get(row["name"], {})}
+            centre = dict(zip(CENTRE, centres_mm.get(channel, (None, None, None))))
+            of_mask = {"volume_mm3": volume_mm3, **centre, **signals.get(row["name"], {})}
             rows.append({"name": row["name"], "value": value or None, **rounded(row), **of_mask})
     return rows
+
+
+def _centres_mm(label: np.ndarray, affine: np.ndarray) -> dict[int, list[float]]:
+    """Channel -> mean of the centres of its voxels in the world, mm to the patient's right, front and head, to a tenth."""
+    found = {}
+    for channel, box in structure_boxes(label).items():
+        mask = label[box] == channel
+        along = [mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+        voxel = [s.start + np.average(np.arange(len(n)), weights=n) for s, n in zip(box, along)]
+        found[channel] = [round(float(mm), 1) for mm in apply_affine(affine, voxel)]
+    return found
 
 
 def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,8 +87,10 @@ def structure_table(of_mask: Mapping[str, Any], report: Mapping[str, Any]) -> li
 
 
 def spine_row(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says of a mask as a whole, as cells of a table: how sure the names are, the measures of the `spine`, the warnings."""
-    return {**_of_names(report), **report.get("spine", {}), "warnings": " | ".join(report.get("warnings", []))}
+    """What a report says of a mask as a whole, as cells of a table: how sure the names are, the measures of the `spine`, the warnings;
+    names that somebody has given are none, and have a column."""
+    warnings = [line for line in report.get("warnings", []) if not line.startswith(RENAMED)]
+    return {**_of_names(report), **report.get("spine", {}), "warnings": " | ".join(warnings)}
 
 
 def _of_names(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,11 @@ def measure_signals(label: np.ndarray, scan: np.ndarray, affine: np.ndarray) -> 
 
     Args:
         label: channel indices, shape XYZ.
-        scan: on the same grid, finite.
+        scan: on the same grid; NaN where it has no value, which does not count.
         affine: 4x4, voxel -> world mm.
 
     Returns:
-        by the name of the structure; one that is all rim is not there.
+        by the name of the structure; one that is all rim, or without a value, is not there.
     """
     occupied = occupied_box(label > 0)
     if not occupied:
@@ -41,6 +41,9 @@ def measure_signals(label: np.ndarray, scan: np.ndarray, affine: np.ndarray) -> 
     found = {}
     for channel, part in structure_boxes(core).items():
         values = scan[part][core[part] == channel].astype(np.float64)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            continue
         statistics = {"signal_mean": values.mean(), "signal_sd": values.std(), "signal_median": np.median(values)}
         found[label_table()[channel].name] = {key: float(f"{value:.{DIGITS}g}") for key, value in statistics.items()}
     return found

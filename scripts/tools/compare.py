@@ -17,7 +17,7 @@ def compare(before: str | Path, after: str | Path) -> list[list[str]]:
     """Print, and return, a row per source and group with every metric as `before -> after`.
 
     Args:
-        before, after: `metrics.json` of evaluations of the same scans.
+        before, after: `metrics.json` of evaluations of the same scans, or the folders that hold them.
 
     Raises:
         CallError: if a file is missing or no evaluation.
@@ -41,4 +41,5 @@ def compare(before: str | Path, after: str | Path) -> list[list[str]]:
 def _read(path: str | Path, option: str) -> dict[str, Any]:
     if not path:
         raise CallError(f"compare needs --before and --after, the metrics.json of two evaluations; --{option} is missing")
+    path = Path(path, "metrics.json") if Path(path).is_dir() else path
     return read_metrics(path, option, {"by_source": ["source", "group", "n", *METRICS]})

@@ -193,7 +193,7 @@ def check_label(label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarr
     counts = np.bincount(channels.ravel(), minlength=len(label_table()))
     voxel_ml = voxel_mm3(label.affine) / 1000
     scan.volume_ml = {int(c): float(counts[c] * voxel_ml) for c in np.flatnonzero(counts) if c}
-    if labelled is not None:
+    if labelled:  # an empty list is what the label holds, as none is
         missing = [label_table()[c] for c in sorted(set(scan.volume_ml) - set(channels_from_verse(labelled, where)))]
         if missing:
             names = ", ".join(f"{s.verse} ({s.name})" for s in missing)

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.common.errors import CallError, UserError, counted, listed, shown
-from scripts.common.files import write_whole
+from scripts.common.files import alone_in, write_whole
 from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import read_rows, write_rows
 from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
@@ -58,8 +58,8 @@ def measure(
         check_scheme(label_scheme)
     check_writable(str(output_dir), "output_dir")
     tables = [Path(output_dir) / name for name in ("measures.csv", "measured_spines.csv")]
-    earlier = [read_rows(table, "mask") if prediction else [] for table in tables]
-    known = {os.path.realpath(row.get("file") or Path(dataset_dir, row["mask"] or "")): row["mask"] for row in earlier[1]}
+    earlier = [read_rows(table, "mask") for table in tables][1] if prediction else []
+    known = {os.path.realpath(row.get("file") or Path(dataset_dir, row["mask"] or "")): row["mask"] for row in earlier}
     structures, spines, notes, failed, alone = [], [], [], [], []
     for mask in tqdm(masks, desc="measure", unit="mask"):
         of_mask = {"mask": _name(mask, dataset_dir, known)}
@@ -79,10 +79,11 @@ def measure(
         structures += structure_table({**of_mask, "edited_since": edited}, report)
         spines.append({**of_mask, "file": os.path.abspath(mask), "edited_since": edited, **spine_row(report)})
         notes += [f"{mask}: {warning}" for warning in report["warnings"]]
-    for table, before, rows in zip(tables, earlier, (structures, spines)):
-        if rows:
-            others = [row for row in before if row["mask"] != rows[0]["mask"]]  # of one mask, --prediction
-            print(shown(write_whole(table, partial(write_rows, in_order(others + rows)))))
+    with alone_in(Path(output_dir)):  # others may measure other masks meanwhile
+        for table, rows in zip(tables, (structures, spines)):
+            if rows:
+                others = [row for row in read_rows(table, "mask") if row["mask"] != rows[0]["mask"]] if prediction else []
+                print(shown(write_whole(table, partial(write_rows, in_order(others + rows)))))
     for note in notes:
         print(shown(note))
     if alone:
@@ -114,6 +115,9 @@ def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> tuple[dict
         image = read_scan(scan)
         label, affine = on_grid(mask, volume, scan, image), image.affine
     report, measures = report_on(label, affine, image, label_scheme, {} if edited else before, before)
+    if label_scheme == "spider":  # counted from the lowest lumbar vertebra, and which that is the file alone does not tell
+        values = {row["name"]: row.get("value") for row in before.get("structures", [])}
+        report["structures"] = [{**row, "value": values.get(row["name"], row["value"])} for row in report["structures"]]
 
     def draw(name: str, folder: Path) -> None:
         if image:

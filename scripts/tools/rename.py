@@ -53,7 +53,9 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
     renamed, lost = rename_levels(label, volume.affine, lowest, lumbar, str(mask))
     report, figure = read_report(mask), None
     reported, same, edited = is_report(report), (renamed == label).all(), not is_as_reported(mask, report)
-    if same and (not reported or ("renamed" in report and not edited)):
+    if same and not reported:
+        raise UserError(f"{mask}: it has these names already, and no report beside it in which they could be confirmed.")
+    if same and "renamed" in report and not edited:
         raise UserError(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number.")
     values = decode(renamed, label_scheme)
     if (encode(values, str(mask), label_scheme) != renamed).any():
@@ -70,9 +72,12 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
         else:
             report = _renamed_report(report, _new_names(label, renamed), on_scan, drawn_on, label_scheme, marks)
         figure = case_figure(drawn_on.data, on_scan, drawn_on.affine, title=shown(case_name(scan)), note=picture_note(report))
-    write_label_map(values, volume.affine, mask)
+    if not same:
+        write_label_map(values, volume.affine, mask)
     names = "-".join(_ends(renamed))
     print(shown(f"{mask}: its names, {names}, are confirmed" if same else f"{mask}: {'-'.join(_ends(label))} are {names} now"))
+    if not (same or lumbar or lost):
+        print(shown(f"{mask}: --lowest {_ends(label)[1]} takes it back"))
     if lost:
         print(shown(f"{mask}: {', '.join(lost)} went: the label table has no such disc at the new place"))
     if not reported:

@@ -8,6 +8,7 @@ import pytest
 from conftest import BUNDLE
 
 from scripts.batch.done import Done
+from scripts.data.find import files_of_voxels
 
 
 @pytest.mark.parametrize(("header", "voxels"), [("a.mhd", "a.raw"), ("a.mhd", "a.zraw"), ("a.nhdr", "a.raw.gz"), ("b.c.NHDR", "b.c.gz")])
@@ -21,6 +22,19 @@ def test_the_file_of_the_voxels_counts(tmp_path, header, voxels):
     assert done.made_from(tmp_path / header) == first
     os.utime(tmp_path / voxels, ns=(0, 2**61))
     assert done.made_from(tmp_path / header)["scan"] == f"8 bytes, modified at {2**61} ns"
+
+
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [("a.mhd", "ElementDataFile = image.bin\r\n"), ("a.nhdr", "data file: image.bin\n"), ("a.NHDR", "datafile: image.bin")],
+)
+def test_the_file_of_the_voxels_counts_by_the_name_in_the_header(tmp_path, header, line):
+    for name, content in ((header, b"NDims = 3\n" + line.encode()), ("image.bin", b"1234"), ("a.txt", b"1"), ("weights.pt", b"1")):
+        (tmp_path / name).write_bytes(content)
+    assert files_of_voxels(tmp_path / header) == [tmp_path / "image.bin"]
+    done = Done(str(tmp_path), str(tmp_path), str(tmp_path / "weights.pt"), {}, str(BUNDLE / "configs" / "inference.yaml"))
+    os.utime(tmp_path / "image.bin", ns=(0, 2**61))
+    assert done.made_from(tmp_path / header)["scan"].endswith(f"modified at {2**61} ns")
 
 
 def test_what_is_written_beside_the_slices_of_a_series_does_not_count(tmp_path):

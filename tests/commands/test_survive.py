@@ -169,7 +169,7 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     assert infer(**options) == 0  # corrected by hand
     *before, last = capfd.readouterr().out.splitlines()
     assert last.startswith("0 segmented, 2 skipped")
-    told = "was edited: the tables describe it as it was before, until rename with the lowest body that it has tells of it anew"
+    told = "was edited: the tables describe the mask before. To measure it anew, run rename with its lowest body as --lowest"
     assert [line for line in before if "edited" in line] == [f"{mask}: {told}"]
     for table in ("structures.csv", "spines.csv"):
         assert {(row["mask"], row["edited_since"]) for row in read_rows(out / table)} == {
@@ -239,7 +239,7 @@ def test_what_others_have_written_stays(weights, two, tmp_path, capfd, monkeypat
     assert (two / "b_seg.json").is_file()
     assert infer(weights, two, two, figures=False, overwrite=True) == 0
     assert label.read_bytes() != content
-    assert last_line(capfd) == "2 segmented, 0 skipped (already done), 0 failed"
+    assert last_line(capfd).startswith("2 segmented, 0 skipped (already done), 0 failed: see ")
 
 
 def test_the_table_keeps_the_masks_of_other_runs(weights, two, tmp_path):
@@ -291,7 +291,7 @@ def test_what_fails_after_reading_costs_one_scan(weights, two, tmp_path, capfd, 
     assert "a_seg.nii.gz" in files(out)
     monkeypatch.undo()
     assert infer(weights, out, two) == 0  # the mask without a report is not done
-    assert last_line(capfd) == "1 segmented, 1 skipped (already done), 0 failed"
+    assert last_line(capfd).startswith("1 segmented, 1 skipped (already done), 0 failed: see ")
 
 
 def test_wrong_calls(weights, two, tmp_path, capfd):

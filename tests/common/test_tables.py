@@ -61,3 +61,19 @@ def test_failures_with_a_column_of_ones_own_stay(tmp_path):
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: outcomes.failed("b.nii", "bad", "Mend it."))
     engine.run([0])
     assert table.read_text().splitlines() == ["file,reason,fix,note", f"{scan},x,y,ask Anna", "b.nii,bad,Mend it.,"]
+
+
+def test_a_failure_that_was_mended_goes_whatever_its_folder_is_called(tmp_path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.nii").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "scans")
+    for mended in (tmp_path / "scans" / "a.nii", tmp_path / "link" / "a.nii"):
+        outcomes = Outcomes(str(tmp_path / "out"))
+        (tmp_path / "out").mkdir(exist_ok=True)
+        outcomes.failed(f"{tmp_path}/out/../scans/a.nii", "bad", "Mend it.")
+        assert (tmp_path / "out" / "failures.csv").exists()
+        later = Outcomes(str(tmp_path / "out"))
+        later.segmented(str(mended))
+        later.close(None)
+        assert not (tmp_path / "out" / "failures.csv").exists()
+        assert later.closing_line == f"1 segmented, 0 skipped (already done), 0 failed: see {tmp_path}/out"

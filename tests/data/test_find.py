@@ -289,3 +289,18 @@ def test_a_folder_that_cannot_be_seen_is_left_to_the_reader(tmp_path, monkeypatc
     assert inference_entries("nowhere", image=tmp_path) == [{"image": str(tmp_path)}]
     with fails(f"{tmp_path}: cannot be read ([Errno 13] Permission denied: '{tmp_path}'). Export or download it again."):
         read_volume(tmp_path)
+
+
+def test_the_mask_of_a_twin(tmp_path):
+    """Inference names masks after the whole name where two scans share a stem."""
+    touch(tmp_path, "a.nii.gz", "a.mha", "a.nii.gz_seg.nii.gz", "a.mha_seg.nii.gz")
+    for scan in ("a.nii.gz", "a.mha"):
+        mask = tmp_path / f"{scan}_seg.nii.gz"
+        assert find_label(tmp_path / scan) == mask
+        assert find.find_image(mask) == tmp_path / scan
+
+
+def test_the_series_of_a_mask(tmp_path):
+    touch(tmp_path, "t2/IM1.dcm", "t2_seg.nii.gz", "t1/note.txt", "t1_seg.nii.gz")
+    assert find_label(tmp_path / "t2") == tmp_path / "t2_seg.nii.gz"
+    assert [find.find_image(tmp_path / f"{stem}_seg.nii.gz") for stem in ("t2", "t1")] == [tmp_path / "t2", None]

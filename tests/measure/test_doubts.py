@@ -104,8 +104,21 @@ def test_a_note_for_the_picture():
 
 def test_empty_and_uncertain():
     assert doubts(report()) == ["no vertebra and no disc was found: the mask is empty"]
-    found = doubts(report(row("L4"), uncertain=True))
-    assert found == ["the levels are uncertain (probability 0.71), see the .json beside the mask"]
+    assert doubts(report(row("L4"), uncertain=True)) == ["the levels are uncertain (no sacrum in view)"]
+    sacrum = (row("L5"), row("L5/S1"), row("S1"))
+    assert doubts(report(*sacrum, uncertain=True)) == ["the levels are uncertain (probability 0.71)"]
+    found = doubts({**report(*sacrum, uncertain=True), "runner_up": ["L4", "L6", "S1"]})
+    assert found == ["the levels are uncertain (probability 0.71): perhaps L4-S1?"]
+    found = doubts({**report(*sacrum, uncertain=True), "runner_up": ["L4", "L5"]})
+    assert found == ["the levels are uncertain (probability 0.71): perhaps L4-L5? If so, rename --lowest L5"]
+    assert picture_note({**report(row("L4"), uncertain=True), "warnings": []}) == "levels uncertain (no sacrum in view)"
+
+
+def test_a_narrow_view():
+    bodies = [row(name, cut=("left",)) for name in ("L4", "L5")]
+    found = ["every body is cut by the left side of the view: volumes and Cobb angles are those of parts"]
+    assert doubts(report(*bodies, row("L4/L5"))) == found
+    assert doubts(report(*bodies, row("L3"))) == []
 
 
 def test_a_sacrum_without_its_disc():

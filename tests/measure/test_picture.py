@@ -47,7 +47,7 @@ def test_numbers_stand_beside_their_structures(drawn):
         f"{measures.structures['L3']['slip_mm']:.1f}",
     ]
     assert lines["L4/L5"][-1] == f"{measures.structures['L4/L5']['height_index']:.2f}"
-    assert lines["S1"] == ["its superior end-plate"]
+    assert lines["S1"] == ["superior end-plate only"]
     order = [line[0] for _, line in sorted(texts.items(), reverse=True) if line[0] in measures.structures]
     names = list(measures.bodies)
     assert [name for name in order if "/" not in name] == names

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from scripts.labels import encode
-from scripts.measure.rows import MEASURES, in_order
+import numpy as np
+
+from scripts.labels import encode, structure
+from scripts.measure.rows import CENTRE, MEASURES, in_order, structure_rows
 from scripts.measure.spine import measure_spine
 from scripts.phantoms.phantom import draw_phantom
 
@@ -23,4 +25,13 @@ def test_columns_do_not_depend_on_the_first_mask():
 def test_every_measure_has_its_place():
     phantom = draw_phantom(5, contrast="T2w")
     found = measure_spine(encode(phantom.label), phantom.affine)
-    assert {*found.spine, *(key for row in found.structures.values() for key in row)} == {*MEASURES} - {"warnings", *SIGNALS}
+    assert {*found.spine, *(key for row in found.structures.values() for key in row)} == {*MEASURES} - {"warnings", *CENTRE, *SIGNALS}
+
+
+def test_centre_of_a_structure():
+    label = np.zeros((4, 5, 6), np.uint8)
+    label[1:3, 2, 1:5] = structure("L4").channel
+    label[3, 4, 0] = structure("L5").channel
+    affine = np.array([[0.0, 0.0, 4.0, -10.0], [-0.5, 0.0, 0.0, 20.0], [0.0, 1.5, 0.0, 30.0], [0.0, 0.0, 0.0, 1.0]])
+    rows = structure_rows([{"name": "L4"}, {"name": "L5"}, {"name": "S1"}], label, affine, "verse")
+    assert [[row[key] for key in CENTRE] for row in rows] == [[0.0, 19.2, 33.0], [-10.0, 18.5, 36.0]]

@@ -71,3 +71,10 @@ def test_a_phantom_in_any_order_of_axes_and_in_other_units():
     bodies = [row["signal_median"] for name, row in found.items() if "/" not in name]
     discs = [row["signal_median"] for name, row in found.items() if "/" in name]
     assert np.median(discs) > np.median(bodies)  # T2: water in the discs, and the order of the tissues is that of the phantom
+
+
+def test_voxels_without_a_value_do_not_count():
+    label, scan = np.full((5, 5, 8), L1, np.uint8), np.full((5, 5, 8), 3.0, np.float32)
+    label[:, :, 6:] = L2
+    scan[1, 2, 1:3], scan[:, :, 6:] = np.nan, np.nan
+    assert measure_signals(label, scan, UNIT) == {"L1": {"signal_mean": 3.0, "signal_sd": 0.0, "signal_median": 3.0}}

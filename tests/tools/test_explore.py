@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from itertools import chain
 
 import nibabel as nib
 import numpy as np
@@ -183,6 +184,13 @@ def test_label_values(check, splits, dataset):
     one(check(splits), f"{path}: no foreground, all values are 0. Label it, or leave the scan out.")
     save(path, values(v20=50, v21=5, v124=2))
     one(check(splits), f"{path}: holds 21 (L2), 124 (L5/S1), which 'labelled' does not list. Add to 'labelled' or erase.")
+
+
+def test_an_empty_list_of_labels_says_nothing(check, splits, dataset):
+    entry = next(e for e in chain(*splits.values()) if e["image"] == "a/p1_T2w.nii.gz")
+    entry["labelled"] = []
+    save(dataset / "a" / "p1_seg.nii.gz", values(v20=50, v21=5))
+    assert check(splits) == []
 
 
 def test_splits_and_duplicates(check, splits, dataset):

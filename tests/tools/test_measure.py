@@ -18,6 +18,7 @@ from scripts.common.tables import read_rows
 from scripts.data.find import find_image, find_masks
 from scripts.data.volumes import read_volume, turned_to_ras
 from scripts.labels import decode, encode, label_table, structure
+from scripts.measure.rows import CENTRE
 from scripts.measure.signal import measure_signals
 from scripts.measure.spine import measure_spine
 from scripts.phantoms.phantom import draw_phantom, write_phantom
@@ -67,7 +68,7 @@ def test_a_folder(cohort, tmp_path, capsys):
         signals = measure_signals(label, scan.data, scan.affine)
         assert len(signals) > 10
         for name, row in found.items():
-            of_mask = ("mask", "label_scheme", "name", "value", "volume_mm3", "cut_by_view")
+            of_mask = ("mask", "label_scheme", "name", "value", "volume_mm3", "cut_by_view", *CENTRE)
             numbers = {**expected.structures.get(name, {}), **signals.get(name, {})}
             assert {k: v for k, v in row.items() if v and k not in of_mask} == {k: str(v) for k, v in numbers.items()}
 
@@ -357,3 +358,16 @@ def test_a_mask_that_was_saved_in_another_order_of_axes(cohort, tmp_path):
     )
     with pytest.raises(UserError, match="not on the grid of"):
         measure("", tmp_path / "d", prediction=tmp_path / "c.nii.gz", image=scan)
+
+
+def test_a_map_that_is_blank_around_the_structures_changes_no_height(cohort, tmp_path):
+    mask, scan = cohort / "a_T2w_seg.nii.gz", cohort / "a_T2w.nii.gz"
+    image, label = nib.load(scan), np.asarray(nib.load(mask).dataobj)
+    fraction = np.where(label > 0, 0.3 + 0.001 * np.arange(label.shape[0])[:, None, None], 0).astype(np.float32)
+    fraction[tuple(np.argwhere(label == 22)[::50].T)] = np.nan  # where a fit has failed
+    nib.save(nib.Nifti1Image(fraction, image.affine), tmp_path / "map.nii.gz")
+    found = [{row["name"]: row for row in measure(cohort, tmp_path / path.stem, mask, path)} for path in (scan, tmp_path / "map.nii.gz")]
+    assert found[0].keys() == found[1].keys()
+    assert [row.get("middle_height_mm") for row in found[0].values()] == [row.get("middle_height_mm") for row in found[1].values()]
+    assert 0.3 <= found[1]["L3"]["signal_mean"] <= 0.3 + 0.001 * label.shape[0]
+    assert found[1]["L3"]["signal_sd"] < 0.05

@@ -15,11 +15,14 @@ from conftest import BUNDLE, INFERENCE, TOOLS, fails, failures, files, last_line
 from scripts.common.errors import CallError
 from scripts.common.files import sha256_of
 from scripts.common.tables import read_rows
-from scripts.data.masks import read_report
-from scripts.data.own_masks import is_uncorrected
+from scripts.data.masks import read_report, write_label_map
+from scripts.data.own_masks import is_uncorrected, write_report
+from scripts.data.scans import read_scan
 from scripts.data.volumes import read_volume
 from scripts.labels import decode, encode, label_table, structure
+from scripts.measure.report import report_on
 from scripts.measure.spine import measure_spine
+from scripts.phantoms.phantom import draw_phantom
 from scripts.tools.measure import measure
 from scripts.tools.rename import rename
 
@@ -84,7 +87,8 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     assert bodies(mask) == new
     assert "1 skipped (already done)" in last_line(capfd)
     assert [row["name"] for row in read_rows(folder / "structures.csv") if "/" not in row["name"]] == new
-    assert "named by hand" in read_rows(folder / "spines.csv")[0]["warnings"]
+    assert read_rows(folder / "spines.csv")[0]["named_by_hand"] == "True"
+    assert "named by hand" not in read_rows(folder / "spines.csv")[0]["warnings"]  # a confirmation is no doubt
     # with other settings too
     assert segment(folder, small_scan, threshold=0.5) == 1
     assert bodies(mask) == new
@@ -157,7 +161,7 @@ def test_a_mask_of_somebody_else(mask, capsys):
     others = files(mask.parent)
     rename(mask, lowest="S1")
     assert bodies(mask) == ["L5", "S1"]
-    assert capsys.readouterr().out == f"{mask}: L4-L5 are L5-S1 now\n"
+    assert capsys.readouterr().out == f"{mask}: L4-L5 are L5-S1 now\n{mask}: --lowest L5 takes it back\n"
     assert files(mask.parent) == others
     np.testing.assert_array_equal(nib.load(mask).affine, np.diag([2.0, 2.0, 2.0, 1.0]))
 
@@ -171,6 +175,25 @@ def test_numbers_of_another_scheme(mask):
         with fails(tell):
             rename(spider, lowest=lowest, lumbar=lumbar, label_scheme="spider")
     assert np.unique(np.asarray(nib.load(spider).dataobj)).tolist() == [0, 3, 4]
+
+
+def test_a_confirmation_changes_no_number(tmp_path):
+    """SPIDER counts from the lowest lumbar vertebra: that this is L4 the file does not tell, its report does."""
+    phantom = draw_phantom(3, lumbar=4)
+    channels = encode(phantom.label)
+    scan, mask = tmp_path / "a.nii.gz", tmp_path / "a_seg.nii.gz"
+    nib.save(nib.Nifti1Image(phantom.image, phantom.affine), scan)
+    write_label_map(decode(channels, "spider"), phantom.affine, mask)
+    report, _ = report_on(channels, phantom.affine, read_scan(scan), "spider", {})
+    write_report(mask, {**report, "sequence_probability": 0.5, "uncertain": True, "source": str(scan)})
+    values = {row["name"]: row["value"] for row in report["structures"] if row["value"]}  # S1 has no number
+    assert (values["L4"], values["L3"]) == (1, 2)
+    before = mask.read_bytes()
+    rows = measure(tmp_path, tmp_path / "out")
+    assert {row["name"]: row["value"] for row in rows} == values
+    rename(mask, lowest="L4")
+    assert mask.read_bytes() == before
+    assert {row["name"]: row["value"] for row in read_report(mask)["structures"] if row["value"]} == values
 
 
 def test_two_discs_that_share_a_number(tmp_path):
@@ -205,7 +228,7 @@ def test_wrong_calls(mask, tmp_path):
         rename("", lowest="S1")
     with pytest.raises(CallError, match=r"^rename needs --prediction"):
         rename(mask)
-    with fails(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number."):
+    with fails(f"{mask}: it has these names already, and no report beside it in which they could be confirmed."):
         rename(mask, lumbar=5)
     with fails(f"{tmp_path}/a.nrrd: rename writes NIfTI masks only, .nii or .nii.gz"):
         rename(Path(shutil.copy(mask, tmp_path / "a.nrrd")), lowest="S1")
