@@ -87,7 +87,7 @@ class CoarseToFineInferer(Inferer):
         self.importance = compute_importance_map(self.roi_size, mode="gaussian", sigma_scale=0.125)
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Level logits (1CXYZ) of `inputs` (11XYZ, voxels of 1 mm); of a MetaTensor, what `SpineLogits.of` takes for them.
+        """Level logits (1CXYZ) of `inputs` (11XYZ, voxels taken to be 1 mm); of a MetaTensor, what `SpineLogits.of` takes for them.
 
         Those are the kind logits (13XYZ) of a box around the spine, with its affine, and in the metadata the levels on the coarse grid:
         level logits of all voxels would take longer than the networks.

@@ -102,7 +102,7 @@ class SpineNet(nn.Module):
 
     @torch.jit.export
     def gated(self, levels: torch.Tensor) -> torch.Tensor:
-        """What `combine` interpolates, float32: of level logits (BCXYZ) those of the foreground, then the logarithm of the gate.
+        """What `combine` interpolates, float32: level logits (BCXYZ), 0 for the background, and behind them the logarithm of the gate.
 
         Logits are interpolated, not the log-probabilities: between L3 and L4 the two then still add up to one.
         """

@@ -70,7 +70,7 @@ that reads and the first, slower run of every step; *peak memory, cold* is that 
 per second are those of the networks' convolutions; beside them stands what a single 3 x 3 x 3 convolution of 32 channels reaches in the
 same precision.
 
-## Beside its rivals
+## Beside other ways
 
 {rivals}
 
@@ -85,8 +85,8 @@ the structures of the scan's label. Memory is the peak of the one process that d
 
 {knobs}
 
-The first row has the settings of the table at the top: where their times differ, the machine has changed its speed, and differences
-between rows mean no more than that one. Others do not change a mask: `--num_workers 1` (the default) reads the next scan beside the
+The first row repeats the settings of the table at the top. Where the two disagree, the speed of the machine has drifted, and smaller
+differences between rows mean nothing. Other knobs do not change a mask: `--num_workers 1` (the default) reads the next scan beside the
 network, `--num_workers 0` saves the memory of one process. `--spacing` and `--patch_size` belong to the weights: leave them.
 
 ## torch.compile

@@ -64,13 +64,18 @@ def beside(mask: Path, suffix: str) -> Path:
 
 
 def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path, description: bytes = b"") -> None:
-    """Write label values (XYZ, below 256) as 8-bit NIfTI, whole or not at all.
+    """Write label values (XYZ, below 256) as 8-bit NIfTI (`write_nifti`)."""
+    write_nifti(values.astype(np.uint8), affine, path, description)
+
+
+def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path, description: bytes = b"") -> None:
+    """Write a volume, whole or not at all.
 
     Args:
-        values, affine, path: of the file; the affine is 4x4, voxel -> world mm.
+        array, affine, path: of the file; the affine is 4x4, voxel -> world mm.
         description: of the header, 79 bytes at most.
     """
-    image = nib.Nifti1Image(values.astype(np.uint8), affine)
+    image = nib.Nifti1Image(array, affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)  # some readers look at the qform only
     image.header.set_xyzt_units("mm")

@@ -67,5 +67,5 @@ class SeededSteps:
 
 
 def mixed(*numbers: int) -> int:
-    """A 32-bit seed from several numbers; zeros at their end do not count, so that all calls for one purpose need as many numbers."""
+    """A 32-bit seed from several numbers. Trailing zeros do not change it, so every call for one purpose must give as many numbers."""
     return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1)[0])

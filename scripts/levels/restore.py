@@ -17,7 +17,8 @@ CHUNK_VOXELS = 2**20  # output voxels resampled at a time where the axes are obl
 
 @dataclass(frozen=True)
 class ClassLogits:
-    """Class logits on one grid; every class but the background has a box, outside which it is never the largest, nor a voxel from there.
+    """Class logits on one grid. Every class but the background has a box: outside it, and in its outermost voxels unless the grid
+    ends there, it is never the largest.
 
     Of a lumbar spine, 24 whole volumes take 0.4 GB, and as long to fill as half of the network takes.
     """

@@ -1,1 +1,1 @@
-"""Heights, angles and slips of the vertebrae in a mask."""
+"""Measures and signals of the structures in a mask, the report on them, and what is doubtful."""

@@ -23,6 +23,7 @@ from scripts.common.files import write_whole
 from scripts.common.knobs import is_number
 from scripts.common.preflight import check_writable
 from scripts.data.datalist import read_datalist, write_datalist
+from scripts.data.masks import write_nifti
 from scripts.labels import label_table
 from scripts.phantoms.anatomy import Spine, Vertebra, build_spine, rotation
 from scripts.phantoms.image import CONTRASTS, Grid, render
@@ -180,7 +181,7 @@ def write_cohort(
         output_dir: folder of the cohort; existing phantoms are replaced.
         training, validation, testing: number of phantoms per split.
         seed: the same arguments give the same arrays.
-        anomalies: share of phantoms with 4 or 6 lumbar vertebrae, a wedge or a slip, and that of those with a scoliosis.
+        anomalies: share of phantoms with 4 or 6 lumbar vertebrae, a wedge or a slip; independently, the same share has a scoliosis.
         workers: number of processes.
         phantom_options, options: passed on to `draw_phantom` for every phantom, e.g. `shape`.
 
@@ -245,9 +246,6 @@ def _write_case(output_dir: Path, anomalies: float, options: Mapping[str, Any], 
 def write_phantom(phantom: Phantom, image_file: Path, label_file: Path, truth_file: Path) -> None:
     """Write the image and the label as NIfTI and the truth as JSON."""
     for file, array in ((image_file, phantom.image), (label_file, phantom.label)):
-        nifti = nib.Nifti1Image(array, phantom.affine)
-        nifti.set_sform(phantom.affine, code=1)
-        nifti.set_qform(phantom.affine, code=1)
-        write_whole(file, partial(nib.save, nifti))
+        write_nifti(array, phantom.affine, file)
     text = json.dumps(phantom.truth, indent=1, default=np.ndarray.tolist)
     write_whole(truth_file, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))

@@ -184,7 +184,7 @@ def check_label(label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarr
 
     Args:
         label: of the scan, numbers of its `label_scheme`.
-        scan: it belongs to.
+        scan: that the label belongs to.
         grid: shape and affine of the image; None if that could not be read.
         labelled: VerSe numbers that the datalist says are annotated; None if it does not say.
     """

@@ -77,7 +77,8 @@ def measure(
         if scan is None:
             alone.append(mask)
         structures += structure_table({**of_mask, "edited_since": edited}, report)
-        spines.append({**of_mask, "file": os.path.abspath(mask), "edited_since": edited, **spine_row(report)})
+        files = {"file": os.path.abspath(mask), "scan": os.path.abspath(scan) if scan else None}
+        spines.append({**of_mask, **files, "edited_since": edited, **spine_row(report)})
         notes += [f"{mask}: {warning}" for warning in report["warnings"]]
     with alone_in(Path(output_dir)):  # others may measure other masks meanwhile
         for table, rows in zip(tables, (structures, spines)):

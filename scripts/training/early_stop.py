@@ -19,7 +19,7 @@ class EarlyStop(EarlyStopHandler):
 
 
 class StoppedBy:
-    """For the trainer: the run that `early_stop` ends is the one of the engine that this handler is attached to."""
+    """Attached to the trainer, it tells `early_stop`, which sits on the evaluator, which run to end."""
 
     def __init__(self, early_stop: EarlyStop) -> None:
         self.early_stop = early_stop

@@ -62,7 +62,8 @@ def test_a_folder(cohort, tmp_path, capsys):
             label_table()[c].name for c in np.unique(turned[:, :, -1]) if c
         }
         assert (spine["file"], spine["label_scheme"]) == (str(cohort / spine["mask"]), "verse")
-        of_mask = ("mask", "file", "label_scheme", "warnings")
+        assert spine["scan"] == str(cohort / spine["mask"].replace("_seg", ""))
+        of_mask = ("mask", "file", "scan", "label_scheme", "warnings")
         assert {k: v for k, v in spine.items() if v and k not in of_mask} == {k: str(v) for k, v in expected.spine.items()}
         scan = read_volume(cohort / spine["mask"].replace("_seg", ""))
         signals = measure_signals(label, scan.data, scan.affine)
