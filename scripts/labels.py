@@ -185,10 +185,10 @@ def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> n
     channels = np.zeros(256, np.uint8)
     present = np.flatnonzero(np.bincount(integers.ravel().astype(np.uint8), minlength=256))
     channels[present] = _channels_of_numbers(present, where, scheme, IS_IT_A_SCAN)
-    return _apart(channels[integers]) if scheme == "totalspineseg" else channels[integers]
+    return _split_shared_disc(channels[integers]) if scheme == "totalspineseg" else channels[integers]
 
 
-def _apart(channels: np.ndarray) -> np.ndarray:
+def _split_shared_disc(channels: np.ndarray) -> np.ndarray:
     """The discs below L5 and L6 have one number in TotalSpineSeg: of what was read as the lower one, L6/S1 keeps what lies below L6."""
     of_name = {s.name: s.channel for s in label_table()}
     if {"L5", "L6", "L5/S1", "L6/S1"} <= of_name.keys():

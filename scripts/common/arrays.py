@@ -26,7 +26,7 @@ def structure_boxes(label: np.ndarray) -> dict[int, tuple[slice, ...]]:
     return {channel: box for channel, box in enumerate(find_objects(label, max_label=255), start=1) if box}
 
 
-def largest(scores: torch.Tensor) -> np.ndarray:
+def argmax_channels(scores: torch.Tensor) -> np.ndarray:
     """Index of the largest along the first axis, any shape behind it: argmax(0), which takes torch ten times as long."""
     best, top = np.zeros(scores.shape[1:], np.uint8), scores[0].float().numpy().copy()
     for channel in range(1, len(scores)):

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from monai.transforms import MapTransform, Randomizable
 from monai.transforms.utils import create_rotate
-from torch.nn.functional import avg_pool3d, grid_sample, pad
+from torch.nn.functional import avg_pool3d
 
 from scripts.common.errors import CallError
 from scripts.data.complete_labels import STRUCTURES_END
+from scripts.data.resampling import sample_affine
 
 BEND_LENGTH = (200.0, 400.0)  # voxels of the scan, of a whole wave: a lumbar spine is some 200 mm long
 CANDIDATES = 4096  # voxels among which a labelled one is looked for; about 3 % of a scan are labelled
@@ -101,10 +102,11 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         if "view" in self.samples:
             seen_image, seen_label = (v[..., self.seen[0] : self.seen[1]] for v in (image, label))
             d["view"] = self._draw_view(seen_image)
-            d["view_label"] = draw(seen_label, self.view_centre, self.view_matrix * self.view_voxel, self.view_size, "nearest", self.wave)
+            steps = self.view_matrix * self.view_voxel
+            d["view_label"] = sample_affine(seen_label, self.view_centre, steps, self.view_size, "nearest", self.wave)
         for key, volume, mode in zip(self.keys, (image, label), ("bilinear", "nearest")):
             if "image" in self.samples:
-                d[key] = draw(volume, self.patch_centre, self.patch_matrix, self.patch_size, mode)
+                d[key] = sample_affine(volume, self.patch_centre, self.patch_matrix, self.patch_size, mode)
             else:
                 del d[key]
         return d
@@ -119,7 +121,7 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         centre = (self.view_centre - (half - 1) / 2) / half
         amplitude, frequency, phase = self.wave
         wave = amplitude / half[0], frequency * half[2], phase
-        return draw(averaged, centre, self.view_matrix * self.view_voxel / half[:, None], self.view_size, "bilinear", wave)
+        return sample_affine(averaged, centre, self.view_matrix * self.view_voxel / half[:, None], self.view_size, "bilinear", wave)
 
 
 def samples_of(train_only: str) -> list[str]:
@@ -132,42 +134,3 @@ def samples_of(train_only: str) -> list[str]:
     if train_only not in samples:
         raise CallError(f"--train_only {train_only}: choose both, outlines or levels")
     return samples[train_only]
-
-
-def draw(
-    volume: torch.Tensor, centre: np.ndarray, matrix: np.ndarray, size: np.ndarray, mode: str, wave: Sequence[float] = (0.0, 0.0, 0.0)
-) -> torch.Tensor:
-    """Sample of `size` voxels whose index steps are the columns of `matrix`, around `centre`; zeros outside. Shape 1XYZ, float32.
-
-    A sample whose voxels are those of the volume, flipped at most, is cut out instead of interpolated.
-
-    `wave` shifts the layers of the sample's last axis along the first axis of the volume: amplitude in voxels, radians per voxel,
-    and the phase at the centre, which stays where it is.
-    """
-    amplitude, frequency, phase = wave
-    first = centre - matrix @ ((size - 1) / 2)
-    if not amplitude and np.array_equal(np.abs(matrix), np.eye(3)) and np.array_equal(first, np.round(first)):
-        return _cut_out(volume, first.astype(int), np.diag(matrix).astype(int), size)
-    corners = np.stack(np.meshgrid(*[(-n / 2, n / 2) for n in size], indexing="ij"), -1).reshape(-1, 3) @ matrix.T + centre
-    reach = np.array([2 * abs(amplitude), 0, 0])
-    low = np.clip(np.floor(corners.min(0) - reach) - 1, 0, np.array(volume.shape[1:]) - 1).astype(int)
-    high = np.clip(np.ceil(corners.max(0) + reach) + 2, low + 1, volume.shape[1:]).astype(int)
-    source = volume[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]].float()
-    # grid_sample: -1 and 1 at the outer faces of the volume, whose last axis comes first
-    extent = np.array(source.shape[1:])
-    origin, step = (torch.as_tensor(v, dtype=torch.float32) for v in (2 * (first - low + 0.5) / extent - 1, 2 * matrix / extent[:, None]))
-    i, j, k = (torch.arange(n, dtype=torch.float32) for n in size)
-    places = [origin[a] + step[a, 0] * i[:, None, None] + step[a, 1] * j[:, None] + step[a, 2] * k for a in (2, 1, 0)]
-    grid = torch.stack(places).permute(1, 2, 3, 0)
-    if amplitude:
-        along = (np.arange(size[2]) - (size[2] - 1) / 2) * np.linalg.norm(matrix[:, 2])
-        shift = amplitude * (np.sin(frequency * along + phase) - np.sin(phase))
-        grid[..., 2] += torch.as_tensor(2 * shift / extent[0], dtype=torch.float32)
-    return grid_sample(source[None], grid[None], mode=mode, padding_mode="zeros", align_corners=False)[0]
-
-
-def _cut_out(volume: torch.Tensor, first: np.ndarray, step: np.ndarray, size: np.ndarray) -> torch.Tensor:
-    """The voxels of `volume` from index `first` on, in steps of 1 or -1, with zeros outside. Shape 1XYZ, float32."""
-    low = np.minimum(first, first + step * (size - 1))
-    missing = [n for start, n, extent in zip(low, size, volume.shape[1:]) for n in (start + n - extent, -start)]  # negative: cut off
-    return pad(volume, missing[::-1]).flip([1 + int(axis) for axis in np.flatnonzero(step < 0)]).float()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from nibabel.affines import voxel_sizes
 
-from scripts.common.arrays import largest, structure_boxes
+from scripts.common.arrays import argmax_channels, structure_boxes
 from scripts.labels import channels_of, label_table, of_kind
 from scripts.levels.instances import CORE_DEPTH_MM, Instance, find_instances, grown
 from scripts.levels.logits import SpineLogits
@@ -53,7 +53,7 @@ def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float
         `mean_entropy` (nats, of the voxels' level probabilities) and the `vote` (mean probability of the level given the kind) of each.
     """
     table = label_table()
-    spacing_mm, kind = voxel_sizes(affine), largest(logits.log_kind)
+    spacing_mm, kind = voxel_sizes(affine), argmax_channels(logits.log_kind)
     is_body, is_disc = (kind == KINDS.index(name) for name in ("body", "disc"))
     body_map, bodies = find_instances(is_body, spacing_mm, min_instance_mm3, CORE_DEPTH_MM, partial(_likeliest_body, logits))
     disc_map, discs = find_instances(is_disc, spacing_mm, min_instance_mm3)
@@ -77,7 +77,7 @@ def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float
 
 
 def _likeliest_body(logits: SpineLogits, voxels: tuple[np.ndarray, ...]) -> np.ndarray:
-    return largest(logits.at(np.ravel_multi_index(voxels, logits.log_kind.shape[1:]))[channels_of("body")])
+    return argmax_channels(logits.at(np.ravel_multi_index(voxels, logits.log_kind.shape[1:]))[channels_of("body")])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 
 from scripts.common.arrays import occupied_box
-from scripts.data.crops import draw
+from scripts.data.resampling import sample_affine
 from scripts.labels import label_table, structure
 from scripts.levels.instances import CORE_DEPTH_MM, find_instances
 from scripts.network import KINDS
@@ -71,10 +71,10 @@ def _upright(
     angle = np.arctan2(-down[1], -down[2]) + np.deg2rad(tilt_deg)  # of the patch's upward axis, from superior towards anterior
     turn = np.array([[1, 0, 0], [0, np.cos(angle), np.sin(angle)], [0, -np.sin(angle), np.cos(angle)]])
     matrix, centre = np.diag(1 / spacing) @ turn, centre_mm / spacing
-    patch = draw(image, centre, matrix, np.array(PATCH), "bilinear")
+    patch = sample_affine(image, centre, matrix, np.array(PATCH), "bilinear")
     with torch.no_grad():
         kinds = delineate(patch[None])[0].float().softmax(0)
     back = np.linalg.inv(matrix)
     shape = np.array(image.shape[1:])
     middle = back @ ((shape - 1) / 2 - centre) + (np.array(PATCH) - 1) / 2
-    return draw(kinds, middle, back, shape, "bilinear").numpy()
+    return sample_affine(kinds, middle, back, shape, "bilinear").numpy()

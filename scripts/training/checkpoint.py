@@ -125,14 +125,14 @@ class ResumableCheckpoint:
 
     def end_step(self, engine: Engine) -> None:
         self._hear_others()
-        if self.interruption.asked and engine.state.iteration % engine.state.epoch_length:  # else the validation comes first
+        if self.interruption.signal_number and engine.state.iteration % engine.state.epoch_length:  # else the validation comes first
             self.save(engine)
             self._stop(engine)
 
     def end_epoch(self, engine: Engine) -> None:
         self._hear_others()
         self.save(engine)
-        if self.interruption.asked and engine.state.epoch < engine.state.max_epochs and not engine.should_terminate:
+        if self.interruption.signal_number and engine.state.epoch < engine.state.max_epochs and not engine.should_terminate:
             self._stop(engine)
 
     def tell(self, engine: Engine) -> None:
@@ -146,7 +146,7 @@ class ResumableCheckpoint:
     def _hear_others(self) -> None:
         """A signal to one of several processes is one to all, after the same step: none waits for the gradients of another then."""
         if idist.get_world_size() > 1:
-            self.interruption.asked = int(idist.all_reduce(self.interruption.asked or 0, "MAX")) or None
+            self.interruption.signal_number = int(idist.all_reduce(self.interruption.signal_number or 0, "MAX")) or None
 
     def _stop(self, engine: Engine) -> None:
         """
@@ -154,7 +154,7 @@ class ResumableCheckpoint:
             StoppedError: always.
         """
         place = f"stopped in epoch {engine.state.epoch} of {engine.state.max_epochs}, step {engine.state.iteration}"
-        raise StoppedError(f"{place}. The same command with --resume {self.path.parent} goes on.", self.interruption.asked)
+        raise StoppedError(f"{place}. The same command with --resume {self.path.parent} goes on.", self.interruption.signal_number)
 
     def load(self, engine: Engine) -> None:
         """

@@ -21,7 +21,7 @@ class Interruption:
     """Notes the first Ctrl-C or SIGTERM; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
-        self.asked: int | None = None  # number of the signal
+        self.signal_number: int | None = None  # that asked to stop
         self.process = os.getpid()
 
     def listen(self) -> None:
@@ -30,7 +30,7 @@ class Interruption:
         signal.signal(signal.SIGTERM, self.note)
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
-        self.asked = self.asked or number
+        self.signal_number = self.signal_number or number
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if os.getpid() == self.process:
             text = f"{signal.Signals(number).name}: stopping after this step, or the validation\n"

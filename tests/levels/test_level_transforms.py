@@ -16,6 +16,7 @@ from scripts.data.volumes import Volume
 from scripts.handlers import CaseReports
 from scripts.labels import structure
 from scripts.levels.logits import COARSE_VOXEL, GATED, level_logits
+from scripts.measure.rows import CENTRE
 from scripts.transforms import CleanLabelMapd, NameLevelsd, RestoreGridd
 
 # NameLevelsd and CaseReports
@@ -148,7 +149,7 @@ def test_case_report(tmp_path, capsys):
     assert [s["name"] for s in report["structures"]] == [*LUMBAR, *DISCS]
     for found in report["structures"]:
         signal = {"signal_mean": 2.5, "signal_sd": 0.0, "signal_median": 2.5}
-        assert set(found) == {"name", "value", "mean_entropy", "vote", "cut_by_view", "volume_mm3", *signal}
+        assert set(found) == {"name", "value", "mean_entropy", "vote", "cut_by_view", "volume_mm3", *CENTRE, *signal}
         assert {key: found[key] for key in signal} == signal
         assert found["value"] == structure(found["name"]).channel  # of the array: no mask was written in another scheme
         voxels = int((output["pred"] == structure(found["name"]).channel).sum())

@@ -142,7 +142,7 @@ def test_signals_reach_the_handler_and_a_second_ctrl_c_stops_at_once(capfd):
     interruption = Interruption()
     interruption.listen()
     signal.raise_signal(signal.SIGTERM)
-    assert interruption.asked == signal.SIGTERM
+    assert interruption.signal_number == signal.SIGTERM
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert capfd.readouterr().err == "SIGTERM: stopping after this step, or the validation\n"
