@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Scans(Dataset):
     """Scans to be segmented. Where one cannot be read, what is wrong comes in its place; one that is done is not read.
 
-    An item holds `source`, the file, and either the transformed scan with what it is `made_from`, or `reason` and `fix`, or `skipped`.
+    An item holds `file`, its path, and either the transformed scan with what it is `made_from`, or `reason` and `fix`, or `skipped`.
 
     Args:
         data: entries with an `image` each.
@@ -41,29 +41,29 @@ class Scans(Dataset):
         self.first = done.layout.first_scans(self.data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        source = self.data[index]["image"]
+        file = self.data[index]["image"]
         try:
-            mask = self.done.layout.filename(source)
+            mask = self.done.layout.filename(file)
             first = self.first[mask]
-            if first != source:
-                raise ScanError(source, f"its mask would have the name of that of {first}", "Rename one of them.")
-            check_there(source)
-            made_from = self.done.made_from(source)
-            if self.done(source, made_from):
-                return {"source": source, "skipped": True}
+            if first != file:
+                raise ScanError(file, f"its mask would have the name of that of {first}", "Rename one of them.")
+            check_there(file)
+            made_from = self.done.made_from(file)
+            if self.done(file, made_from):
+                return {"file": file, "skipped": True}
             if not self.done.overwrite:
-                check_replaceable(mask, source)  # before the network has taken its time
-            return {**super().__getitem__(index), "source": source, "made_from": made_from}
+                check_replaceable(mask, file)  # before the network has taken its time
+            return {**super().__getitem__(index), "file": file, "made_from": made_from}
         except ANY_FAULT as error:
-            return failed(source, error)
+            return failed(file, error)
         finally:
             return_freed_memory()
 
 
-def failed(source: str, error: BaseException) -> dict[str, str]:
-    logger.debug("%s failed", source, exc_info=error)
-    reason, fix = explain(error, source)
-    return {"source": source, "reason": reason, "fix": fix}
+def failed(file: str, error: BaseException) -> dict[str, str]:
+    logger.debug("%s failed", file, exc_info=error)
+    reason, fix = explain(error, file)
+    return {"file": file, "reason": reason, "fix": fix}
 
 
 class SurvivingLoader(DataLoader):
@@ -95,9 +95,9 @@ class SurvivingLoader(DataLoader):
                 if "DataLoader worker" not in str(error):
                     raise
                 if alone:
-                    source = self.dataset.data[waiting.pop(0)]["image"]
+                    file = self.dataset.data[waiting.pop(0)]["image"]
                     reason = "the process that read it died, for lack of memory or by a fault of the reader"
-                    yield self.collate_fn([failed(source, ScanError(source, reason, "Convert it to NIfTI and look at its size."))])
+                    yield self.collate_fn([failed(file, ScanError(file, reason, "Convert it to NIfTI and look at its size."))])
                     alone = False
                 else:
                     alone = True
@@ -117,18 +117,18 @@ class ScanEvaluator(SupervisedEvaluator):
         self.outcomes = outcomes
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict) -> list | dict:
-        (source,) = batchdata["source"]
+        (file,) = batchdata["file"]
         if "skipped" in batchdata:
-            self.outcomes.skipped(source)
+            self.outcomes.skipped(file)
             return []
         if "reason" not in batchdata:
             try:
                 output = super()._iteration(engine, batchdata)
             except ANY_FAULT as error:
-                batchdata = {key: [value] for key, value in failed(source, error).items()}
+                batchdata = {key: [value] for key, value in failed(file, error).items()}
                 engine.state.output = None  # its memory is needed
             else:
-                self.outcomes.segmented(source)
+                self.outcomes.segmented(file)
                 return output
-        self.outcomes.failed(source, *batchdata["reason"], *batchdata["fix"])
+        self.outcomes.failed(file, *batchdata["reason"], *batchdata["fix"])
         return []
