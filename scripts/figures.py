@@ -140,8 +140,9 @@ def draw_view(axes: Axes, view: View, window: tuple[float, float], *, letters: b
     present = [int(c) for c in np.unique(view.label) if 0 < c < len(label_table())]
     _outlines(axes, view, sorted(present, key=lambda c: not label_table()[c].is_disc), width)  # a body's edge lies on top of a disc's
     drawn = {label_table()[c].name for c in present}
-    named = [c for c in present if not label_table()[c].is_disc or label_table()[c].level not in drawn]  # of discs those without a body
-    _names(axes, view, named, font)
+    bodies = [c for c in present if not label_table()[c].is_disc]
+    alone = [c for c in present if view.plane == "sagittal" and label_table()[c].level not in drawn]  # discs whose body is not there
+    _names(axes, view, sorted(bodies + alone) or present, font)
     if letters:
         left, right = "AP" if view.plane == "sagittal" else "RL"
         # low, or where no names stand: those are in front of the bodies, or on the patient's left

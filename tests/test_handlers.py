@@ -313,7 +313,7 @@ def test_case_report_of_an_uncertain_scan(stored, tmp_path, capsys):
     assert report["runner_up"] == ["L5"]
     assert rows == [{"name": "L1", "vote": 0.5}, {"name": "L2", "vote": 0.5}]
     assert capsys.readouterr().out.splitlines() == [
-        "/data/a/x_T2w.nii.gz: the levels are uncertain (no sacrum in view): perhaps L5? If so, rename --lowest L5",
+        "/data/a/x_T2w.nii.gz: the levels are uncertain (no S1 in the mask): perhaps L5? If so, rename --lowest L5 --lumbar 5",
         "/data/a/x_T2w.nii.gz: unusual: L1 (volume_mm3 9). A disease, or an outline that has failed? Look at the picture",
         f"{tmp_path}/overview.html: 1 mask, 1 with warnings",
     ]

@@ -83,11 +83,11 @@ class Outcomes:
     def _write(self, rows: list[dict]) -> str:
         """Write or remove the table; why it could not be done, which costs nothing else, or an empty text."""
         try:
-            looked_at = {os.path.realpath(row["file"]) for row in rows}
+            looked_at = {_place(row["file"]) for row in rows}
             failures = [{k: row[k] for k in COLUMNS} for row in rows if row["outcome"] == "failed"]
             with alone_in(self.table.parent):
                 earlier = [row for row in read_rows(self.table, "file") if os.path.lexists(row["file"] or "")]
-                earlier = [row for row in earlier if os.path.realpath(row["file"]) not in looked_at]
+                earlier = [row for row in earlier if _place(row["file"]) not in looked_at]
                 failures = earlier + failures
                 if failures:
                     write_whole(self.table, partial(write_rows, failures))
@@ -98,3 +98,8 @@ class Outcomes:
         except (OSError, csv.Error) as error:
             return f"{self.table} cannot be written ({getattr(error, 'strerror', None) or error}), the lines above say why"
         return ""
+
+
+def _place(file: str) -> str:
+    """A file in its real folder, however that is spelled; the file itself may be a link, and its target another scan of the run."""
+    return os.path.join(os.path.realpath(os.path.dirname(file)), os.path.basename(file))

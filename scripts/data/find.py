@@ -18,7 +18,7 @@ from scripts.data.dicom import holds_series, is_dicom_file
 logger = logging.getLogger(__name__)
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 HEADERS, VOXELS = (".mhd", ".nhdr"), (".raw", ".zraw", ".raw.gz", ".gz")  # of scans of two files
-VOXEL_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file *:) *([^\r\n]*?) *\r?$", re.MULTILINE | re.IGNORECASE)  # in a header
+VOXEL_FILE = re.compile(rb"^(?:ElementDataFile[ \t]*=|data ?file[ \t]*:)[ \t]*([^\r\n]*?) *\r?$", re.MULTILINE | re.IGNORECASE)
 HEADER_BYTES = 2**16  # more than any has
 # of formats that are not looked for in folders; of two files, the header
 OTHER_SCANS = (".mgz", ".mgh", ".hdr", ".par", ".head", ".mnc", ".gipl", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip")
@@ -116,8 +116,8 @@ def find_images(dataset_dir: str | Path) -> list[Path]:
         )
     if masks:
         passed_over.append(f"{counted(masks, 'file')} with names of masks {_first(masks, root)}: no scans.")
-    if labels and not found:
-        raise CallError(f"{root}: no scans found, labels alone: it lies beside a folder of images. --image takes one of its files.")
+    if labels and not found and not passed_over:
+        raise CallError(f"{root}: no scans found, labels of a folder of images alone. --image takes one of its files.")
     if not found:
         more = " Files whose names end in _seg are masks, no scans." if masked else ""
         more += "".join(f" {line}" for line in passed_over)
@@ -191,7 +191,7 @@ def find_label(image: str | Path, passed_over: Callable[[Path], bool] | None = N
     beside = [f"{image.name}{LABEL_POSTFIX}", f"{stem}{LABEL_POSTFIX}"]  # a mask has the first name where two scans share a stem
     if case not in ("", stem) and not _file(image.with_name(case)):
         beside.append(f"{case}{LABEL_POSTFIX}")
-    apart = [stem, *beside]
+    apart = [beside[0], stem, *beside[1:]]
     apart.append(without_channel(image))
     folders = [image.parent.parent / folder for folder in LABEL_FOLDERS.get(image.parent.name, ())]
     candidates = [*(image.parent / name for name in beside), *(folder / name for name in apart for folder in folders)]
@@ -217,7 +217,8 @@ def find_image(label: Path) -> Path | None:
     folders = [label.parent, *(label.parent.parent / images for images, labels in LABEL_FOLDERS.items() if label.parent.name in labels)]
     near = (path for folder in folders for path in sorted(folder.glob(f"{glob.escape(stem)}*")) if path.name.lower().endswith(SUFFIXES))
     scans = [path for path in near if path != label and not OTHER_MASKS.search(case_name(path))]
-    scans += [folder for folder in [label.with_name(stem)] if folder.is_dir() and is_dicom_folder(folder)]
+    series = (path for folder in folders for path in sorted(folder.glob(f"{glob.escape(stem)}*")) if path.is_dir())
+    scans += [path for path in series if is_dicom_folder(path)]
     return next((path for path in scans if find_label(path) == label), None)
 
 
@@ -237,14 +238,14 @@ def _spellings(stem: Path) -> Iterator[Path]:
 
 
 def files_of_voxels(scan: Path) -> list[Path]:
-    """The one that a header (`.mhd`, `.nhdr`) names, and those beside it that have its stem."""
+    """The one that a header (`.mhd`, `.nhdr`) names, and those beside it that have its stem; of a file per slice (`LIST`, `%03d`) none."""
     if scan.suffix.lower() not in HEADERS or not scan.is_file():
         return []
     with scan.open("rb") as handle:
         named = VOXEL_FILE.search(handle.read(HEADER_BYTES))
     names = [os.fsdecode(named[1])] if named else []
     names += [scan.stem + suffix for suffix in VOXELS]
-    return [*dict.fromkeys(path for path in map(scan.parent.joinpath, names) if path.is_file())]
+    return [*dict.fromkeys(path for path in map(scan.parent.joinpath, names) if os.path.isfile(path))]
 
 
 def is_in_label_folder(path: Path) -> bool:

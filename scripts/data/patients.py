@@ -13,6 +13,7 @@ from scripts.data.find import LABEL_FOLDERS, case_name, without_channel
 # `sub-01` of BIDS names, else the name without the contrast at its beginning or its end and a word behind that with whatever follows it:
 # 1_t1, 1_T2_SPACE, 1-T2-sag_320 and T2_1 are one patient, and lumbar_T2_001 is one of many
 CONTRAST = r"(?i:t[12]w?(?:fs)?|stir|tirm|pdw?(?:fs)?|dixon|water|fat)"
+PLANE = r"(?i:(?:sag|ax|cor|tra)[a-z]*)"
 BEHIND = r"(?:[ _-][A-Za-z]+(?:[ _-][A-Za-z0-9]+)*)?"
 PATIENT_PATTERN = rf"(?:{CONTRAST}[ _-])?(sub-[^_]+(?=_|$)|.+?(?=(?:[ _-]{CONTRAST}{BEHIND})*(?:[ _-](?i:mr))?$))"
 
@@ -93,7 +94,7 @@ def question(patient_of: Mapping[Path, str], root: Path) -> str:
     parts = {  # of a name, in which two scans of one patient may differ, and the pattern that leaves it out
         r"[ _-][^ _-]*$": "(.+)[ _-]",
         rf"[ _-]{CONTRAST}[ _-].*$": "(.+?)(?:[ _-](?i:t[12]|stir|tirm|pd).*)?$",
-        r"^(?i:sag|ax|cor|tra)[a-z]*[ _-]": "(?:.*[ _-])?(.+)",
+        rf"^{PLANE}[ _-]": f"(?:(?:.*[ _-])?{PLANE}[ _-])?([^ _-]+)",
     }
     for part, pattern in parts.items():
         if pair := _twins(patients, part):

@@ -120,4 +120,6 @@ def finite(path: str | Path, data: np.ndarray) -> tuple[np.ndarray, list[str]]:
         if missing:
             slab[~g] = low
     share = 100 * missing / result.size
-    return result, [f"{missing} voxels ({share:.2g} %) were NaN or infinite: set to the lowest value"] if missing else []
+    return result, [
+        f"{missing} voxels ({share:.2g} %) were NaN or infinite: taken for the lowest value, and left out of signals"
+    ] if missing else []

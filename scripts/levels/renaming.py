@@ -74,6 +74,11 @@ def _lacking(lumbar: int) -> set[str]:
     return LUMBAR[lumbar]
 
 
+def lumbar_number(names: Collection[str]) -> int:
+    """How many lumbar vertebrae a spine has whose bodies have these names, as `rename_levels` takes it: 4, 5 or 6."""
+    return 6 if "L6" in names else 4 if {"L4", "S1"} <= {*names} and "L5" not in names else 5
+
+
 def _bodies_without(absent: Collection[str]) -> list[str]:
     return [s.name for s in of_kind("body", absent)]
 

@@ -10,6 +10,8 @@ from typing import Any
 from scripts.common.errors import counted
 from scripts.labels import names_disc, of_kind
 from scripts.levels.cut import SIDES
+from scripts.levels.renaming import lumbar_number
+from scripts.measure.spine import SACRUM
 
 UNCERTAIN, RENAMED = "the levels are uncertain", "the levels were named by hand"  # where such a line begins
 # anterior height and angle of the disc above S1: below, it is rather S1 that is drawn wrongly
@@ -25,7 +27,8 @@ MIN_BODY_MM3, HEIGHTS_MM, MIN_SHARE = 10_000.0, (15.0, 40.0), 0.65
 
 
 def picture_note(report: Mapping[str, Any]) -> str:
-    """What stands over a mask: `levels uncertain (0.95)` or `levels named by hand`, and how many other `warnings` its report has."""
+    """What stands over a mask: `levels uncertain (0.95)`, or `(no S1 in the mask)`, or `levels named by hand`, and how many other
+    `warnings` its report has."""
     notes = ["levels named by hand"] if "renamed" in report else []
     if report.get("uncertain"):
         notes.append(f"levels uncertain ({_how_sure(report)})")
@@ -35,19 +38,20 @@ def picture_note(report: Mapping[str, Any]) -> str:
 
 
 def _how_sure(report: Mapping[str, Any], word: str = "") -> str:
-    """Two digits of the probability behind a word, not rounded: 0.96 is certain. Without a sacrum it would say little."""
-    if (rows := report.get("structures")) and not any(row["name"] == "S1" for row in rows):
-        return "no sacrum in view"
+    """Two digits of the probability behind a word, not rounded: 0.96 is certain. Without the sacrum it would say little."""
+    rows = report.get("structures")
+    if rows and SACRUM in {s.name for s in of_kind("body")} - {row["name"] for row in rows}:
+        return f"no {SACRUM} in the mask"
     return f"{word}{math.floor(100 * report['sequence_probability'] + 1e-9) / 100:.2f}"
 
 
 def _likely_instead(report: Mapping[str, Any]) -> str:
-    """The next likely names, and how to give them; where the lowest body keeps its name, only an editor could."""
+    """The next likely names and, where they are those of the same bodies, how to give them."""
     if not (others := report.get("runner_up")):
         return ""
     names = f": perhaps {'-'.join(dict.fromkeys((others[0], others[-1])))}?"
-    lowest = [row["name"] for row in report["structures"] if not names_disc(row["name"])][-1:]
-    return names if lowest == others[-1:] else f"{names} If so, rename --lowest {others[-1]}"
+    bodies = [row["name"] for row in report["structures"] if not names_disc(row["name"])]
+    return f"{names} If so, rename --lowest {others[-1]} --lumbar {lumbar_number(others)}" if len(bodies) == len(others) else names
 
 
 def doubts(report: Mapping[str, Any]) -> list[str]:

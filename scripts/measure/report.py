@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from nibabel.affines import voxel_sizes
 from scipy.ndimage import label as connected
 
-from scripts.common.arrays import occupied_box, structure_boxes, whole
+from scripts.common.arrays import structure_boxes, whole
 from scripts.common.errors import listed
 from scripts.data.check_labels import order_problems
 from scripts.data.volumes import Volume, turned_to_ras
@@ -20,6 +20,7 @@ from scripts.measure.doubts import doubts
 from scripts.measure.rows import rounded, structure_rows
 from scripts.measure.spine import SpineMeasures, measure_spine
 
+MASKED_SHARE = 3  # of the voxels of all structures: a map with values in fewer is blank around them; scans have ten times as many
 SHOWN_PIECES = 3  # pieces of a structure in a warning
 
 
@@ -66,7 +67,7 @@ def report_on(
         {"name": s.name, "cut_by_view": cut.get(s.name, []), "measures": measures.structures.get(s.name, {})} for s in label_table()[1:]
     ]
     report = {"label_scheme": label_scheme, **{key: written.get(key) for key in ("sequence_probability", "uncertain")}}
-    report |= {"renamed": written["renamed"]} if "renamed" in written else {}
+    report |= {key: written[key] for key in ("renamed", "runner_up") if key in written}
     report |= {"structures": structure_rows(found, label, affine, label_scheme, scan.signal if scan else None), "spine": measures.spine}
     problems = [*order_problems(label, affine, label_scheme), *_pieces(label)]
     report["warnings"] = [*(scan.notes if scan else ()), *problems, *doubts(report)]
@@ -82,7 +83,7 @@ def _seen_cuts(label: np.ndarray, affine: np.ndarray, scan: Volume | None, befor
     thick slices, the network had seen where they end."""
     turned, turned_affine = turned_to_ras(label, affine)
     view = view_box(turned_to_ras(scan.data, scan.affine)[0]) if scan else whole(turned.shape)
-    if all(o.start <= v.start and v.stop <= o.stop for o, v in zip(occupied_box(turned > 0) or (), view)):
+    if scan and np.count_nonzero(scan.data != scan.data.flat[0]) < MASKED_SHARE * np.count_nonzero(label):
         view = whole(turned.shape)  # a map that is blank around the structures does not tell where the scan has ended
     touched = cut_faces(view, (0, 0, 0), turned, voxel_sizes(turned_affine))
     sides = {name: [face for face in faces if face in SIDES] for name, faces in before.items()}

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from scripts.common.errors import CallError, UserError, counted, listed, shown
@@ -18,9 +19,9 @@ from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
 from scripts.data.masks import is_report, read_mask, read_report, scan_of
 from scripts.data.own_masks import is_as_reported
 from scripts.data.scans import read_scan
-from scripts.data.volumes import on_grid
+from scripts.data.volumes import on_grid, read_volume
 from scripts.figures import check_picture, save_figure
-from scripts.labels import check_scheme
+from scripts.labels import check_scheme, label_table
 from scripts.measure.doubts import picture_note
 from scripts.measure.picture import measures_figure
 from scripts.measure.report import report_on
@@ -58,8 +59,8 @@ def measure(
         check_scheme(label_scheme)
     check_writable(str(output_dir), "output_dir")
     tables = [Path(output_dir) / name for name in ("measures.csv", "measured_spines.csv")]
-    earlier = [read_rows(table, "mask") for table in tables][1] if prediction else []
-    known = {os.path.realpath(row.get("file") or Path(dataset_dir, row["mask"] or "")): row["mask"] for row in earlier}
+    earlier = [read_rows(table, "mask") for table in tables] if prediction else [[], []]  # whoever has changed one learns it now
+    known = {os.path.realpath(row.get("file") or Path(dataset_dir, row["mask"] or "")): row["mask"] for row in earlier[1]}
     structures, spines, notes, failed, alone = [], [], [], [], []
     for mask in tqdm(masks, desc="measure", unit="mask"):
         of_mask = {"mask": _name(mask, dataset_dir, known)}
@@ -117,8 +118,9 @@ def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> tuple[dict
         label, affine = on_grid(mask, volume, scan, image), image.affine
     report, measures = report_on(label, affine, image, label_scheme, {} if edited else before, before)
     if label_scheme == "spider":  # counted from the lowest lumbar vertebra, and which that is the file alone does not tell
-        values = {row["name"]: row.get("value") for row in before.get("structures", [])}
-        report["structures"] = [{**row, "value": values.get(row["name"], row["value"])} for row in report["structures"]]
+        channels, first = np.unique(volume.data, return_index=True)
+        of_name = {label_table()[c].name: int(value) for c, value in zip(channels, read_volume(mask).data.flat[first])}
+        report["structures"] = [{**row, "value": of_name.get(row["name"])} for row in report["structures"]]
 
     def draw(name: str, folder: Path) -> None:
         if image:

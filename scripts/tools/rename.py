@@ -18,7 +18,7 @@ from scripts.data.scans import read_scan
 from scripts.data.volumes import Volume, on_grid
 from scripts.figures import case_figure, save_figure
 from scripts.labels import decode, encode, label_table, of_kind
-from scripts.levels.renaming import rename_levels
+from scripts.levels.renaming import lumbar_number, rename_levels
 from scripts.measure.doubts import UNCERTAIN, named_by_hand, picture_note
 from scripts.measure.report import report_on
 
@@ -72,12 +72,13 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
         else:
             report = _renamed_report(report, _new_names(label, renamed), on_scan, drawn_on, label_scheme, marks)
         figure = case_figure(drawn_on.data, on_scan, drawn_on.affine, title=shown(case_name(scan)), note=picture_note(report))
-    if not same:
+    if edited or not same:  # a confirmation changes no number
         write_label_map(values, volume.affine, mask)
     names = "-".join(_ends(renamed))
     print(shown(f"{mask}: its names, {names}, are confirmed" if same else f"{mask}: {'-'.join(_ends(label))} are {names} now"))
-    if not (same or lumbar or lost):
-        print(shown(f"{mask}: --lowest {_ends(label)[1]} takes it back"))
+    if not (same or lost):
+        before = _body_names(label)
+        print(shown(f"{mask}: --lowest {before[-1]} --lumbar {lumbar_number(before)} takes it back"))
     if lost:
         print(shown(f"{mask}: {', '.join(lost)} went: the label table has no such disc at the new place"))
     if not reported:
@@ -115,5 +116,9 @@ def _renamed_report(
 
 def _ends(label: np.ndarray) -> tuple[str, str]:
     """Names of the uppermost and the lowest body."""
-    names = [s.name for s in of_kind("body") if (label == s.channel).any()]
+    names = _body_names(label)
     return names[0], names[-1]
+
+
+def _body_names(label: np.ndarray) -> list[str]:
+    return [s.name for s in of_kind("body") if (label == s.channel).any()]

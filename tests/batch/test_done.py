@@ -26,7 +26,7 @@ def test_the_file_of_the_voxels_counts(tmp_path, header, voxels):
 
 @pytest.mark.parametrize(
     ("header", "line"),
-    [("a.mhd", "ElementDataFile = image.bin\r\n"), ("a.nhdr", "data file: image.bin\n"), ("a.NHDR", "datafile: image.bin")],
+    [("a.mhd", "ElementDataFile = image.bin\r\n"), ("a.nhdr", "data file:\timage.bin\n"), ("a.NHDR", "datafile: image.bin")],
 )
 def test_the_file_of_the_voxels_counts_by_the_name_in_the_header(tmp_path, header, line):
     for name, content in ((header, b"NDims = 3\n" + line.encode()), ("image.bin", b"1234"), ("a.txt", b"1"), ("weights.pt", b"1")):

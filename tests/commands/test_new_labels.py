@@ -19,6 +19,7 @@ from scripts.levels.instances import Instance
 from scripts.levels.logits import SpineLogits
 from scripts.levels.name_levels import name_levels
 from scripts.levels.naming import name_bodies
+from scripts.measure.doubts import doubts
 from scripts.phantoms.phantom import write_cohort
 from scripts.training.checkpoint import PretrainedWeights
 
@@ -114,6 +115,13 @@ def test_levels_follow_each_other_without_the_exceptions_of_the_sacrum(lumbar_ta
         known = {"volume_mm3": 30000.0, "centre_mm": torch.tensor([0.0, 0.0, z]).numpy()}
         bodies.append(Instance(**{k: known.get(k) for k in fields}))
     assert name_bodies(bodies, log_p).channels == [3, 4, 5]
+
+
+def test_without_a_sacrum_in_the_table_the_probability_is_told(lumbar_table):
+    use_table(str(lumbar_table))
+    bodies = [{"name": "L4"}, {"name": "L5"}]
+    told = doubts({"structures": bodies, "uncertain": True, "sequence_probability": 0.71})
+    assert told == ["the levels are uncertain (probability 0.71)"]
 
 
 def test_fine_tuning_to_another_table(trained, lumbar_table, tmp_path, capfd):

@@ -77,3 +77,13 @@ def test_a_failure_that_was_mended_goes_whatever_its_folder_is_called(tmp_path):
         later.close(None)
         assert not (tmp_path / "out" / "failures.csv").exists()
         assert later.closing_line == f"1 segmented, 0 skipped (already done), 0 failed: see {tmp_path}/out"
+
+
+def test_a_scan_that_is_a_link_to_another_one_has_a_failure_of_its_own(tmp_path):
+    (tmp_path / "a.nii").touch()
+    (tmp_path / "b.nii").symlink_to(tmp_path / "a.nii")
+    first, later = Outcomes(str(tmp_path)), Outcomes(str(tmp_path))
+    first.failed(str(tmp_path / "a.nii"), "bad", "Mend it.")
+    later.segmented(str(tmp_path / "b.nii"))
+    later.close(None)
+    assert (tmp_path / "failures.csv").read_text().splitlines()[1:] == [f"{tmp_path}/a.nii,bad,Mend it."]

@@ -300,7 +300,17 @@ def test_the_mask_of_a_twin(tmp_path):
         assert find.find_image(mask) == tmp_path / scan
 
 
+def test_the_mask_of_a_twin_in_a_folder_of_labels(tmp_path):
+    touch(tmp_path, "images/a.nii.gz", "images/a.mha", *(f"labels/{stem}.nii.gz" for stem in ("a", "a.nii.gz_seg", "a.mha_seg")))
+    for scan in ("a.nii.gz", "a.mha"):
+        assert find_label(tmp_path / "images" / scan) == tmp_path / "labels" / f"{scan}_seg.nii.gz"
+
+
 def test_the_series_of_a_mask(tmp_path):
+    touch(tmp_path, "images/t2/IM1.dcm", "labels/t2.nii.gz", "p1_T2/IM1.dcm", "p1_seg.nii.gz")
+    for series, mask in (("images/t2", "labels/t2.nii.gz"), ("p1_T2", "p1_seg.nii.gz")):
+        assert find_label(tmp_path / series) == tmp_path / mask
+        assert find.find_image(tmp_path / mask) == tmp_path / series
     touch(tmp_path, "t2/IM1.dcm", "t2_seg.nii.gz", "t1/note.txt", "t1_seg.nii.gz")
     assert find_label(tmp_path / "t2") == tmp_path / "t2_seg.nii.gz"
     assert [find.find_image(tmp_path / f"{stem}_seg.nii.gz") for stem in ("t2", "t1")] == [tmp_path / "t2", None]

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
+import pytest
+
+from scripts.labels import label_table, structure
+from scripts.levels.renaming import lumbar_number, rename_levels
 from scripts.measure.doubts import doubts, picture_note
 
 
@@ -104,14 +111,36 @@ def test_a_note_for_the_picture():
 
 def test_empty_and_uncertain():
     assert doubts(report()) == ["no vertebra and no disc was found: the mask is empty"]
-    assert doubts(report(row("L4"), uncertain=True)) == ["the levels are uncertain (no sacrum in view)"]
+    assert doubts(report(row("L4"), uncertain=True)) == ["the levels are uncertain (no S1 in the mask)"]
     sacrum = (row("L5"), row("L5/S1"), row("S1"))
     assert doubts(report(*sacrum, uncertain=True)) == ["the levels are uncertain (probability 0.71)"]
-    found = doubts({**report(*sacrum, uncertain=True), "runner_up": ["L4", "L6", "S1"]})
-    assert found == ["the levels are uncertain (probability 0.71): perhaps L4-S1?"]
-    found = doubts({**report(*sacrum, uncertain=True), "runner_up": ["L4", "L5"]})
-    assert found == ["the levels are uncertain (probability 0.71): perhaps L4-L5? If so, rename --lowest L5"]
-    assert picture_note({**report(row("L4"), uncertain=True), "warnings": []}) == "levels uncertain (no sacrum in view)"
+    found = doubts({**report(*sacrum, uncertain=True), "runner_up": ["L4", "L5", "S1"]})
+    assert found == ["the levels are uncertain (probability 0.71): perhaps L4-S1?"]  # with a body more: no renaming gives that
+    assert picture_note({**report(row("L4"), uncertain=True), "warnings": []}) == "levels uncertain (no S1 in the mask)"
+
+
+@pytest.mark.parametrize(
+    ("names", "others"),
+    [
+        ("T12 L1 L2 L3 L4 L5", "L1 L2 L3 L4 L5 L6"),
+        ("L1 L2 L3 L4 L5 L6", "L1 L2 L3 L4 L5 S1"),
+        ("L1 L2 L3 L4 L5 S1", "T12 L1 L2 L3 L4 S1"),
+        ("L1 L2 L3 L4 L5 S1", "L2 L3 L4 L5 L6 S1"),
+        ("T10 T11 T12 L1", "T11 T12 L1 L2"),
+        ("L5", "L4"),
+    ],
+)
+def test_the_command_of_the_hint_gives_the_likely_names(names, others):
+    names, others = names.split(), others.split()
+    (line,) = [line for line in doubts({**report(*map(row, names), uncertain=True), "runner_up": others}) if "rename" in line]
+    lowest, lumbar = re.search(r"\? If so, rename --lowest (\w+) --lumbar (\d)$", line).groups()
+    label = np.zeros((5, 5, 10 * len(names)), np.uint8)
+    for place, name in enumerate(reversed(names)):
+        label[1:4, 1:4, 10 * place + 1 : 10 * place + 9] = structure(name).channel
+    renamed, _ = rename_levels(label, np.diag([3.0, 3.0, 3.5, 1.0]), lowest, int(lumbar))
+    assert [label_table()[c].name for c in np.unique(renamed)[1:]] == others
+    back, _ = rename_levels(renamed, np.diag([3.0, 3.0, 3.5, 1.0]), names[-1], lumbar_number(names))
+    np.testing.assert_array_equal(back, label)
 
 
 def test_a_narrow_view():

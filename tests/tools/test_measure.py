@@ -11,11 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import BUNDLE, TOOLS, fails
+from scipy import ndimage
 
 from scripts.common.errors import CallError, UserError
 from scripts.common.files import sha256_of
 from scripts.common.tables import read_rows
 from scripts.data.find import find_image, find_masks
+from scripts.data.masks import write_label_map
+from scripts.data.own_masks import write_report
 from scripts.data.volumes import read_volume, turned_to_ras
 from scripts.labels import decode, encode, label_table, structure
 from scripts.measure.rows import CENTRE
@@ -361,10 +364,12 @@ def test_a_mask_that_was_saved_in_another_order_of_axes(cohort, tmp_path):
         measure("", tmp_path / "d", prediction=tmp_path / "c.nii.gz", image=scan)
 
 
-def test_a_map_that_is_blank_around_the_structures_changes_no_height(cohort, tmp_path):
+@pytest.mark.parametrize("margin", [0, 3])
+def test_a_map_that_is_blank_around_the_structures_changes_no_height(cohort, tmp_path, margin):
     mask, scan = cohort / "a_T2w_seg.nii.gz", cohort / "a_T2w.nii.gz"
     image, label = nib.load(scan), np.asarray(nib.load(mask).dataobj)
-    fraction = np.where(label > 0, 0.3 + 0.001 * np.arange(label.shape[0])[:, None, None], 0).astype(np.float32)
+    region = ndimage.binary_dilation(label > 0, iterations=margin) if margin else label > 0
+    fraction = np.where(region, 0.3 + 0.001 * np.arange(label.shape[0])[:, None, None], 0).astype(np.float32)
     fraction[tuple(np.argwhere(label == 22)[::50].T)] = np.nan  # where a fit has failed
     nib.save(nib.Nifti1Image(fraction, image.affine), tmp_path / "map.nii.gz")
     found = [{row["name"]: row for row in measure(cohort, tmp_path / path.stem, mask, path)} for path in (scan, tmp_path / "map.nii.gz")]
@@ -372,3 +377,23 @@ def test_a_map_that_is_blank_around_the_structures_changes_no_height(cohort, tmp
     assert [row.get("middle_height_mm") for row in found[0].values()] == [row.get("middle_height_mm") for row in found[1].values()]
     assert 0.3 <= found[1]["L3"]["signal_mean"] <= 0.3 + 0.001 * label.shape[0]
     assert found[1]["L3"]["signal_sd"] < 0.05
+
+
+def test_numbers_of_an_edited_spider_mask_are_those_of_the_file(tmp_path):
+    """A vertebra that its report does not know: it tells no names any more, but the numbers in the file stay what they are."""
+    label = np.zeros((12, 12, 60), np.uint8)
+    for place in range(3):
+        label[2:10, 2:10, 10 * place + 1 : 10 * place + 9] = place + 1  # counted from L4
+    mask = tmp_path / "a_seg.nii.gz"
+    write_label_map(label, np.diag([4.0, 4.0, 3.5, 1.0]), mask)
+    rows = [{"name": name, "value": value} for value, name in enumerate(("L4", "L3", "L2"), 1)]
+    write_report(mask, {"label_scheme": "spider", "sequence_probability": 0.9, "uncertain": False, "structures": rows})
+    assert {row["name"]: row["value"] for row in measure(tmp_path, tmp_path / "out") if row["value"]} == {"L2": 3, "L3": 2, "L4": 1}
+    label[2:10, 2:10, 31:39] = 4
+    write_label_map(label, np.diag([4.0, 4.0, 3.5, 1.0]), mask)
+    assert {row["name"]: row["value"] for row in measure(tmp_path, tmp_path / "out") if row["value"]} == {
+        "L2": 4,
+        "L3": 3,
+        "L4": 2,
+        "L5": 1,
+    }

@@ -17,7 +17,7 @@ from scripts.common.errors import CallError, UserError
 from scripts.common.files import sha256_of
 from scripts.data.check_labels import check_labels
 from scripts.data.datalist import split_entries
-from scripts.data.patients import PATIENT_PATTERN
+from scripts.data.patients import PATIENT_PATTERN, PLANE
 from scripts.data.prepare import prepare
 
 
@@ -293,6 +293,7 @@ def test_names_that_differ_in_the_contrast_are_of_one_patient(tmp_path):
         (["a-20200101", "a-20210305", "b-20200101", "c-20200101", "c-20200102"], "a-20200101 and a-20210305"),
         ([f"p{i}_T{c}_2020010112{c}000_{c}" for i in range(3) for c in (1, 2)], "p0_T1_20200101121000_1 and p0_T2_20200101122000_2"),
         ([f"T2_{plane}_00{i}" for i in range(3) for plane in ("sag", "ax")], "ax_000 and sag_000"),
+        ([f"{plane}_00{i}_T2w_a" for i in range(3) for plane in ("SAGITTAL", "axial")], "SAGITTAL_000 and axial_000"),
         ([f"case_{i}" for i in range(6)], ""),
         ([f"site{s}_{i}" for s in "AB" for i in range(3)], ""),
         (["a_1", "a_2", "b", "c", "d"], ""),
@@ -302,10 +303,13 @@ def test_names_that_may_be_those_of_one_patient(tmp_path, capsys, stems, twins):
     root = labelled(tmp_path, *stems)
     prepare(root, root / "list.json")
     lines = capsys.readouterr().out.splitlines()
-    by_plane = "(?:.*[ _-])?(.+)" if "sag" in twins else "(.+)[ _-]"
+    by_plane = f"(?:(?:.*[ _-])?{PLANE}[ _-])?([^ _-]+)" if "ax" in twins else "(.+)[ _-]"
     pattern = "(.+?)(?:[ _-](?i:t[12]|stir|tirm|pd).*)?$" if "T1" in twins else by_plane
     question = f"{root}/list.json: are {twins} one patient, and others, too? Then set --patient_pattern '{pattern}'"
     assert lines[1:] == [question] * bool(twins)
+    if "ax" in twins:
+        assert {*patient_of_each(root, patient_pattern=by_plane).values()} == {"000", "001", "002"}
+        capsys.readouterr()
     prepare(root, root / "list.json", patient_pattern="(.+)", overwrite=True)
     assert len(capsys.readouterr().out.splitlines()) == 1
 

@@ -15,7 +15,7 @@ from conftest import BUNDLE, INFERENCE, TOOLS, fails, failures, files, last_line
 from scripts.common.errors import CallError
 from scripts.common.files import sha256_of
 from scripts.common.tables import read_rows
-from scripts.data.masks import read_report, write_label_map
+from scripts.data.masks import read_mask, read_report, write_label_map
 from scripts.data.own_masks import is_uncorrected, write_report
 from scripts.data.scans import read_scan
 from scripts.data.volumes import read_volume
@@ -161,7 +161,7 @@ def test_a_mask_of_somebody_else(mask, capsys):
     others = files(mask.parent)
     rename(mask, lowest="S1")
     assert bodies(mask) == ["L5", "S1"]
-    assert capsys.readouterr().out == f"{mask}: L4-L5 are L5-S1 now\n{mask}: --lowest L5 takes it back\n"
+    assert capsys.readouterr().out == f"{mask}: L4-L5 are L5-S1 now\n{mask}: --lowest L5 --lumbar 5 takes it back\n"
     assert files(mask.parent) == others
     np.testing.assert_array_equal(nib.load(mask).affine, np.diag([2.0, 2.0, 2.0, 1.0]))
 
@@ -177,7 +177,8 @@ def test_numbers_of_another_scheme(mask):
     assert np.unique(np.asarray(nib.load(spider).dataobj)).tolist() == [0, 3, 4]
 
 
-def test_a_confirmation_changes_no_number(tmp_path):
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_confirmation_keeps_names_and_numbers_together(tmp_path, edited):
     """SPIDER counts from the lowest lumbar vertebra: that this is L4 the file does not tell, its report does."""
     phantom = draw_phantom(3, lumbar=4)
     channels = encode(phantom.label)
@@ -188,12 +189,19 @@ def test_a_confirmation_changes_no_number(tmp_path):
     write_report(mask, {**report, "sequence_probability": 0.5, "uncertain": True, "source": str(scan)})
     values = {row["name"]: row["value"] for row in report["structures"] if row["value"]}  # S1 has no number
     assert (values["L4"], values["L3"]) == (1, 2)
+    if edited:
+        stored = decode(channels, "spider")
+        stored[tuple(np.argwhere(stored == 2)[:5].T)] = 0
+        write_label_map(stored, phantom.affine, mask)
     before = mask.read_bytes()
     rows = measure(tmp_path, tmp_path / "out")
     assert {row["name"]: row["value"] for row in rows} == values
     rename(mask, lowest="L4")
-    assert mask.read_bytes() == before
-    assert {row["name"]: row["value"] for row in read_report(mask)["structures"] if row["value"]} == values
+    assert (mask.read_bytes() == before) is not edited
+    raw, names = read_volume(mask).data, read_mask(mask)[0].data
+    told = {row["name"]: row["value"] for row in read_report(mask)["structures"] if row["value"]}
+    assert told == {label_table()[c].name: raw[names == c][0] for c in np.unique(names)[1:]}
+    assert set(told) == set(values)
 
 
 def test_two_discs_that_share_a_number(tmp_path):
