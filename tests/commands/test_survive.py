@@ -93,7 +93,7 @@ def write_good(folder: Path, scan: nib.Nifti1Image) -> dict[str, str]:
     content[80:92] = (-np.frombuffer(content[80:92], "<f4")).tobytes()  # pixdim
     (folder / "negative.nii").write_bytes(content)
     return {
-        "holes": "4 voxels (0.0054 %) were NaN or infinite: set to the lowest value",
+        "holes": "4 voxels (0.0054 %) were NaN or infinite: taken for the lowest value, and left out of signals",
         "series": "a series of 3 volumes: their mean is used",
         "two_grids": "sform and qform disagree by up to 7 mm: the sform is used",
         "one_slice": "1 slice only: the spine is hardly seen in so few",

@@ -122,4 +122,4 @@ def test_what_the_reader_has_to_say_is_told_once(tmp_path, caplog):
     data = [{"image": str(tmp_path / "a.nii")}] * 3  # as `repeat` lists a scan
     CachedScans(data, Compose([LoadImageVolumesd("image"), CopyItemsd("image", names="other")]), progress=False)
     told = [record.message for record in caplog.records if "NaN" in record.message]
-    assert told == [f"{tmp_path}/a.nii: 2 voxels (0.0031 %) were NaN or infinite: set to the lowest value"]
+    assert told == [f"{tmp_path}/a.nii: 2 voxels (0.0031 %) were NaN or infinite: taken for the lowest value, and left out of signals"]
