@@ -17,7 +17,7 @@ from scripts.common.preflight import is_true
 NEEDED = {"bundle_root", "dataset_dir", "output_dir", "ckpt_path", "sacrum_dir", "release_dir", "results", "nnunet_python"}
 TEXTS = NEEDED | {
     "datalist", "image", "split", "labels", "pretrained", "resume", "prediction", "reference", "before", "after", "metrics", "name",
-    "patient_pattern", "pattern", "label_scheme", "read_scheme", "train_only", "lowest",
+    "patient_pattern", "pattern", "label_scheme", "read_scheme", "train_only", "lowest", "names",
 }  # fmt: skip
 LISTS = {"also_train_on", "scans", "parts"}  # options that are lists of such
 SWITCHES = {"allow_outside", "amp", "train_amp", "tta", "figures", "overwrite", "debug"}  # True or False

@@ -23,6 +23,10 @@ from scripts.measure.doubts import UNCERTAIN, named_by_hand, picture_note
 from scripts.measure.report import report_on
 
 
+class AlreadyNamedError(UserError):
+    """There is nothing to rename and nothing to confirm."""
+
+
 def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str | Path = "", label_scheme: str = "") -> None:
     """Rename the levels of a mask in its file (`rename_levels`), and bring its report and its picture, if there are any, up to date.
 
@@ -38,6 +42,7 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
 
     Raises:
         CallError: for a file that is not there, or names and numbers that do not exist.
+        AlreadyNamedError: for a mask that has these names, if there is nothing to confirm.
         UserError: for a mask that cannot be read or renamed so; nothing is written then.
     """
     if not prediction or not (lowest or lumbar):
@@ -54,9 +59,11 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
     report, figure = read_report(mask), None
     reported, same, edited = is_report(report), (renamed == label).all(), not is_as_reported(mask, report)
     if same and not reported:
-        raise UserError(f"{mask}: it has these names already, and no report beside it in which they could be confirmed.")
+        raise AlreadyNamedError(f"{mask}: it has these names already, and no report beside it in which they could be confirmed.")
     if same and "renamed" in report and not edited:
-        raise UserError(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number.")
+        raise AlreadyNamedError(
+            f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number."
+        )
     values = decode(renamed, label_scheme)
     if (encode(values, str(mask), label_scheme) != renamed).any():
         raise UserError(f"{mask}: the numbers of {label_scheme} cannot tell these levels. Segment the scan with --label_scheme verse.")
