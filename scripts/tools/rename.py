@@ -58,12 +58,11 @@ def rename(prediction: str | Path, lowest: str = "", lumbar: int = 0, image: str
     renamed, lost = rename_levels(label, volume.affine, lowest, lumbar, str(mask))
     report, figure = read_report(mask), None
     reported, same, edited = is_report(report), (renamed == label).all(), not is_as_reported(mask, report)
+    already = f"{mask}: it has these names already"
     if same and not reported:
-        raise AlreadyNamedError(f"{mask}: it has these names already, and no report beside it in which they could be confirmed.")
+        raise AlreadyNamedError(f"{already}, and no report beside it in which they could be confirmed.")
     if same and "renamed" in report and not edited:
-        raise AlreadyNamedError(
-            f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number."
-        )
+        raise AlreadyNamedError(f"{already}. --lowest is the right name of its lowest body, --lumbar the right number.")
     values = decode(renamed, label_scheme)
     if (encode(values, str(mask), label_scheme) != renamed).any():
         raise UserError(f"{mask}: the numbers of {label_scheme} cannot tell these levels. Segment the scan with --label_scheme verse.")
