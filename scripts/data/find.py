@@ -8,18 +8,19 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import ignite.distributed as idist
 
 from scripts.common.errors import CallError, UserError, counted, listed, shown, similar_path
 from scripts.data.dicom import holds_series, is_dicom_file
+from scripts.data.metaimage import HEADER_BYTES
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 HEADERS, VOXELS = (".mhd", ".nhdr"), (".raw", ".zraw", ".raw.gz", ".gz")  # of scans of two files
 VOXEL_FILE = re.compile(rb"^(?:ElementDataFile[ \t]*=|data ?file[ \t]*:)[ \t]*([^\r\n]*?) *\r?$", re.MULTILINE | re.IGNORECASE)
-HEADER_BYTES = 2**16  # more than any has
 # of formats that are not looked for in folders; of two files, the header
 OTHER_SCANS = (".mgz", ".mgh", ".hdr", ".par", ".head", ".mnc", ".gipl", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip")
 NO_DICOM = (*SUFFIXES, ".json", ".csv", ".tsv", ".txt", ".html", ".png", ".jpg", ".pdf")  # by their names: not one of them has to be opened
@@ -216,10 +217,10 @@ def find_image(label: Path) -> Path | None:
     stem = case_name(label).removesuffix(LABEL_POSTFIX)
     folders = [label.parent, *(label.parent.parent / images for images, labels in LABEL_FOLDERS.items() if label.parent.name in labels)]
     near = (path for folder in folders for path in sorted(folder.glob(f"{glob.escape(stem)}*")) if path.name.lower().endswith(SUFFIXES))
-    scans = [path for path in near if path != label and not OTHER_MASKS.search(case_name(path))]
+    scans = (path for path in near if path != label and not OTHER_MASKS.search(case_name(path)))
     series = (path for folder in folders for path in sorted(folder.glob(f"{glob.escape(stem)}*")) if path.is_dir())
-    scans += [path for path in series if is_dicom_folder(path)]
-    return next((path for path in scans if find_label(path) == label), None)
+    found = chain(scans, (path for path in series if is_dicom_folder(path)))  # files first, and none is looked at after the right one
+    return next((path for path in found if find_label(path) == label), None)
 
 
 def _file(stem: Path) -> Path | None:

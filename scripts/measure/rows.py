@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from nibabel.affines import apply_affine
 
-from scripts.common.arrays import structure_boxes
+from scripts.common.arrays import occupied_box, structure_boxes, whole
 from scripts.data.volumes import voxel_mm3
 from scripts.labels import label_table, numbers, structure
 from scripts.measure.doubts import RENAMED
@@ -61,10 +61,12 @@ def structure_rows(
 def _centres_mm(label: np.ndarray, affine: np.ndarray) -> dict[int, list[float]]:
     """Channel -> mean of the centres of its voxels in the world, mm to the patient's right, front and head, to a tenth."""
     found = {}
-    for channel, box in structure_boxes(label).items():
-        mask = label[box] == channel
+    occupied = occupied_box(label > 0) or whole(label.shape)  # boxes of a whole scan take longer than all else here
+    part, start = label[occupied], [s.start for s in occupied]
+    for channel, box in structure_boxes(part).items():
+        mask = part[box] == channel
         along = [mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
-        voxel = [s.start + np.average(np.arange(len(n)), weights=n) for s, n in zip(box, along)]
+        voxel = [first + s.start + np.average(np.arange(len(n)), weights=n) for first, s, n in zip(start, box, along)]
         found[channel] = [round(float(mm), 1) for mm in apply_affine(affine, voxel)]
     return found
 

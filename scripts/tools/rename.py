@@ -127,4 +127,5 @@ def _ends(label: np.ndarray) -> tuple[str, str]:
 
 
 def _body_names(label: np.ndarray) -> list[str]:
-    return [s.name for s in of_kind("body") if (label == s.channel).any()]
+    present = np.bincount(label.ravel(), minlength=len(label_table())) > 0
+    return [s.name for s in of_kind("body") if present[s.channel]]
