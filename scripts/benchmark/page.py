@@ -1,25 +1,26 @@
-"""The benchmark's page and plot, made of its results alone."""
+"""Write the page and the plot of the benchmark from its results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from scripts.common.files import write_whole
 from scripts.common.tables import markdown
 
 NOT_MEASURED = "Not measured."
-PROCESSES = """Most of what is not the network runs on one core. Several processes with a core each may therefore do more together; each
-takes its share of the scans, with the command of [clients.md](clients.md#several-gpus-several-machines), and needs its own memory."""
+PROCESSES = """Most steps besides the networks run on one core. Several processes with one core each can therefore do more together. Each
+takes its share of the scans, with the command in [training.md](training.md#several-gpus-several-machines), and needs its own memory."""
 NETWORKS = ("coarse network", "fine network")
-BESIDE_MASK = ("measure", "read again", "figure", "report")  # steps that no rival has
+STEPS_AFTER_MASK = ("measure", "read again", "figure", "report")  # no rival has these steps
 WAYS = {"ours": "this bundle", "plain": "plain way of the model zoo", "nnunet": "nnU-Net v2"}
 MIB_PER_GB = 1e9 / 2**20
 
 
 class Knob(NamedTuple):
-    """A row of the knob table: the override is measured, the words say why one would want it."""
+    """A row of the knob table: `overrides` are measured, `gives` and `costs` say why one would want them or not."""
 
     name: str
     overrides: dict[str, Any]
@@ -37,23 +38,24 @@ KNOBS = (
     ),
     Knob("--overlap 0.5", {"overlap": 0.5}, "smoother seams between windows", "more windows"),
     Knob("--overlap 0.1", {"overlap": 0.1}, "fewer windows", "seams may show"),
-    Knob("--margin 4", {"margin": 4}, "fewer windows", "a vertebra that the coarse network half misses is cut"),
-    Knob("--margin 24", {"margin": 24}, "more of a vertebra that is cut", "more windows"),
+    Knob("--margin 4", {"margin": 4}, "fewer windows", "a vertebra that the coarse network half misses is cut off"),
+    Knob("--margin 24", {"margin": 24}, "more of a vertebra that is cut off", "more windows"),
     Knob("--threshold 0.5", {"threshold": 0.5}, "larger outlines", "they are too large in scans of some hospitals"),
-    Knob("--tta False", {"tta": False}, "one pass of the coarse network instead of three", "names hang more on where a scan ends"),
+    Knob("--tta False", {"tta": False}, "one pass of the coarse network instead of three", "names depend more on where a scan ends"),
     Knob("--sw_batch_size 1", {"sw_batch_size": 1}, "less memory on a GPU", "some time there, on some CPUs up to twice the time"),
     Knob("--figures False", {"figures": False}, "no time for pictures", "nothing to look at"),
 )
 
 PAGE = """# Speed
 
-How long a scan takes, where the time goes, and what other ways take for the same scans. This page is written by
+How long a scan takes, where the time goes, and how long other ways take for the same scans. This page is generated from
+[{results}]({results}), which holds every figure, by
 
 ```bash
 python -m monai.bundle run benchmark --config_file configs/tools.yaml --results docs/{results}
 ```
 
-from [{results}]({results}), which holds every figure. Each was measured in a process of its own, one after the other, on
+Each figure was measured in a process of its own, one after the other, on this machine:
 
 {machine}
 
@@ -65,35 +67,38 @@ bundle, its knobs and the plain way are medians of {repeats} runs after one that
 {steps}
 
 {plot}*Start-up* is the time from a cold shell to the first voxel of the scan in memory: Python, PyTorch and MONAI are imported, the config
-is parsed, the weights are loaded; it is taken in the process of the benchmark. *Cold* is the whole command for one scan, with the process
-that reads and the first, slower run of every step; *peak memory, cold* is that of all its processes together. GFLOPs
-per second are those of the networks' convolutions; beside them stands what a single 3 x 3 x 3 convolution of 32 channels reaches in the
-same precision.
+is parsed, the weights are loaded. It is taken in the process of the benchmark. *Cold* is the whole command for one scan, with its reader
+process and the first, slower run of every step. *Peak memory, cold* is that of all processes of that command together. GFLOPs/s are those
+of the convolutions in both networks; the last row is what a single 3 x 3 x 3 convolution of 32 channels reaches in the same precision.
 
-## Beside other ways
+## Compared with other ways
 
 {rivals}
 
 *Plain way of the model zoo*: the same weights in float32, `sliding_window_inference` with windows of 96 x 96 x 96 voxels and an overlap of
-0.5 over the whole scan, one-hot classes brought back by linear interpolation; it draws no figure and writes no report. Its windows are not
-those of the training, which costs Dice, and it does without our memory setting (`scripts/common/memory.py`). *nnU-Net v2*: the predictor
-of the package with the plan that its own planner makes for a data set of this scan, random weights, one fold, no mirroring, once: it has
-no Dice. Both write a mask and nothing else: *our mask* is this bundle without the steps {beside_mask}. Dice is the mean over
-the structures of the scan's label. Memory is the peak of the one process that did all runs.
+0.5 over the whole scan, one-hot classes brought back by linear interpolation. It draws no figure, writes no report, and does without our
+memory setting (`scripts/common/memory.py`). *nnU-Net v2*: the predictor of the package with the plan that its own planner makes for a
+data set of this scan, random weights, one fold, no mirroring, run once; it therefore has no Dice. Both write a mask and nothing else:
+*our mask* is this bundle without the steps {after_mask}. Dice is the mean over the structures of the scan's label.
+Memory is the peak of the one process that did all runs.
+
+## Accuracy
+
+{accuracy}
 
 ## Knobs of `inference.yaml`
 
 {knobs}
 
 The first row repeats the settings of the table at the top. Where the two disagree, the speed of the machine has drifted, and smaller
-differences between rows mean nothing. Other knobs do not change a mask: `--num_workers 1` (the default) reads the next scan beside the
-network, `--num_workers 0` saves the memory of one process. `--spacing` and `--patch_size` belong to the weights: leave them.
+differences between rows mean nothing. Other knobs do not change a mask: `--num_workers 1` (the default) reads the next scan while the
+network works, `--num_workers 0` saves the memory of one process. `--spacing` and `--patch_size` belong to the weights: leave them.
 
 ## torch.compile
 
 {compiled}
 
-The fine network alone is compiled, while the first scan is segmented: the coarse one would be for every size of a scan. No config does it.
+Only the fine network is compiled, during the first scan; the coarse one would be compiled anew for every size of a scan. No config does it.
 
 ## Folders
 
@@ -110,7 +115,7 @@ The fine network alone is compiled, while the first scan is segmented: the coars
 
 
 def write_page(results: Mapping[str, Any], results_file: Path) -> Path:
-    """Write `<results_file>.md` and, where steps were measured, the plot `.png`, both beside it; returns the page's path."""
+    """Write the page `.md` and, if steps were measured, the plot `.png` beside `results_file`; return the path of the page."""
     page, plot = (results_file.with_suffix(suffix) for suffix in (".md", ".png"))
     scans = [f"*{name}*, {_by(scan['shape'])} voxels of {_by(scan['spacing_mm'])} mm" for name, scan in results["scans"].items()]
     text = PAGE.format(
@@ -118,11 +123,11 @@ def write_page(results: Mapping[str, Any], results_file: Path) -> Path:
         machine=markdown(["machine", ""], [[k, v] for k, v in results["machine"].items()], words=2),
         scans="; ".join(scans),
         repeats=results["repeats"],
-        beside_mask=", ".join(f"*{step}*" for step in BESIDE_MASK),
+        after_mask=", ".join(f"*{step}*" for step in STEPS_AFTER_MASK),
         plot=f"![Seconds per step]({plot.name})\n\n" if "ours" in results else "",
         **{
             section.__name__.strip("_"): section(results)
-            for section in (_steps, _rivals, _knobs, _compiled, _folder, _many, _large, _training)
+            for section in (_steps, _rivals, _accuracy, _knobs, _compiled, _folder, _many, _large, _training)
         },
     )
     if "ours" in results:
@@ -135,7 +140,7 @@ def _by(numbers: list) -> str:
 
 
 def forward_s(measured: Mapping[str, Any]) -> float:
-    """Seconds in the networks."""
+    """Return the seconds in both networks."""
     return sum(measured["steps"].get(name, 0.0) for name in NETWORKS)
 
 
@@ -170,12 +175,24 @@ def _rivals(results: Mapping[str, Any]) -> str:
                 missing.append(f"{title}: {measured['missing']}.")
                 continue
             own, base = measured[scan], results.get("ours", {}).get(scan)
-            bases = [base["total_s"], base["total_s"] - sum(base["steps"].get(step, 0.0) for step in BESIDE_MASK)] if base else []
+            bases = [base["total_s"], base["total_s"] - sum(base["steps"].get(step, 0.0) for step in STEPS_AFTER_MASK)] if base else []
             ratios = [f"{own['total_s'] / seconds:.1f}" for seconds in bases] or ["-", "-"]
             rows.append([scan, title, f"{own['total_s']:.1f}", *ratios, _gb(own["peak_mib"]), _dice(own)])
     header = ["scan", "way", "seconds", "time / ours", "time / our mask", "peak memory, GB", "Dice"]
     table = markdown(header, rows, words=2) if rows else NOT_MEASURED
     return "\n\n".join([table, *dict.fromkeys(missing)])
+
+
+def _accuracy(results: Mapping[str, Any]) -> str:
+    accuracy = results.get("accuracy")
+    if not accuracy:
+        return NOT_MEASURED
+    rows = []
+    for name, dice in accuracy.items():
+        gains = [a - b for a, b in zip(dice["ours"], dice["plain"])]
+        rows.append([name, str(len(gains)), *(f"{mean(n):.3f} ± {stdev(n):.3f}" for n in (dice["ours"], dice["plain"], gains))])
+    header = ["phantoms", "n", *(WAYS[way] for way in ("ours", "plain")), "difference"]
+    return f"Dice, mean ± standard deviation over phantoms with the grids of the scans above:\n\n{markdown(header, rows, words=1)}"
 
 
 def _dice(measured: Mapping[str, Any]) -> str:
@@ -268,7 +285,7 @@ def _training(results: Mapping[str, Any]) -> str:
 
 
 def _plot(ours: Mapping[str, Any], path: Path) -> None:
-    """One bar per scan, its steps in order."""
+    """Draw one bar per scan, with its steps in order."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 

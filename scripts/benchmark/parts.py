@@ -1,16 +1,11 @@
-"""How long inference and training take, part by part and beside other ways on the same scans: `docs/benchmark.json` and its page.
-
-Every measurement has a process of its own, and they run one after the other.
-"""
+"""What the benchmark can measure: a function per part of the results."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,43 +13,41 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import monai
 import nibabel as nib
 import numpy as np
 import torch
 
-from scripts.benchmark.page import KNOBS, write_page
+from scripts.benchmark.inference import FINE
+from scripts.benchmark.page import KNOBS
 from scripts.benchmark.process import Child, run_child
-from scripts.benchmark.runs import FINE
 from scripts.common.cores import cores
-from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
-from scripts.common.files import write_whole
+from scripts.common.errors import UserError
 from scripts.data.find import LABEL_POSTFIX, case_name, find_label
 from scripts.data.masks import write_label_map
 from scripts.data.resampling import resample_axes
 from scripts.data.volumes import read_volume
 from scripts.inferers import has_bfloat16
-from scripts.labels import METADATA_FILE, encode, label_table
+from scripts.labels import encode, label_table
 from scripts.metrics import score_structures
 from scripts.phantoms.phantom import write_cohort
-from scripts.tools.check_setup import check_device
 
 SCANS = {  # of phantoms: slices, posterior-anterior, inferior-superior; in-plane and slice spacing in mm
     "thick_slices": {"shape": (20, 320, 320), "spacing_mm": (0.8, 4.0), "order": "PIR"},
     "isotropic": {"shape": (77, 381, 381), "spacing_mm": (1.0, 1.0), "order": "RAS"},
 }
 LARGE_MM, LARGE_SHAPE = (300, 384, 384), (400, 512, 512)  # view and voxels of the large scan
+ACCURACY_PHANTOMS = 6  # of each grid of SCANS
 TRAINING_PHANTOMS = 8
-GPU_STEPS = 20  # of a training on a GPU for one on a CPU
+GPU_STEPS = 20  # steps measured on a GPU for each one on a CPU, where they take longer
 NNUNET_TIMEOUT_S = 1800
 
 
 class Bench(NamedTuple):
-    """What every part gets."""
+    """Arguments of every part."""
 
     bundle_root: str
-    work: Path  # for masks and phantoms; removed at the end
-    scans: dict[str, Path]  # by name
+    work: Path  # folder for masks and phantoms, removed at the end
+    scans: dict[str, Path]  # name -> file
     repeats: int
     folder_size: int
     many_scans: int
@@ -62,91 +55,15 @@ class Bench(NamedTuple):
     nnunet_python: str
 
 
-def benchmark(
-    bundle_root: str,
-    results_file: str,
-    parts: Sequence[str],
-    scans: Sequence[str] = (),
-    repeats: int = 3,
-    folder_size: int = 20,
-    many_scans: int = 1000,
-    training_steps: int = 20,
-    nnunet_python: str = "",
-) -> None:
-    """Measure `parts`, enter them in `results_file`, and write the page `.md` and the plot `.png` beside it.
-
-    Parts that an older file holds stay, if they were measured on the same machine and scans with the same versions.
-
-    Args:
-        bundle_root: folder of the bundle.
-        results_file: JSON.
-        parts: names in `PARTS`.
-        scans: files; empty: two phantoms, see `SCANS`.
-        repeats: runs per scan, of which the median counts.
-        folder_size: scans in the folder of the part `folder`, at least two for every core.
-        many_scans: in the folder of the part `many`, at least 20.
-        training_steps: that count.
-        nnunet_python: interpreter of an environment with nnunetv2; without one the part `nnunet` says that it is missing.
-
-    Raises:
-        CallError: for an unknown part, a scan that does not exist, or a number that is none.
-        UserError: for a measurement that fails.
-    """
-    for part in parts:
-        if part not in PARTS:
-            raise CallError(f"benchmark has no part {part}; choose from {', '.join(PARTS)}.{did_you_mean(str(part), PARTS)}")
-    for scan in scans:
-        if not Path(scan).exists():
-            raise CallError(f"{scan}: no such file. --scans takes a list of scans, or nothing for phantoms.{similar_path(scan)}")
-    if folder_size < 2 * cores():
-        raise CallError(f"--folder_size {folder_size}: two scans for each of the {cores()} processes are needed")
-    path = Path(results_file)
-    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    setting = {"machine": machine(), "repeats": repeats}
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        files = {case_name(s): Path(s).absolute() for s in scans} if scans or not parts else _phantoms(work / "scans")
-        python = str(Path(nnunet_python).absolute())  # not resolved: an environment is known by the link to its python
-        bench = Bench(str(Path(bundle_root).absolute()), work, files, repeats, folder_size, many_scans, training_steps, python)
-        if parts:
-            setting["scans"] = {name: _grid(scan) for name, scan in files.items()}
-        results = old if {k: old.get(k) for k in setting} == setting or not parts else setting
-        for part in [p for p in PARTS if p in parts]:
-            print(f"benchmark: {part}", flush=True)
-            results[part] = PARTS[part](bench)
-            write_whole(path, lambda partial: partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))
-    if not results.get("scans"):
-        raise UserError(f"{results_file}: nothing measured yet. Choose --parts from {', '.join(PARTS)}.")
-    print(write_page(results, path))
-
-
-def machine() -> dict[str, str]:
-    """Processor, memory and versions."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or a processor without a name
-        cpu = platform.processor() or platform.machine()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return {
-        "processor": cpu,
-        "cores": str(cores()),
-        "device": check_device(device).found,
-        "bundle": json.loads(METADATA_FILE.read_text(encoding="utf-8"))["version"],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "monai": monai.__version__,
-    }
-
-
 def _measure(bench: Bench, name: str, **options: Any) -> dict[str, Any]:
-    """A function of `runs` in a process of its own: its result and `peak_mib`."""
+    """Return the result of a function of `runs`, called in a process of its own, with the `peak_mib` of that process."""
     options |= {"bundle_root": bench.bundle_root}
     child = run_child([sys.executable, "-m", "scripts.benchmark.runs", name, json.dumps(options)], bench.bundle_root)
     return {**json.loads(child.output.splitlines()[-1]), "peak_mib": child.peak_mib}
 
 
-def _phantoms(folder: Path) -> dict[str, Path]:
+def phantoms(folder: Path) -> dict[str, Path]:
+    """Draw a phantom for each grid of `SCANS` in `folder`; return the files by the name of the grid."""
     found = {}
     for name, options in SCANS.items():
         write_cohort(folder / name, training=0, validation=1, testing=0, seed=11, contrast="T2w", view="L3", **options)
@@ -154,7 +71,8 @@ def _phantoms(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _grid(scan: Path) -> dict[str, list]:
+def grid_of(scan: Path) -> dict[str, list]:
+    """Return the `shape` and the `spacing_mm` of a scan."""
     volume = read_volume(scan)
     return {"shape": list(volume.data.shape), "spacing_mm": np.round(nib.affines.voxel_sizes(volume.affine), 2).tolist()}
 
@@ -164,7 +82,7 @@ def _of_every_scan(bench: Bench, measure: Callable[[str, Path], dict]) -> dict[s
 
 
 def ours(bench: Bench) -> dict[str, dict]:
-    """Inference step by step, in a warm process, and from a cold shell."""
+    """Measure inference step by step in a warm process, and the whole command from a cold shell."""
 
     def measure(name: str, scan: Path) -> dict:
         options = {"scan": str(scan), "output_dir": str(bench.work / "ours" / name), "repeats": bench.repeats}
@@ -186,18 +104,21 @@ def _command(bench: Bench, options: Sequence[str], with_children: bool = False, 
 
 
 def _scored(scan: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """The result without its mask, but with the mean Dice of that where the scan has a label."""
-    mask_file = result.pop("mask")
+    """Return the result without its mask, but with the mean Dice of that mask if the scan has a label."""
+    mask = result.pop("mask")
     label = find_label(scan)
-    if label is None:
-        return result
-    reference, mask = read_volume(label), read_volume(mask_file)
-    rows = score_structures(encode(reference.data, str(label)), encode(mask.data), nib.affines.voxel_sizes(reference.affine))
-    return {**result, "dice": float(np.mean([row["dice"] for row in rows]))}
+    return result if label is None else {**result, "dice": _dice(label, mask)}
+
+
+def _dice(label: Path, mask: str) -> float:
+    """Return the mean Dice of the structures of a label."""
+    reference, found = read_volume(label), read_volume(mask)
+    rows = score_structures(encode(reference.data, str(label)), encode(found.data), nib.affines.voxel_sizes(reference.affine))
+    return float(np.mean([row["dice"] for row in rows]))
 
 
 def plain(bench: Bench) -> dict[str, dict]:
-    """The same weights the way of the model zoo."""
+    """Measure the same weights used the way of the model zoo."""
     return _of_every_scan(
         bench,
         lambda name, scan: _scored(
@@ -206,8 +127,22 @@ def plain(bench: Bench) -> dict[str, dict]:
     )
 
 
+def accuracy(bench: Bench) -> dict[str, dict[str, list[float]]]:
+    """Compare the Dice of this bundle and of the plain way on `ACCURACY_PHANTOMS` phantoms of each grid of `SCANS`."""
+    found = {}
+    for name, options in SCANS.items():
+        folder = bench.work / "accuracy" / name
+        write_cohort(folder, training=0, validation=ACCURACY_PHANTOMS, testing=0, seed=11, contrast="T2w", view="L3", **options)
+        scans = sorted((folder / "validation").glob("*_T2w.nii.gz"))
+        found[name] = {}
+        for way in ("ours", "plain"):
+            masks = _measure(bench, "masks", scans=[str(s) for s in scans], way=way, output_dir=str(folder / way))["masks"]
+            found[name][way] = [_dice(find_label(scan), mask) for scan, mask in zip(scans, masks)]
+    return found
+
+
 def nnunet(bench: Bench) -> dict[str, Any]:
-    """nnU-Net's predictor with its own plan and random weights; `missing` says why there are no figures."""
+    """Measure nnU-Net's predictor with its own plan and random weights; `missing` says why there are no figures."""
     if not Path(bench.nnunet_python).is_file():
         return {"missing": "nnunetv2 was not installed: bash tests/clients/setup_nnunet.sh"}
 
@@ -227,7 +162,7 @@ def nnunet(bench: Bench) -> dict[str, Any]:
 
 
 def knobs(bench: Bench) -> dict[str, dict]:
-    """Time, memory and Dice of every scan for every row of the page's knob table."""
+    """Measure time, memory and Dice of every scan for every row of the page's knob table."""
 
     def measure(name: str, scan: Path) -> dict:
         found = {}
@@ -242,9 +177,9 @@ def knobs(bench: Bench) -> dict[str, dict]:
 
 
 def folder(bench: Bench) -> dict[str, Any]:
-    """A folder of copies of the first scan, `repeats` times, every way in turn.
+    """Measure a folder with copies of the first scan, `repeats` times, the ways in turn.
 
-    Medians of the seconds of the command and of those per scan, from the first report (of every process) to the last.
+    `seconds` are those of the command, `per_scan_s` those between the first report (of every process) and the last; both are medians.
     """
     source = _copies(next(iter(bench.scans.values())), bench.work / "folder", bench.folder_size)
     ways = {"one_by_one": (0, 1), "overlapped": (1, 1), "side_by_side": (0, cores())}
@@ -272,12 +207,12 @@ def folder(bench: Bench) -> dict[str, Any]:
 
 
 def _report_times(folder: Path) -> list[float]:
-    """When the reports of a folder of masks were written, in seconds, sorted."""
+    """Return the times at which the reports in a folder of masks were written, in seconds, sorted."""
     return sorted(report.stat().st_mtime for report in folder.glob("*_seg.json"))
 
 
 def many(bench: Bench) -> dict[str, Any]:
-    """A folder of `many_scans` copies of the first scan, a process for every core: what a scan takes in its first and in its last tenth."""
+    """Measure a folder with `many_scans` copies of the first scan, one process per core: seconds per scan in its first and last tenth."""
     target = bench.work / "many_masks"
     source = _copies(next(iter(bench.scans.values())), bench.work / "many", bench.many_scans)
     options = ["--dataset_dir", str(source), "--output_dir", str(target), "--num_workers", "0"]
@@ -295,7 +230,7 @@ def many(bench: Bench) -> dict[str, Any]:
 
 
 def _copies(scan: Path, folder: Path, count: int) -> Path:
-    """The folder with `count` links to a copy of the scan in it."""
+    """Fill a new folder with `count` hard links to a copy of the scan, and return it."""
     folder.mkdir(parents=True)
     first = folder / f"copy_0000_{scan.name}"
     shutil.copy(scan, first)
@@ -305,8 +240,8 @@ def _copies(scan: Path, folder: Path, count: int) -> Path:
 
 
 def large(bench: Bench) -> dict[str, Any]:
-    """The whole command for one scan of `LARGE_SHAPE` voxels: the isotropic phantom amid noise."""
-    phantom = read_volume(_phantoms(bench.work / "large")["isotropic"]).data.astype(np.float32)
+    """Measure the whole command for one scan of `LARGE_SHAPE` voxels: the isotropic phantom surrounded by noise."""
+    phantom = read_volume(phantoms(bench.work / "large")["isotropic"]).data.astype(np.float32)
     view = np.random.default_rng(0).normal(0.02 * phantom.max(), 0.01 * phantom.max(), LARGE_MM).astype(np.float32)
     middle = tuple(slice((n - p) // 2, (n - p) // 2 + p) for n, p in zip(LARGE_MM, phantom.shape))
     view[middle] = phantom
@@ -315,11 +250,11 @@ def large(bench: Bench) -> dict[str, Any]:
     scan = bench.work / "large_scan.nii.gz"
     nib.save(nib.Nifti1Image(voxels, np.diag([*spacing, 1])), scan)
     child = _command(bench, ["--image", str(scan), "--output_dir", str(bench.work / "large_masks")], with_children=True)
-    return {**_grid(scan), "cold_s": child.seconds, "cold_peak_mib": child.peak_mib}
+    return {**grid_of(scan), "cold_s": child.seconds, "cold_peak_mib": child.peak_mib}
 
 
 def compiled(bench: Bench) -> dict[str, dict]:
-    """The fine network as it is and as `torch.compile` makes it: its seconds, the whole scan's, and those of the first scan."""
+    """Measure the fine network with and without `torch.compile`: its seconds, those of the whole scan, and those of the first scan."""
 
     def measure(name: str, scan: Path) -> dict:
         found = {}
@@ -333,8 +268,10 @@ def compiled(bench: Bench) -> dict[str, dict]:
 
 
 def training(bench: Bench) -> dict[str, dict]:
-    """Steps per second on phantoms: train.yaml as it stands, with a larger batch on a GPU or in bfloat16 on a CPU that has it, and the
-    plain way."""
+    """Measure training steps per second on phantoms.
+
+    The ways are train.yaml as it is, the same with a larger batch on a GPU or in bfloat16 on a CPU that has it, and the plain way.
+    """
     data, on_gpu = bench.work / "training", torch.cuda.is_available()
     write_cohort(data, training=TRAINING_PHANTOMS, validation=1, testing=0, seed=12)
     run = partial(_measure, bench, "train", dataset_dir=str(data), steps=bench.training_steps * (GPU_STEPS if on_gpu else 1))
@@ -349,4 +286,4 @@ def training(bench: Bench) -> dict[str, dict]:
     }
 
 
-PARTS = {f.__name__: f for f in (ours, plain, nnunet, knobs, compiled, folder, many, large, training)}
+PARTS = {f.__name__: f for f in (ours, plain, accuracy, nnunet, knobs, compiled, folder, many, large, training)}

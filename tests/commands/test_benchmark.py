@@ -16,12 +16,14 @@ from conftest import BUNDLE, SMALL
 from ignite.engine import Engine
 from monai.bundle import load_bundle_config
 
+from scripts.benchmark import benchmark as command
+from scripts.benchmark import inference, stopwatch, training
 from scripts.benchmark import parts as bench
-from scripts.benchmark import runs as benchmark_runs
+from scripts.benchmark.benchmark import benchmark
 from scripts.benchmark.page import KNOBS, NETWORKS, forward_s, write_page
-from scripts.benchmark.parts import benchmark
 from scripts.benchmark.process import Child, GpuWatch, run_child
-from scripts.benchmark.runs import Stopwatch, step_rate
+from scripts.benchmark.stopwatch import Stopwatch
+from scripts.benchmark.training import step_rate
 from scripts.common.cores import cores
 from scripts.common.errors import UserError
 from scripts.common.shared import inference_config
@@ -43,6 +45,7 @@ def results() -> dict:
         "scans": {"thick": {"shape": [20, 320, 320], "spacing_mm": [4.0, 0.8, 0.8]}},
         "ours": {"thick": measured(3.0, 0.93)},
         "plain": {"thick": {"total_s": 45.0, "peak_mib": 4768.37158203125, "dice": 0.931}},
+        "accuracy": {"thick": {"ours": [0.92, 0.94, 0.96], "plain": [0.9, 0.93, 0.96]}},
         "nnunet": {"missing": "nnunetv2 was not installed"},
         "knobs": {"thick": {KNOBS[0].name: {"total_s": 3.0, "peak_mib": 953.67431640625, "dice": 0.93}}},
         "large": {"shape": [400, 512, 512], "spacing_mm": [0.6, 0.6, 0.6], "cold_s": 40.4, "cold_peak_mib": 3.5e9 / 2**20},
@@ -73,7 +76,7 @@ def results() -> dict:
 def clock(monkeypatch) -> list[float]:
     """A clock that stands still until somebody changes its only item."""
     time = [0.0]
-    monkeypatch.setattr(benchmark_runs.time, "perf_counter", lambda: time[0])
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: time[0])
     return time
 
 
@@ -154,16 +157,16 @@ def test_both_ways_segment_the_same_spine(small_scan, tmp_path, monkeypatch):
     monkeypatch.chdir(BUNDLE)
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
-    ours = benchmark_runs.segment(str(BUNDLE), str(small_scan), str(tmp_path / "ours"), repeats=1)
+    ours = inference.segment(str(BUNDLE), str(small_scan), str(tmp_path / "ours"), repeats=1)
     assert not compiled
-    again = benchmark_runs.segment(str(BUNDLE), str(small_scan), str(tmp_path / "again"), repeats=1, compiled=True)
+    again = inference.segment(str(BUNDLE), str(small_scan), str(tmp_path / "again"), repeats=1, compiled=True)
     assert [type(module).__name__ for module in compiled] == ["UNet"]
     assert np.array_equal(*(nib.load(way["mask"]).dataobj for way in (ours, again)))
     assert {"read", "orient and resample", *NETWORKS, "name levels", "back to the scan's grid", "figure", "report"} <= set(ours["steps"])
     assert 0.9 * ours["total_s"] < sum(ours["steps"].values()) <= ours["total_s"]
     assert ours["forward"]["gflops"] > 1
     assert len(list((tmp_path / "ours").glob("*_seg.*"))) == 3
-    plain = benchmark_runs.plain(str(BUNDLE), str(small_scan), str(tmp_path / "plain"))
+    plain = inference.plain(str(BUNDLE), str(small_scan), str(tmp_path / "plain"))
     a, b = (nib.load(way["mask"]) for way in (ours, plain))
     np.testing.assert_allclose(a.affine, b.affine, atol=1e-4)
     a, b = (np.asarray(mask.dataobj) > 0 for mask in (a, b))
@@ -178,8 +181,8 @@ def test_training_is_measured(cohort, tmp_path, monkeypatch, as_usual):
         parser.update(SMALL)
         return parser
 
-    monkeypatch.setattr(benchmark_runs, "load_bundle_config", small)
-    found = benchmark_runs.train(str(BUNDLE), str(cohort), str(tmp_path), steps=2, as_usual=as_usual)
+    monkeypatch.setattr(training, "load_bundle_config", small)
+    found = training.train(str(BUNDLE), str(cohort), str(tmp_path), steps=2, as_usual=as_usual)
     assert found["samples_per_s"] == 2 * found["steps_per_s"] > 0
     assert 0 < found["waiting"] < 1
 
@@ -236,9 +239,9 @@ def test_folder_by_the_medians_of_three_turns(tmp_path, small_scan, monkeypatch)
 def parts(monkeypatch) -> dict:
     """Parts that measure nothing."""
     made = {"ours": lambda b: results()["ours"], "plain": lambda b: {name: {"n": b.repeats} for name in b.scans}}
-    monkeypatch.setattr(bench, "PARTS", made)
-    monkeypatch.setattr(bench, "machine", lambda: {"cores": "2"})
-    monkeypatch.setattr(bench, "write_page", lambda results, path: path.with_suffix(".md"))
+    monkeypatch.setattr(command, "PARTS", made)
+    monkeypatch.setattr(command, "machine", lambda: {"cores": "2"})
+    monkeypatch.setattr(command, "write_page", lambda results, path: path.with_suffix(".md"))
     return made
 
 
@@ -261,7 +264,7 @@ def test_parts_are_entered_one_by_one(tmp_path, small_scan, parts):
 def test_figures_of_another_machine_go(tmp_path, small_scan, parts, monkeypatch):
     (tmp_path / "thick.nii.gz").write_bytes(small_scan.read_bytes())
     run(tmp_path, "ours")
-    monkeypatch.setattr(bench, "machine", lambda: {"cores": "64"})
+    monkeypatch.setattr(command, "machine", lambda: {"cores": "64"})
     assert "ours" not in run(tmp_path, "plain")
 
 
@@ -301,6 +304,7 @@ def test_page_holds_the_figures(tmp_path):
     assert cells(text, "peak memory, cold, GB") == ["2.00"]
     assert "| thick | this bundle | 3.0 | 1.0 | 1.1 | 1.00 | 0.9300 |" in text  # 2.75 s without the figure
     assert "| thick | plain way of the model zoo | 45.0 | 15.0 | 16.4 | 5.00 | 0.9310 |" in text
+    assert "| thick | 3 | 0.940 ± 0.020 | 0.930 ± 0.030 | 0.010 ± 0.010 |" in text
     assert "nnU-Net v2: nnunetv2 was not installed." in text
     assert cells(text, KNOBS[0].name)[2:] == ["3.00", "1.00", "0.9300"]
     assert cells(text, f"`{KNOBS[1].name}`")[2:] == ["-", "-", "-"]
@@ -326,7 +330,7 @@ def test_page_of_a_gpu(tmp_path):
 def test_page_says_what_was_not_measured(tmp_path):
     few = {k: v for k, v in results().items() if k in ("machine", "repeats", "scans")}
     text = write_page(few, tmp_path / "benchmark.json").read_text(encoding="utf-8")
-    assert text.count("Not measured.") == 6
+    assert text.count("Not measured.") == 7
     assert not (tmp_path / "benchmark.png").exists()
     assert "benchmark.png" not in text
 

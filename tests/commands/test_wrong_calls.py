@@ -17,7 +17,7 @@ from conftest import BUNDLE, EVALUATE, INFERENCE, SMALL, TOOLS, TRAIN, run_bundl
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.handlers import CheckpointLoader
 
-from scripts.benchmark.parts import PARTS, benchmark
+from scripts.benchmark.benchmark import PARTS, benchmark
 from scripts.common import command
 from scripts.common.command import check_processes
 from scripts.common.cores import cores
