@@ -20,7 +20,7 @@ from scripts.common.arrays import occupied_box
 from scripts.common.errors import UserError, shown
 from scripts.common.files import write_whole
 from scripts.data.volumes import turned_to_ras
-from scripts.labels import label_table, of_kind
+from scripts.labels import channels_of, label_table, of_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,7 @@ DPI = 120
 WIDTH_INCH = 10.0  # 1200 pixels
 MAX_HEIGHT_INCH = 8.6  # of a panel: the whole figure then fits a laptop screen
 GAP_INCH = 0.42  # between panels: level names stand there where a sagittal slab is narrow
+CURVED_MM = 8.0  # a slice follows a spine that leaves a flat one by this much
 WINDOW_VOXELS = 2**18  # so many, evenly spread, tell black from white
 MARGIN_MM = {"sagittal": 40.0, "coronal": 30.0}  # kept in front of and behind (left and right of) the labels; never cut along the spine
 BACKGROUND, TEXT, DIM = "#0d0f12", "#e8eaed", "#8b929b"
@@ -77,9 +78,32 @@ def to_ras(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return turned, np.linalg.norm(affine[:3, :3], axis=0)
 
 
-def take_slice(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
-    """Slice of a RAS volume as it is drawn: row 0 superior, column 0 anterior (sagittal) or the patient's right (coronal)."""
-    return (volume[index] if plane == "sagittal" else volume[:, index]).T[::-1, ::-1]
+def take_slice(volume: np.ndarray, plane: str, index: int | np.ndarray) -> np.ndarray:
+    """Return a slice of a RAS volume as it is drawn: row 0 superior, column 0 anterior (sagittal) or the patient's right (coronal).
+
+    `index` is one for all rows or, for a curved slice, one for each position along the last axis, see `spine_path`.
+    """
+    heights = np.arange(volume.shape[2])
+    index = np.broadcast_to(index, heights.shape)
+    return (volume[index, :, heights] if plane == "sagittal" else volume[:, index, heights].T)[::-1, ::-1]
+
+
+def spine_path(label: np.ndarray, plane: str, spacing_mm: np.ndarray) -> int | np.ndarray:
+    """Return the index of the slice through the spine for each position along the last axis of a RAS label map (channel indices).
+
+    It runs in straight lines through the centres of the bodies, or of the discs where there are fewer than two bodies. A flat slice,
+    the `best_index`, is enough where the centres deviate from each other by less than `CURVED_MM`.
+    """
+    axis = 0 if plane == "sagittal" else 1
+    present = np.unique(label)
+    centres = np.empty((0, 3))
+    for kind in ("body", "disc"):
+        if len(centres) < 2:
+            centres = np.array(ndimage.center_of_mass(label > 0, label, np.intersect1d(channels_of(kind), present))).reshape(-1, 3)
+    if len(centres) < 2 or np.ptp(centres[:, axis]) * spacing_mm[axis] < CURVED_MM:
+        return best_index(label, plane)
+    centres = centres[centres[:, 2].argsort()]
+    return np.interp(np.arange(label.shape[2]), centres[:, 2], centres[:, axis]).round().astype(int)
 
 
 def best_index(label: np.ndarray, plane: str) -> int:
@@ -96,8 +120,8 @@ def best_index(label: np.ndarray, plane: str) -> int:
     return label.shape[axis] // 2
 
 
-def make_view(image: np.ndarray, label: np.ndarray, spacing_mm: np.ndarray, plane: str, index: int, columns: slice) -> View:
-    """Slice `index` of RAS volumes, cut to `columns`."""
+def make_view(image: np.ndarray, label: np.ndarray, spacing_mm: np.ndarray, plane: str, index: int | np.ndarray, columns: slice) -> View:
+    """Return the slice `index` of RAS volumes, see `take_slice`, cut to `columns`."""
     cut = [take_slice(volume, plane, index)[:, columns] for volume in (image, label)]
     return View(plane, cut[0], cut[1], (float(spacing_mm[2]), float(spacing_mm[1 if plane == "sagittal" else 0])))
 
@@ -228,9 +252,10 @@ def case_figure(
     title: str = "",
     note: str = "",
 ) -> Figure:
-    """Sagittal and coronal slice through the bodies with outlines; with a reference, the same slices of it beside them.
+    """Draw the outlines of structures on a sagittal and a coronal slice, with a reference on the same slices of it beside them.
 
-    The slices are chosen by the reference where there is one. Without it, the sagittal slice is shown unmarked as well.
+    The slices follow the spine, see `spine_path`: that of the reference if there is one. Without it, the sagittal slice is shown
+    unmarked as well.
 
     Args:
         image, prediction, reference: (X, Y, Z) on one grid; the latter two hold channel indices.
@@ -242,7 +267,7 @@ def case_figure(
     labels = [to_ras(np.asarray(label), affine)[0] for label in (prediction, reference) if label is not None]
     guide = labels[-1] if labels[-1].any() else labels[0]
     everything = np.maximum.reduce([label > 0 for label in labels])
-    planes = {p: (best_index(guide, p), crop_columns(everything, p, spacing_mm)) for p in MARGIN_MM}
+    planes = {p: (spine_path(guide, p, spacing_mm), crop_columns(everything, p, spacing_mm)) for p in MARGIN_MM}
     panels = (
         [] if reference is not None else [("scan", make_view(turned, np.zeros_like(guide), spacing_mm, "sagittal", *planes["sagittal"]))]
     )

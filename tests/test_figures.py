@@ -92,6 +92,37 @@ def test_best_index():
     assert figures.best_index(discs, "sagittal") == 7
 
 
+def curved(step: int) -> np.ndarray:
+    """RAS channel indices (12, 40, 50): L1 with its centre at 34 of the last axis, L2 `step` voxels further left at 14."""
+    label = np.zeros((12, 40, 50), np.uint8)
+    for channel, middle, x in ((L1, 34, 8), (L2, 14, 8 - step)):
+        label[x - 1 : x + 2, 19:22, middle - 4 : middle + 5] = channel
+    label[:, :, 48] = 255  # "ignore" is no structure
+    return label
+
+
+def test_a_slice_follows_the_spine():
+    path = figures.spine_path(curved(5), "sagittal", SPACING)  # 20 mm apart
+    assert path.shape == (50,)
+    assert [path[z] for z in (0, 14, 18, 22, 34, 49)] == [3, 3, 4, 5, 8, 8]
+    assert figures.spine_path(curved(5), "coronal", SPACING) == 20  # straight in that plane
+    assert figures.spine_path(curved(1), "sagittal", SPACING) == figures.best_index(curved(1), "sagittal")  # 4 mm
+    assert figures.spine_path(np.zeros((9, 40, 50), np.uint8), "sagittal", SPACING) == 4
+    discs = np.where(curved(5) == L1, DISC, np.where(curved(5) == L2, structure("L2/L3").channel, 0))
+    np.testing.assert_array_equal(figures.spine_path(discs, "sagittal", SPACING), path)
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "coronal"])
+def test_a_curved_slice_has_the_voxels_on_its_path(plane):
+    volume = np.random.default_rng(0).normal(size=(6, 6, 5))
+    path = np.array([0, 2, 5, 5, 1])
+    drawn = figures.take_slice(volume, plane, path)
+    for z, i in enumerate(path):
+        row = volume[i, :, z] if plane == "sagittal" else volume[:, i, z]
+        np.testing.assert_array_equal(drawn[::-1, ::-1][z], row)
+    np.testing.assert_array_equal(figures.take_slice(volume, plane, np.full(5, 3)), figures.take_slice(volume, plane, 3))
+
+
 def test_crop_columns_keeps_margin_and_length():
     label = np.zeros((9, 200, 50), np.uint8)
     label[4, 90:100, 20] = L1
