@@ -8,7 +8,7 @@ if ! cmp --silent requirements.txt .venv/requirements.txt; then
         cp requirements.txt .venv/ || exit 1
 fi
 export PATH="$PWD/.venv/bin:$PATH"
-# Threads of a network wait for each other at rest: some percent slower alone, several times faster beside other work (docs/batches.md).
+# Threads of a network wait for each other at rest: some percent slower alone, several times faster beside other work (docs/inference.md).
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
 run() { python -m monai.bundle run "$@"; }

@@ -11,7 +11,7 @@ from scripts.common.tables import markdown
 
 NOT_MEASURED = "Not measured."
 PROCESSES = """Most of what is not the network runs on one core. Several processes with a core each may therefore do more together; each
-takes its share of the scans, with the command of [clients.md](clients.md#several-gpus-several-machines), and needs its own memory."""
+takes its share of the scans, with the command of [training.md](training.md#several-gpus-several-machines), and needs its own memory."""
 NETWORKS = ("coarse network", "fine network")
 BESIDE_MASK = ("measure", "read again", "figure", "report")  # steps that no rival has
 WAYS = {"ours": "this bundle", "plain": "plain way of the model zoo", "nnunet": "nnU-Net v2"}
