@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The whole job in one call: data, training, evaluation, inference on unseen scans, figures, a table of accuracies.
+# Run everything in one call: data, training, evaluation, inference on unseen scans, figures, a table of accuracies.
 #   bash scripts/demo.sh                                  on phantoms that it draws itself
 #   bash scripts/demo.sh --dataset_dir DIR [--epochs 50]  on your labelled scans
-# --output_dir is where everything goes (output/demo); any other option goes to the training.
+# Everything is written to --output_dir (output/demo); all other options are given to the training.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 read_options "$@"
 
 out=${out:-output/demo}
 mkdir -p "$out"
-if [[ ! -e "$out/.demo" && -n "$(ls -A "$out")" ]]; then  # what an earlier run has left there is replaced
+if [[ ! -e "$out/.demo" && -n "$(ls -A "$out")" ]]; then  # only what an earlier demo has written is replaced
     echo "$out: not empty, and not of an earlier demo. Set --output_dir to a folder of its own." >&2
     exit 2
 fi

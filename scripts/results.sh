@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Score the shipped weights and enter the figures in docs/results.json and the model card.
 #   bash scripts/results.sh --dataset_dir DIR
-# scores the validation split of DIR and the testing split of phantoms that no training has seen; one to four minutes on two CPU cores.
+# This scores the validation split of DIR and the testing split of phantoms that no training has seen. It takes one to four minutes on two
+# CPU cores.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 read_options "$@"

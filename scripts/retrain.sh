@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Train from random weights: draw phantoms, add S1 to the labels that lack it, as the shipped weights see it, train both networks, and then
-# each of them alone. docs/experiments.md has what it gives.
+# Train from random weights: draw phantoms, add S1 (as the shipped weights draw it) to the labels that lack it, train both networks, and then
+# each of them alone. docs/experiments.md has the accuracy that this reaches.
 #   bash scripts/retrain.sh --dataset_dir DIR
-# DIR holds scans and their datalist.json; of the public scans of the model card some are shown more often than others. --output_dir is
-# where everything goes (output/retrain), the weights to levels/model.pt; any other option goes to all trainings, and PHANTOMS=100 phantoms
-# are drawn. Three to four hours on two CPU cores; the same command goes on where it was interrupted.
+# DIR holds scans and their datalist.json. Of the public scans of the model card, some sources are shown more often than others. Everything is
+# written to --output_dir (output/retrain), the weights to levels/model.pt there; all other options are given to every training. The variable
+# PHANTOMS sets how many phantoms are drawn (100). It takes three to four hours on two CPU cores; run again, the same command goes on where it
+# was interrupted.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 read_options "$@"
 [[ -n "$dataset_dir" ]] || { echo "usage: bash scripts/retrain.sh --dataset_dir DIR [options of train.yaml]" >&2; exit 2; }
 out=${out:-output/retrain}
 
-# train FOLDER REPEAT OPTIONS...: unless it is over; REPEAT is JSON, sources that are not there do not count
+# train FOLDER REPEAT OPTIONS...: train, unless this training is over. REPEAT is JSON; sources that the datalist lacks are left out of it.
 train() {
     local folder=$out/$1 repeat resume=()
     [[ ! -e "$folder/over" ]] || return 0

@@ -1,4 +1,4 @@
-# Sourced by the other scripts: enters the bundle and its virtual environment, which is made on the first call.
+# Sourced by the other scripts: goes to the bundle's folder and uses its virtual environment, which is made on the first call.
 called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! cmp --silent requirements.txt .venv/requirements.txt; then
@@ -8,12 +8,13 @@ if ! cmp --silent requirements.txt .venv/requirements.txt; then
         cp requirements.txt .venv/ || exit 1
 fi
 export PATH="$PWD/.venv/bin:$PATH"
-# Threads of a network wait for each other at rest: some percent slower alone, several times faster beside other work (docs/batches.md).
+# Threads that wait for each other sleep instead of keeping a core busy: some percent slower alone, several times faster beside other work
+# (docs/inference.md).
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
 run() { python -m monai.bundle run "$@"; }
 
-# What --dataset_dir and --output_dir name, as seen from where the script was called, in $dataset_dir and $out; the rest in $options.
+# Read --dataset_dir and --output_dir, relative to where the script was called, into $dataset_dir and $out, and the rest into $options.
 dataset_dir="" out="" options=()
 read_options() {
     while (($#)); do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what is missing, then run the tests. Further arguments go to pytest: bash scripts/test.sh -k labels
-#   bash scripts/test.sh --clients    the second tier: the bundle in MONAI Label, ONNX Runtime, OpenVINO, MLflow, ...
+#   bash scripts/test.sh --clients    the tests with other programs instead: MONAI Label, ONNX Runtime, OpenVINO, MLflow, ...
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 if [[ "${1:-}" == --clients ]]; then

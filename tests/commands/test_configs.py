@@ -76,7 +76,7 @@ def test_fine_network_has_the_weights_of_the_original():
 
 
 def test_another_network_is_one_override_away():
-    override = re.search(r'--network_def::fine "(\{.*?\})"', (BUNDLE / "docs" / "clients.md").read_text())[1]
+    override = re.search(r'--network_def::fine "(\{.*?\})"', (BUNDLE / "docs" / "training.md").read_text())[1]
     for name in ("train.yaml", "inference.yaml"):
         parser = load_bundle_config(str(BUNDLE), name)
         parser.update({"network_def::fine": ast.literal_eval(override), "bundle_root": str(BUNDLE)})
