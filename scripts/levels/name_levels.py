@@ -49,8 +49,8 @@ def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float
         first_slice: lowest slice of the field of view, along the last axis.
 
     Returns:
-        the named levels. Their report has `sequence_probability`, `uncertain`, `runner_up`, `runner_up_probability`, and `structures`
-        with the `mean_entropy` (nats, of the voxels' level probabilities) and the `vote` (mean probability of the level given the kind) of each.
+        the named levels. Their report has `sequence_probability`, `uncertain`, `runner_up`, `runner_up_probability`, and
+        `structures` with the `mean_entropy` (nats, of the voxels' level probabilities) and the `vote` (mean probability of the level given the kind) of each.
     """
     table = label_table()
     spacing_mm, kind = voxel_sizes(affine), argmax_channels(logits.log_kind)
