@@ -49,8 +49,9 @@ def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float
         first_slice: lowest slice of the field of view, along the last axis.
 
     Returns:
-        the named levels. Their report has `sequence_probability`, `uncertain`, `runner_up`, `runner_up_probability`, and
-        `structures` with the `mean_entropy` (nats, of the voxels' level probabilities) and the `vote` (mean probability of the level given the kind) of each.
+        the named levels. Their report has `sequence_probability`, `uncertain`, `runner_up`, `runner_up_probability`, and `structures`,
+        each with its `mean_entropy` (nats, of the level probabilities of its voxels) and its `vote` (mean probability of the level given
+        the kind).
     """
     table = label_table()
     spacing_mm, kind = voxel_sizes(affine), argmax_channels(logits.log_kind)

@@ -75,7 +75,7 @@ def test_what_is_not_measured_is_named():
     image, label = phantom.image[:, :, :top], label[:, :, :top]
     figure = measures_figure(image, label, phantom.affine, measure_spine(label, phantom.affine))
     texts = [text.get_text() for text in figure.texts]
-    assert texts[texts.index("L2") + 1] == "not measured"
+    assert texts[texts.index("L2") + 1] == "not measured: cut by the view (superior)"
     assert "L2/L3" not in texts
 
 
