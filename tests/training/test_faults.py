@@ -197,5 +197,5 @@ def test_another_number_of_steps_or_an_older_file_is_refused(tmp_path):
         training(tmp_path, resume=True).run()
     del states["sampler"]
     torch.save(states, tmp_path / "last.pt")
-    with pytest.raises(UserError, match=r"last.pt: has no sampler, an earlier version wrote it. Start anew, with --pretrained .*last.pt"):
+    with pytest.raises(UserError, match=r"last.pt: has no sampler, an earlier version wrote it. Start anew with --pretrained .*last.pt"):
         training(tmp_path, resume=True).run()
