@@ -79,7 +79,7 @@ class RandIntensityMapd(RandomizableTransform, MapTransform):
 class RandBlankBordersd(RandomizableTransform, MapTransform):
     """Blank what lies beyond a random plane across one or two axes, as if the scan ended there: 0 in images, background in labels.
 
-    Instance norm averages over a whole window. A network trained on full windows only loses vertebrae where a curved spine leaves a
+    Instance norm averages over a whole window. A network trained only on full windows loses vertebrae where a curved spine leaves a
     window half empty.
 
     Args:

@@ -22,8 +22,8 @@ class RandSpineSamplesd(Randomizable, MapTransform):
     """Draw a patch of `image` and `label` under the same keys, and a view under `view` and `view_label`.
 
     Rotation, scaling and left-right flip are applied while the voxels are drawn, so that only the sample is interpolated and no corner of
-    a patch is empty where the scan goes on. Interpolation blurs, but inference does not interpolate: a share of the patches is therefore
-    taken voxel by voxel, at most flipped.
+    a patch is empty where the scan goes on. Interpolation blurs, and a scan to be segmented is not interpolated like that, so a share
+    of the patches is taken voxel by voxel, at most flipped.
 
     Args:
         keys: image and label, shape 1XYZ, on the grid of the fine network.
