@@ -81,9 +81,8 @@ def _mark_gaps_and_beyond(
     listed = {s.name for s in table if labelled[s.channel]}
     for kind in ("body", "disc"):
         of_kind = [c for c in boxes if table[c].kind == kind and labelled[c]]
-        without_l6 = "S1" in listed and not any(
-            name.startswith("L6") for name in listed
-        )  # with S1 labelled, an L6 would be labelled too: there is none
+        # with S1 labelled, an L6 would be labelled too: there is none
+        without_l6 = "S1" in listed and not any(name.startswith("L6") for name in listed)
         every = [s.channel for s in table if s.kind == kind and not (without_l6 and s.name.startswith("L6"))]
         if not of_kind:
             continue

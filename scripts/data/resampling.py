@@ -73,9 +73,8 @@ def interpolate_axis(volume: torch.Tensor, axis: int, place: np.ndarray) -> torc
         place: positions, shape (N,), where N is the size of that axis in the result.
     """
     in_memory = sorted(range(volume.ndim), key=lambda a: -volume.stride(a))
-    if in_memory != list(
-        range(volume.ndim)
-    ):  # as in NIfTI files, whose first axis comes last: across memory it would take fifty times as long
+    # interpolating across memory takes fifty times as long; NIfTI files have their first axis last
+    if in_memory != list(range(volume.ndim)):
         result = interpolate_axis(volume.permute(in_memory), in_memory.index(axis), place)
         return result.permute([in_memory.index(a) for a in range(volume.ndim)])
     last = volume.shape[axis] - 1
@@ -129,7 +128,7 @@ def sample_affine(
 ) -> torch.Tensor:
     """Sample `size` voxels around `centre`, with zeros outside the volume: CXYZ, float32.
 
-    A step along axis i of the sample is column i of `matrix` in the volume. A sample whose voxels are voxels of the volume, at most flipped,
+    A step along axis i of the sample is column i of `matrix` in the volume. A sample whose voxels are voxels of the volume, flipped at most,
     is cut out instead of interpolated.
 
     `wave` shifts the layers of the sample's last axis along the first axis of the volume: amplitude in voxels, radians per voxel,

@@ -32,10 +32,8 @@ class SpineLogits:
     def of(cls, pred: torch.Tensor) -> SpineLogits:
         """Read the output of `CoarseToFineInferer` (3XYZ, with the levels in its metadata) or level logits (CXYZ)."""
         if isinstance(pred, MetaTensor) and GATED in pred.meta:
-            gated, voxel = (
-                pred.meta[GATED],
-                torch.as_tensor(pred.meta[COARSE_VOXEL]),
-            )  # they have a batch axis unless decollated
+            # metadata of a batch have a batch axis
+            gated, voxel = pred.meta[GATED], torch.as_tensor(pred.meta[COARSE_VOXEL])
             return cls.of_networks(pred.as_tensor(), gated.reshape(gated.shape[-4:]), voxel.flatten().tolist())
         return cls.of_levels(pred)
 

@@ -35,7 +35,7 @@ HEIGHT_INCH, HEAD_INCH, TABLE_INCH = 8.0, 1.1, 6.4  # height of the slice and of
 MARGIN_INCH = 0.2  # from the left edge to the title, and from the slice up to the headings
 TITLE_INCH, CURVES_INCH = 0.3, 0.62  # from the upper edge down to the title and to the angles of the spine
 NAME_INCH, NOTE_INCH = 0.12, 0.78  # from the left edge of the table to a name and to a note behind it
-FIRST_COLUMN_INCH, COLUMN_INCH = 1.5, 0.78  # from there to the right end of the first column of numbers, and on to the next one
+FIRST_COLUMN_INCH, COLUMN_INCH = 1.5, 0.78  # from that edge to the right end of the first column, and on to the next one
 BESIDE_MM = 8.0  # an end-plate is dashed if its middle lies further from the slice
 ROW_INCH = 0.17  # smallest height of a row of numbers
 COLUMNS = (  # heading, measures of a body or a disc below it, format
@@ -53,7 +53,7 @@ COLUMNS = (  # heading, measures of a body or a disc below it, format
 class _Panel:
     """The panel that shows a sagittal slice of a volume in RAS order, cropped from front to back."""
 
-    shape: tuple[int, ...]  # of the volume
+    shape: tuple[int, ...]  # shape of the volume
     to_voxel: np.ndarray  # 4x4, world mm -> voxel
     spacing_mm: np.ndarray
     slice_index: int

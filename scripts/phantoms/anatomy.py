@@ -325,7 +325,7 @@ class Curves:
     start_mm: float
     canal_x: np.ndarray
     canal_y: np.ndarray
-    canal_cosine: np.ndarray  # of the canal's slope: sagittal distances across it are shorter than those along y
+    canal_cosine: np.ndarray  # cosine of the slope of the canal: sagittal distances across it are shorter than those along y
     front_y: np.ndarray  # anterior surface of the bodies
     back_y: np.ndarray  # skin of the back in the midline
     belly_y: np.ndarray  # skin of the belly in the midline

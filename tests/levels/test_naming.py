@@ -55,7 +55,7 @@ def best(bodies: list[Instance], rows: list[dict[str, float]]) -> list[str | Non
 
 
 def check(naming: Naming, count: int) -> None:
-    """What holds whatever the votes say."""
+    """Check what must hold whatever the votes say."""
     for channels in (naming.channels, naming.runner_up):
         assert len(channels) == count
         assert all(b > a for a, b in pairwise([c for c in channels if c is not None]))
@@ -264,7 +264,7 @@ def test_flat_votes_of_five_bodies_by_hand():
 
 
 def test_a_doubtful_piece_leaves_the_levels_certain():
-    """Whether what shows of T12 at the upper end of the view is a vertebra: no other body has another level for that."""
+    """It does not matter for the levels of the others whether the part of T12 at the upper end of the view counts as a vertebra."""
     half = Instance(1, column(0)[0].centre_mm, 0.15 * column(0)[0].volume_mm3)
     bodies = [half, *column(1, 2, 3, 4, 5, 6)]
     naming = name_bodies(bodies, votes({"T12": 0.1}, *({n: 0.95} for n in FIVE_LUMBAR[5:])))

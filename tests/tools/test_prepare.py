@@ -43,7 +43,7 @@ def site(root: Path, patients: int = 8) -> Path:
 
 
 def test_masks_that_the_network_has_drawn_are_no_labels(tmp_path, capsys):
-    """Until somebody has edited or renamed them; a label of another name counts."""
+    """They are labels once somebody has edited or renamed them, and a label of another name counts."""
     values = np.zeros((2, 2, 3), np.uint8)
     values[0, 0] = (20, 120, 26)
     for stem in ("a_T2w", "b_T2w", "c_T2w", "d_T2w"):
@@ -266,7 +266,7 @@ def test_copies_are_of_one_patient(tmp_path):
 
 
 def test_equal_headers_are_no_copies(tmp_path):
-    """Of MetaImage, whose voxels lie in another file."""
+    """MetaImage headers may have their voxels in another file."""
     for stem in "abc":
         itk.imwrite(itk.image_from_array(np.full((2, 2, 2), ord(stem), np.uint8)), tmp_path / f"{stem}.mhd")
         header = (tmp_path / f"{stem}.mhd").read_text().replace(f"{stem}.raw", "x.raw")
@@ -332,7 +332,7 @@ def test_folders_that_may_be_those_of_patients(tmp_path, capsys):
 
 
 def test_labels_of_bids(tmp_path):
-    """In a tree of their own; the source is the data set."""
+    """BIDS keeps labels in a tree of their own; the source is the data set."""
     image = nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4))
     root = tmp_path / "spines"
     for i, word in enumerate(("seg", "dseg", "label-spine_dseg", "label-spine_desc-manual_seg")):
@@ -355,7 +355,7 @@ def test_labels_outside_the_folder(tmp_path):
 
 
 def test_an_empty_label(tmp_path):
-    """A training refuses it too, whatever was searched for."""
+    """An empty label is refused, as a training would refuse it too."""
     root = labelled(tmp_path, "a", "b")
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), root / "a_seg.nii")
     with fails(f"{root}/a_seg.nii: no foreground, all values are 0. Label it, or leave the scan out."):
