@@ -125,9 +125,8 @@ def training_entries(
     for file, folder in [(datalist, dataset_dir), *((Path(folder) / "datalist.json", folder) for folder in also)]:
         added = split_entries(file, folder, "training", allow_outside)
         splits = read_datalist(file, folder, must_exist=False, allow_outside=allow_outside)
-        if problems := patients_in_two_splits(
-            {split: splits.get(split, []) for split in SPLITS}
-        ):  # other splits are not used for training or model choice
+        # other splits are not used for training or model choice
+        if problems := patients_in_two_splits({split: splits.get(split, []) for split in SPLITS}):
             raise UserError("\n".join(f"{file}: {problem}" for problem in problems))
         if entries:
             check_added(added, file, held_back, datalist)

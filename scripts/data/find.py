@@ -237,9 +237,8 @@ def find_image(label: Path) -> Path | None:
     near = (path for folder in folders for path in sorted(folder.glob(f"{glob.escape(stem)}*")) if path.name.lower().endswith(SUFFIXES))
     scans = (path for path in near if path != label and not OTHER_MASKS.search(case_name(path)))
     series = (path for folder in folders for path in sorted(folder.glob(f"{glob.escape(stem)}*")) if path.is_dir())
-    found = chain(
-        scans, (path for path in series if is_dicom_folder(path))
-    )  # files before folders, and nothing is read after the right one
+    # files before folders, and nothing is read after the right one
+    found = chain(scans, (path for path in series if is_dicom_folder(path)))
     return next((path for path in found if find_label(path) == label), None)
 
 

@@ -57,9 +57,8 @@ def _read_header(content: bytes) -> tuple[dict[str, str], int]:
     start = 0
     while start < len(content) and "ElementDataFile" not in fields:
         end = content.find(b"\n", start) + 1 or len(content)
-        key, *value = re.split(
-            "[=:]", content[start:end].decode(errors="replace"), maxsplit=1
-        )  # split once, since a value may hold either sign: C:/a.raw
+        # split once, since a value may hold either sign: C:/a.raw
+        key, *value = re.split("[=:]", content[start:end].decode(errors="replace"), maxsplit=1)
         start = end
         fields[key.strip()] = "".join(value).strip()
     return fields, start

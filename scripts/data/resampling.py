@@ -128,8 +128,8 @@ def sample_affine(
 ) -> torch.Tensor:
     """Sample `size` voxels around `centre`, with zeros outside the volume: CXYZ, float32.
 
-    A step along axis i of the sample is column i of `matrix` in the volume. A sample whose voxels are voxels of the volume, flipped at most,
-    is cut out instead of interpolated.
+    A step along axis i of the sample is column i of `matrix` in the volume. A sample whose voxels are voxels of the volume, flipped at
+    most, is cut out instead of interpolated.
 
     `wave` shifts the layers of the sample's last axis along the first axis of the volume: amplitude in voxels, radians per voxel,
     and the phase at the centre, which stays where it is.

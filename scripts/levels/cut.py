@@ -10,11 +10,8 @@ import numpy as np
 from scripts.common.arrays import structure_boxes
 from scripts.labels import label_table
 
-FACES = (
-    ("left", "right"),
-    ("posterior", "anterior"),
-    ("inferior", "superior"),
-)  # low and high face of each axis of a RAS grid
+# low and high face of each axis of a RAS grid
+FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 TOUCH_MM = 2.0  # a structure this close to a face touches it, because outlines are rounded at the end of a view
 SIDES = {"left", "right"}  # a structure cut only there is still measured, in the middle of the part in view
 PADDED_RIM = 1  # voxels next to a blank border that count as part of it, because masks end a little before it

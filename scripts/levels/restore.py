@@ -86,9 +86,8 @@ def _interpolate(volume: torch.Tensor, to_source: np.ndarray, box: tuple[slice, 
             sum(a[..., None] * matrix[:3, i] for i, a in enumerate(torch.meshgrid(rows, axes[1], axes[2], indexing="ij"))) + matrix[:3, 3]
         )
         outside = ((voxel <= -0.5) | (voxel >= size - 0.5)).any(-1)
-        grid = (
-            (2 * voxel / (size - 1).clamp(min=1) - 1).float().flip(-1)[None]
-        )  # grid_sample wants the last axis first, corners at -1 and 1
+        # grid_sample wants the last axis first, corners at -1 and 1
+        grid = (2 * voxel / (size - 1).clamp(min=1) - 1).float().flip(-1)[None]
         values = grid_sample(volume[None, None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0, 0]
         result.append(values.masked_fill_(outside, -torch.inf))
     return torch.cat(result)

@@ -127,9 +127,8 @@ class ResumableCheckpoint:
 
     def end_step(self, engine: Engine) -> None:
         self._hear_others()
-        if (
-            self.interruption.signal_number and engine.state.iteration % engine.state.epoch_length
-        ):  # after the last step, wait for the validation
+        # after the last step, wait for the validation
+        if self.interruption.signal_number and engine.state.iteration % engine.state.epoch_length:
             self.save(engine)
             self._stop(engine)
 

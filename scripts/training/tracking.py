@@ -39,9 +39,8 @@ class TrackedRun:
         self.sent = False
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(
-            Events.EPOCH_STARTED, self.send
-        )  # not earlier: the trackers open their run when the training starts, after our handlers
+        # not earlier: the trackers open their run when the training starts, after our handlers
+        engine.add_event_handler(Events.EPOCH_STARTED, self.send)
 
     def send(self, engine: Engine) -> None:
         for tracker in [] if self.sent else trackers(engine):
