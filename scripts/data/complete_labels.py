@@ -80,18 +80,19 @@ def _mark_gaps_and_beyond(
     table = label_table()
     listed = {s.name for s in table if labelled[s.channel]}
     for kind in ("body", "disc"):
-        of_kind = [c for c in boxes if table[c].kind == kind and labelled[c]]
+        present = [c for c in boxes if table[c].kind == kind and labelled[c]]
         # with S1 labelled, an L6 would be labelled too: there is none
         without_l6 = "S1" in listed and not any(name.startswith("L6") for name in listed)
         every = [s.channel for s in table if s.kind == kind and not (without_l6 and s.name.startswith("L6"))]
-        if not of_kind:
+        if not present:
             continue
-        for above, below in pairwise(of_kind):
+        for above, below in pairwise(present):
             if not labelled[every[every.index(above) : every.index(below)]].all():
                 box = _joint_box(boxes[above], boxes[below], label.shape, spacing_mm)
                 cosine = _look_at_both(label[box] == above, label[box] == below, spacing_mm)[0]
                 result[box][(result[box] == 0) & ndimage.binary_dilation(cosine < POSSIBLE_COS)] = UNKNOWN
-        for last, second, step in ((of_kind[-1], of_kind[-2:][0], 1), (of_kind[0], of_kind[:2][-1], -1)):
+        # at either end: the last structure, the one before it (itself if it is the only one), and the way on in the table
+        for last, second, step in ((present[-1], present[-2:][0], 1), (present[0], present[:2][-1], -1)):
             follows = every.index(last) + step
             if 0 <= follows < len(every) and not labelled[every[follows]]:
                 _mark_beyond(result, label, last, second, -step, spacing_mm)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 
@@ -79,7 +78,8 @@ def _unreadable(folder: str | Path, known: Sequence[Path]) -> list[str]:
 
     Reports and other objects of another class may lie beside the slices. Files that have lost their beginning are recognised by suffix.
     """
-    names, suffixes, classes = ({of(path) for path in known} for of in (attrgetter("name"), attrgetter("suffix"), _class))
+    names, suffixes = {path.name for path in known}, {path.suffix for path in known}
+    classes = {_class(path) for path in known}
     damaged = []
     for path in sorted(Path(folder).iterdir()):
         if path.name.startswith(".") or path.name in names:
@@ -90,7 +90,8 @@ def _unreadable(folder: str | Path, known: Sequence[Path]) -> list[str]:
             is_slice = path.is_file() and not _head(path)[:MAGIC].strip(b"\0")
         else:
             is_slice = False
-        damaged += [path.name] if is_slice else []
+        if is_slice:
+            damaged.append(path.name)
     return damaged
 
 
@@ -125,7 +126,7 @@ def _check_places(folder: str | Path, files: Sequence[str]) -> None:
         reason = f"where the slice lies (ImagePositionPatient, ImageOrientationPatient) is missing in {_some(nowhere)}"
         raise ScanError(folder, reason, "Export the original images, not copies or screenshots of them.")
     names = list(places)
-    normals, origins_mm = (np.array(of) for of in zip(*places.values()))
+    normals, origins_mm = (np.array(values) for values in zip(*places.values()))
     if (np.linalg.norm(normals - normals[0], axis=1) > PARALLEL).any():
         raise ScanError(folder, "its slices are not parallel", "Move those of each direction into a folder of its own.")
     order = np.argsort(origins_mm @ normals[0], kind="stable")

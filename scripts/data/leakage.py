@@ -53,11 +53,12 @@ def check_added(added: Sequence[dict], file: str | Path, splits: Mapping[str, Se
     for entry in added:
         same = [held_by_file[_file(entry)]] if _file(entry) in held_by_file else []
         others = held_by_patient.get(_patient(entry), []) if _patient(entry) else []
-        for split, _ in same or [(split, other) for split, other in others if _is_copy(entry["image"], other["image"])]:
-            raise UserError(
-                f"{entry['image']}: is trained on in {file} and held back as '{split}' in {datalist}. Leave it out of one of them."
-            )
-        names += [_patient(entry)] if others else []
+        same = same or [(split, other) for split, other in others if _is_copy(entry["image"], other["image"])]
+        if same:
+            where = f"trained on in {file} and held back as '{same[0][0]}' in {datalist}"
+            raise UserError(f"{entry['image']}: is {where}. Leave it out of one of them.")
+        if others:
+            names.append(_patient(entry))
     if names:
         some = listed(sorted(set(names)), 5)
         fix = "If they are the same people, leave them out of one of the two."

@@ -102,7 +102,7 @@ def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, str]:
         if label_scheme or "label_scheme" not in report:
             raise
         raise UserError(f"{error} Its report names that scheme; --label_scheme names another.") from None
-    if scheme == "spider" == report.get("label_scheme"):
+    if scheme == "spider" and report.get("label_scheme") == "spider":
         channels = _as_reported(volume.data, report, channels)
     return volume._replace(data=channels), scheme
 

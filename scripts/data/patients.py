@@ -68,8 +68,14 @@ def without_contrast(images: Iterable[Path]) -> dict[Path, Path]:
     So lumbar_T1_001 and lumbar_T2_001 become one patient, also in folders of these contrasts.
     """
     word = re.compile(rf"(?:^|[ _-]){CONTRAST}(?=[ _-]|$)")
-    rest = {image: word.sub("", without_channel(image)).strip(" _-") for image in images if word.search(without_channel(image))}
-    return {image: Path(*filter(None, (word.sub("", part) for part in image.parent.parts)), name) for image, name in rest.items() if name}
+    paths = {}
+    for image in images:
+        stem = without_channel(image)
+        rest = word.sub("", stem).strip(" _-")
+        if word.search(stem) and rest:
+            folders = filter(None, (word.sub("", part) for part in image.parent.parts))
+            paths[image] = Path(*folders, rest)
+    return paths
 
 
 def patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, str]:

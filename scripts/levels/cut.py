@@ -48,9 +48,12 @@ def cut_faces(view: Sequence[slice], offset: Sequence[int], channel_map: np.ndar
 
 def view_box(image: np.ndarray) -> tuple[slice, ...]:
     """Return `seen_box` of an image (XYZ), less `PADDED_RIM` on each side where it ends before the image does."""
-    box = seen_box(image)
-    inner = [slice(s.start + PADDED_RIM * (s.start > 0), s.stop - PADDED_RIM * (s.stop < n)) for s, n in zip(box, image.shape)]
-    return tuple(i if i.start < i.stop else s for i, s in zip(inner, box))
+    box = []
+    for seen, size in zip(seen_box(image), image.shape):
+        start = seen.start + PADDED_RIM if seen.start > 0 else seen.start
+        stop = seen.stop - PADDED_RIM if seen.stop < size else seen.stop
+        box.append(slice(start, stop) if start < stop else seen)
+    return tuple(box)
 
 
 def seen_box(image: np.ndarray) -> tuple[slice, ...]:

@@ -77,7 +77,9 @@ def _lacking(lumbar: int) -> set[str]:
 
 def lumbar_number(names: Collection[str]) -> int:
     """Return how many lumbar vertebrae a spine with these body names has, for `rename_levels`: 4, 5 or 6."""
-    return 6 if "L6" in names else 4 if {"L4", "S1"} <= {*names} and "L5" not in names else 5
+    if "L6" in names:
+        return 6
+    return 4 if {"L4", "S1"} <= {*names} and "L5" not in names else 5
 
 
 def _bodies_without(absent: Collection[str]) -> list[str]:

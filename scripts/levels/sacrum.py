@@ -43,15 +43,16 @@ def find_sacrum(
     pair = next((p for p in pairs if there.issuperset(p[:2])), None)
     if pair is None:
         return None
+    upper, lower, share = pair
     spacing = np.array(spacing_mm)
-    above, last = (np.argwhere(label == structure(name).channel).mean(0) * spacing for name in pair[:2])
+    above, last = (np.argwhere(label == structure(name).channel).mean(0) * spacing for name in (upper, lower))
     down = (last - above) / np.linalg.norm(last - above)
-    centre = last + AHEAD_MM * pair[2] * down
+    centre = last + AHEAD_MM * share * down
     kinds = sum(_upright(image, centre, down, tilt, spacing, delineate) for tilt in TILTS_DEG) / len(TILTS_DEG)
     body = (kinds[KINDS.index("body")] > MIN_BODY_PROBABILITY) & ~ndimage.binary_dilation(label > 0)
-    least_mm3 = MIN_VOLUME_RATIO * (label == structure(pair[1]).channel).sum() * spacing.prod()
+    least_mm3 = MIN_VOLUME_RATIO * (label == structure(lower).channel).sum() * spacing.prod()
     numbers, instances = find_instances(body, spacing_mm, least_mm3, CORE_DEPTH_MM)
-    near = [i for i in instances if DISTANCE_MM[0] * pair[2] < (i.centre_mm - last) @ down < DISTANCE_MM[1]]
+    near = [i for i in instances if DISTANCE_MM[0] * share < (i.centre_mm - last) @ down < DISTANCE_MM[1]]
     if not near:
         return None
     sacrum = ndimage.binary_fill_holes(numbers == max(near, key=lambda i: i.volume_mm3).number)

@@ -95,7 +95,8 @@ def measure_body(mask: np.ndarray, affine: np.ndarray, up: np.ndarray, upper_pla
             local = [plate.chord @ axes for plate in plates]
             rises = np.array([(chord[2] / chord[1], sections.rise_to_right(side)) for chord, side in zip(local, (1, -1))])
             to_front, to_right = rises[0] if upper_plate_alone else rises.mean(0)
-            to_right *= is_wide
+            if not is_wide:
+                to_right = 0.0
             turn = sections.walls_to_right() if is_turned else 0.0
             right, front, upwards = axes.T
             right, front = right + to_right * upwards + turn * front, front + to_front * upwards

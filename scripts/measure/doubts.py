@@ -134,7 +134,11 @@ def named_by_hand(report: Mapping[str, Any]) -> list[str]:
 
 def _gaps(drawn: Mapping[str, Any]) -> list[str]:
     """Report levels missing between two levels of the mask; a spine of four lumbar vertebrae has no L5, and most have no L6."""
-    absent = {"L6"} - {*drawn} | (set() if {"L5", "L6", "L5/S1"} & drawn.keys() else {"L5"})
+    absent = set()
+    if "L6" not in drawn:
+        absent.add("L6")
+    if not {"L5", "L6", "L5/S1"} & drawn.keys():
+        absent.add("L5")
     bodies = [s.name for s in of_kind("body", absent)]
     present = [i for i, name in enumerate(bodies) if name in drawn]
     missing = ["-".join(dict.fromkeys((bodies[a + 1], bodies[b - 1]))) for a, b in pairwise(present) if b - a > 1]
