@@ -1,1 +1,1 @@
-"""Scans, labels and datalists: reading, checking, and the random samples of a training."""
+"""Read and check scans, labels and datalists, and draw the random samples of a training."""

@@ -1,4 +1,4 @@
-"""Random changes of intensity, resolution and view that make one network serve every contrast, slice thickness and field of view."""
+"""Change intensity, resolution and view at random, so that one network serves every contrast, slice thickness and field of view."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from torch.nn.functional import interpolate
 
-QUANTILE_VOXELS = 100_000  # of an image, about; all of them would take longer than the rest of the sample
+QUANTILE_VOXELS = 100_000  # about so many give the quantiles; all voxels would take longer than the rest of the sample
 
 
 class RandInvertIntensityd(RandomizableTransform, MapTransform):
-    """1 - image with probability `prob`, for images scaled to [0, 1]: dark CSF becomes bright, as between T1 and T2."""
+    """Invert images scaled to [0, 1] with probability `prob`: dark CSF becomes bright, as between T1 and T2."""
 
     def __init__(self, keys: KeysCollection = "image", prob: float = 0.1, allow_missing_keys: bool = False) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
@@ -29,16 +29,16 @@ class RandInvertIntensityd(RandomizableTransform, MapTransform):
 
 
 class RandIntensityMapd(RandomizableTransform, MapTransform):
-    """A random piecewise linear map of the intensities [0, 1] onto [0, 1]: tissues change their order, as between contrasts.
+    """Map the intensities [0, 1] to [0, 1] by a random piecewise linear function: tissues change their order, as between contrasts.
 
-    The same map for all keys. Each value is drawn between the identity and a uniform number.
+    All keys get the same map. Each value is drawn between the identity and a uniform number.
 
     Args:
         prob: probability of the change.
         knots: number of knots, at least 2.
-        strength: largest share of the uniform numbers; the share itself is drawn between 0 and this.
-        quantiles: the knots divide the voxels of each image into equal parts, instead of the intensities: most tissues are dark, and
-            between knots at equal distances they would all get about the same value.
+        strength: largest share of the uniform numbers; the share is drawn between 0 and this.
+        quantiles: put the knots at quantiles of each image instead of equal distances: most tissues are dark, and between knots at
+            equal distances they would all get about the same value.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RandIntensityMapd(RandomizableTransform, MapTransform):
                 knots = torch.linspace(0, 1, self.knots)
                 if self.quantiles:
                     some = image.flatten()[:: max(1, image.numel() // QUANTILE_VOXELS)]
-                    knots = torch.quantile(some, knots) + 1e-4 * torch.arange(self.knots)  # no two are one
+                    knots = torch.quantile(some, knots) + 1e-4 * torch.arange(self.knots)  # no two knots may coincide
                 values = torch.lerp(knots, self.values, self.share)
                 above = torch.searchsorted(knots, image).clamp(1, self.knots - 1)
                 along = ((image - knots[above - 1]) / (knots[above] - knots[above - 1])).clamp(0, 1)
@@ -77,14 +77,14 @@ class RandIntensityMapd(RandomizableTransform, MapTransform):
 
 
 class RandBlankBordersd(RandomizableTransform, MapTransform):
-    """Blank what lies beyond a random plane across one or two axes, as a scan ends there: 0 in images, background in labels.
+    """Blank what lies beyond a random plane across one or two axes, as if the scan ended there: 0 in images, background in labels.
 
-    Instance norm looks at all of a window. With windows that are always full it has learnt what a full one holds, and a vertebra is lost
-    where a curved spine leaves a window half empty.
+    Instance norm averages over a whole window. A network trained only on full windows loses vertebrae where a curved spine leaves a
+    window half empty.
 
     Args:
         prob: probability of the change.
-        share: largest share of an axis that is blank; the same for all keys.
+        share: largest share of an axis to blank; the same planes apply to all keys.
     """
 
     def __init__(self, keys: KeysCollection, prob: float = 0.3, share: float = 0.5, allow_missing_keys: bool = False) -> None:
@@ -111,7 +111,7 @@ class RandBlankBordersd(RandomizableTransform, MapTransform):
 
 
 class RandThickSlicesd(RandomizableTransform, MapTransform):
-    """Average `thickness` voxels along one axis and interpolate back, as a scan of thick slices does.
+    """Average `thickness` voxels along one axis and interpolate back, to imitate a scan of thick slices.
 
     Args:
         prob: probability of the change.
@@ -145,7 +145,7 @@ class RandThickSlicesd(RandomizableTransform, MapTransform):
 
 
 def _thick(image: torch.Tensor, axis: int, thickness: float) -> torch.Tensor:
-    """Image (1XYZ) of slices `thickness` voxels apart and as thick along `axis`, on its own grid."""
+    """Blur an image (1XYZ) as slices of `thickness` voxels along `axis` would, on its own grid."""
     size = list(image.shape[1:])
     slices = max(2, round(size[axis] / thickness))
     if slices >= size[axis]:

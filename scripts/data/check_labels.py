@@ -1,4 +1,4 @@
-"""Bad label files are named before a training begins."""
+"""Check label files before a training begins."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from scripts.common.errors import UserError
 from scripts.data.volumes import Volume, grid_mismatch, not_on_grid, read_grid, read_volume
 from scripts.labels import Structure, anatomical_order, encode, label_table, numbers
 
-TOLERANCE_MM = 5.0  # a structure may lie that much above the one that precedes it: oblique discs; exchanged levels are 15 mm apart or more
+TOLERANCE_MM = 5.0  # a structure may lie so far above the preceding one, as oblique discs do; exchanged levels are at least 15 mm apart
 
 
 def check_labels(entries: Iterable[Mapping[str, Any]], label_scheme: str = "verse") -> None:
-    """Read every label file with the grid of its scan. Of several processes the first one does it.
+    """Refuse bad label files: read each with the grid of its scan. Only the first of several processes does so.
 
     Args:
-        entries: of a datalist, with `image` and `label`; a pair that occurs more often is read once.
-        label_scheme: of the numbers in the files of entries that name none.
+        entries: entries of a datalist, with `image` and `label`; repeated pairs are read once.
+        label_scheme: scheme of the numbers in files whose entries name none.
 
     Raises:
         UserError: with a line for every problem of every file, see `label_problems`.
@@ -46,11 +46,11 @@ def _problems_of(label: str, image: str, label_scheme: str) -> list[str]:
 def label_problems(
     label: Volume, where: str, image: str | Path, grid: tuple[tuple[int, ...], np.ndarray] | None, label_scheme: str = "verse"
 ) -> tuple[np.ndarray, list[str]]:
-    """Channel indices of a label map, and what is wrong with it: another grid, no foreground, levels that do not follow each other.
+    """Return the channel indices of a label map, and its problems: another grid, no foreground, levels out of order.
 
     Args:
-        label: numbers of `label_scheme`.
-        where: its file.
+        label: label map in the numbers of `label_scheme`.
+        where: file of the label map.
         image: file of the scan.
         grid: shape and affine of the scan; None if that could not be read.
         label_scheme: `verse`, `channel`, `spider` or `totalspineseg`.
@@ -68,18 +68,18 @@ def label_problems(
 
 
 def order_problems(channels: np.ndarray, affine: np.ndarray, label_scheme: str = "verse") -> list[str]:
-    """Levels that lie above the one before them in the table; a single line if that holds for all of them.
+    """Report levels that lie above the preceding one of the table, in a single line if all of them do.
 
     Args:
         channels: channel indices, shape XYZ.
         affine: voxel -> RAS world in mm.
-        label_scheme: of the numbers in the messages.
+        label_scheme: scheme of the numbers in the messages.
     """
     voxels = np.nonzero(channels)
-    of_voxel = channels[voxels]
-    counts = np.bincount(of_voxel, minlength=len(label_table()))
+    values = channels[voxels]
+    counts = np.bincount(values, minlength=len(label_table()))
     above = sum(axis * step for axis, step in zip(voxels, affine[2, :3]))
-    height = np.bincount(of_voxel, weights=above, minlength=len(counts)) / np.maximum(counts, 1)
+    height = np.bincount(values, weights=above, minlength=len(counts)) / np.maximum(counts, 1)
     present = [label_table()[c] for c in anatomical_order() if counts[c]]
     pairs = [(a, b, height[b.channel] - height[a.channel]) for a, b in pairwise(present)]
     wrong = [pair for pair in pairs if pair[2] > TOLERANCE_MM]

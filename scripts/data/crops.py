@@ -1,4 +1,4 @@
-"""Random training samples: a fine patch and a whole coarse view of one scan, each drawn through one random affine map."""
+"""Draw random training samples: a fine patch and a whole coarse view of one scan, each through one random affine map."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from scripts.common.errors import CallError
 from scripts.data.complete_labels import STRUCTURES_END
 from scripts.data.resampling import sample_affine
 
-BEND_LENGTH = (200.0, 400.0)  # voxels of the scan, of a whole wave: a lumbar spine is some 200 mm long
-CANDIDATES = 4096  # voxels among which a labelled one is looked for; about 3 % of a scan are labelled
+BEND_LENGTH = (200.0, 400.0)  # voxels of the scan, length of a whole wave: a lumbar spine is some 200 mm long
+CANDIDATES = 4096  # random voxels to find a labelled one in; about 3 % of a scan are labelled
 
 
 class RandSpineSamplesd(Randomizable, MapTransform):
-    """`image`, `label` -> a patch under the same names and a view under `view`, `view_label`.
+    """Draw a patch of `image` and `label` under the same keys, and a view under `view` and `view_label`.
 
-    Rotation, scaling and left-right flip are applied while the voxels are drawn, so that nothing but the sample is interpolated and no
-    corner of a patch is empty where the scan goes on. Interpolation blurs, and a scan to be segmented is not interpolated: a share of
-    the patches is therefore taken voxel by voxel, flipped at most.
+    Rotation, scaling and left-right flip are applied while the voxels are drawn, so that only the sample is interpolated and no corner of
+    a patch is empty where the scan goes on. Interpolation blurs, and a scan to be segmented is not interpolated like that, so a share
+    of the patches is taken voxel by voxel, at most flipped.
 
     Args:
         keys: image and label, shape 1XYZ, on the grid of the fine network.
@@ -32,16 +32,16 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         view_voxel: size of a voxel of the view in voxels of the scan.
         rotate: largest rotation of a patch about each axis, radians.
         scale: largest relative change of a patch's size along each axis.
-        view_rotate, view_scale: the same of a view, which is turned and scaled in the same direction.
+        view_rotate, view_scale: the same for the view, which is turned and scaled in the same direction.
         flip_prob: probability of a left-right flip.
-        bend: largest amplitude of a wave from left to right along the spine, voxels of the scan, in the view alone: scoliosis moves
-            vertebrae out of the line that tells their level.
-        cut: largest share of the scan that a view may lack at its upper end, and at its lower one; each end is cut in
-            half of the views. Where the scan ends must not tell the level.
-        exact_prob: probability that a patch is neither rotated nor scaled, with its voxels on those of the scan.
-        spine_prob: probability that the patch is centred near a labelled voxel; else it lies anywhere in the scan.
-        jitter: largest distance of a patch from that voxel, share of its size.
-        samples: what to draw, "image" for patches, "view" for views; the other costs no time then, and is not in the result.
+        bend: largest amplitude of a wave from left to right along the spine, voxels of the scan, only in the view: like scoliosis, it
+            moves vertebrae out of the line that tells their level.
+        cut: largest share of the scan that a view may lack at its upper and at its lower end; each end is cut in half of the views, so
+            that the end of the scan does not tell the level.
+        exact_prob: probability that a patch is neither rotated nor scaled, so that its voxels are voxels of the scan.
+        spine_prob: probability that the patch is centred near a labelled voxel; otherwise it lies anywhere in the scan.
+        jitter: largest distance of the centre of a patch from that voxel, share of its size.
+        samples: samples to draw, "image" for patches and "view" for views; others take no time and are left out of the result.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         )
         self.patch_centre = r.uniform(0, 1, 3) * (size - 1)
         if r.rand() < self.spine_prob:
-            candidates = r.randint(0, size, (CANDIDATES, 3))  # a list of all labelled voxels would take longer than the sample
+            candidates = r.randint(0, size, (CANDIDATES, 3))  # listing all labelled voxels would take longer than the sample
             values = label[0].numpy()[tuple(candidates.T)]
             labelled = np.flatnonzero((values > 0) & (values < STRUCTURES_END))
             if len(labelled):
@@ -92,7 +92,7 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         cut = np.maximum(0, r.uniform(-self.cut, self.cut, 2)) * size[2]
         self.seen = int(cut[0]), int(np.ceil(size[2] - cut[1]))
         size[2] = self.seen[1] - self.seen[0]
-        # where the view is smaller than the scan it may lie anywhere in it, else the scan anywhere in the view
+        # along each axis, the smaller of scan and view may lie anywhere in the larger one
         self.view_centre = (size - 1) / 2 + place * np.abs(size - self.view_size * self.view_voxel) / 2
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
@@ -112,11 +112,12 @@ class RandSpineSamplesd(Randomizable, MapTransform):
         return d
 
     def _draw_view(self, image: torch.Tensor) -> torch.Tensor:
-        """The view, sampled from the image averaged over half coarse voxels: midway between two of them lies the mean of a whole one.
+        """Sample the view from the image averaged over half coarse voxels.
 
-        Elsewhere, and for an odd size of voxels, it is a weighted mean of about as many voxels.
+        Midway between two of these lies the mean of a whole coarse voxel. Elsewhere, and for an odd size of coarse voxels, the value is a
+        weighted mean of about as many voxels.
         """
-        half = np.minimum(-(-self.view_voxel // 2), image.shape[1:])  # rounded up; of a single slice, that
+        half = np.minimum(-(-self.view_voxel // 2), image.shape[1:])  # rounded up, but no larger than the image
         averaged = avg_pool3d(image[None].float(), half.tolist(), ceil_mode=True, count_include_pad=False)[0]
         centre = (self.view_centre - (half - 1) / 2) / half
         amplitude, frequency, phase = self.wave
@@ -125,10 +126,10 @@ class RandSpineSamplesd(Randomizable, MapTransform):
 
 
 def samples_of(train_only: str) -> list[str]:
-    """What a training of `both` networks, of the `outlines` or of the `levels` alone draws: patches (`image`), views (`view`).
+    """Return the samples for a training of `both` networks, the `outlines` or the `levels`: patches (`image`), views (`view`).
 
     Raises:
-        CallError: for anything else.
+        CallError: if `train_only` is none of the three.
     """
     samples = {"both": ["image", "view"], "outlines": ["image"], "levels": ["view"]}
     if train_only not in samples:

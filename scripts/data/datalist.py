@@ -29,25 +29,25 @@ FIELDS = {
     "patient": (str, int),
     "labelled": list,
     "label_scheme": str,
-}  # of an entry; others are not read
+}  # types of the fields of an entry; others are ignored
 
 
 def read_datalist(
     datalist: str | Path, dataset_dir: str | Path, must_exist: bool = True, allow_outside: bool = False
 ) -> dict[str, list[dict]]:
-    """Splits of a datalist, with absolute paths.
+    """Read the splits of a datalist, with absolute paths.
 
     Args:
         datalist: JSON file.
-        dataset_dir: the folder that its paths start from.
-        must_exist: whether a listed file that does not exist is an error.
-        allow_outside: whether files may lie outside `dataset_dir`, by an absolute path or by `..`. Links within the folder are
-            followed wherever they lead.
+        dataset_dir: folder that its paths start from.
+        must_exist: refuse a listed file that does not exist.
+        allow_outside: accept files outside `dataset_dir`, by an absolute path or by `..`. Links within the folder are followed
+            wherever they lead.
 
     Raises:
         CallError: if the file is missing.
-        UserError: if it is not JSON, has no list of entries, holds something else where a name or a list belongs, or names a file
-            that does not exist or lies outside.
+        UserError: if it is not JSON, has no list of entries, holds a field of the wrong type, or names a file that does not exist or
+            lies outside.
     """
     datalist, root = Path(datalist), Path(dataset_dir).absolute()
     if not root.is_dir():
@@ -57,7 +57,7 @@ def read_datalist(
         raise CallError(f"{datalist}: no such datalist. {hint}{similar_path(datalist)}")
     try:
         content = json.loads(datalist.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # the latter for brackets in brackets in brackets
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested too deep
         raise UserError(f"{datalist}: not a JSON file ({error})") from None
     splits = {k: v for k, v in content.items() if isinstance(v, list)} if isinstance(content, dict) else {}
     if not any(splits.values()):
@@ -81,7 +81,7 @@ def _resolve(entry: dict, root: Path, datalist: Path, must_exist: bool, allow_ou
             path = Path(os.path.normpath(root / entry[key]))
             if not (allow_outside or path.is_relative_to(os.path.normpath(root))):
                 raise UserError(f"{datalist}: {key} {shown(path)} lies outside dataset_dir ({root}). Set --allow_outside True if it may.")
-            if must_exist and not os.path.exists(path):  # false, where Path.exists raises, for a text that cannot be a path
+            if must_exist and not os.path.exists(path):  # returns False for a text that cannot be a path, where Path.exists raises
                 raise UserError(f"{datalist}: {key} {shown(path)} does not exist. Is dataset_dir ({root}) the folder its paths start from?")
             entry[key] = str(path)
     if "label_scheme" in entry:
@@ -105,13 +105,13 @@ def training_entries(
     repeat: Mapping[str, int] | None = None,
     allow_outside: bool = False,
 ) -> list[dict]:
-    """Labelled entries to train on.
+    """Collect the labelled entries to train on.
 
     Args:
         datalist: the first datalist.
-        dataset_dir: the folder that its paths start from.
+        dataset_dir: folder that its paths start from.
         also: more folders, each with a `datalist.json`, whose training scans are added.
-        repeat: how often the scans of a `source` occur in an epoch; 1 for a source that is not named, 0 leaves it out.
+        repeat: number of times that the scans of a `source` occur in an epoch; 1 for a source that is not named, 0 leaves it out.
         allow_outside: see `read_datalist`.
 
     Raises:
@@ -121,11 +121,12 @@ def training_entries(
     if not isinstance(repeat, Mapping) or any(not isinstance(n, int) or n < 0 for n in repeat.values()):
         raise CallError(f"--repeat {repeat}: a whole number for every source is needed, such as \"{{'mine': 3}}\"")
     entries: list[dict] = []
-    held_back: dict[str, list[dict]] = {}  # of the first datalist
+    held_back: dict[str, list[dict]] = {}  # splits of the first datalist that are not trained on
     for file, folder in [(datalist, dataset_dir), *((Path(folder) / "datalist.json", folder) for folder in also)]:
         added = split_entries(file, folder, "training", allow_outside)
         splits = read_datalist(file, folder, must_exist=False, allow_outside=allow_outside)
-        if problems := patients_in_two_splits({split: splits.get(split, []) for split in SPLITS}):  # other splits train and choose nothing
+        # other splits are not used for training or model choice
+        if problems := patients_in_two_splits({split: splits.get(split, []) for split in SPLITS}):
             raise UserError("\n".join(f"{file}: {problem}" for problem in problems))
         if entries:
             check_added(added, file, held_back, datalist)
@@ -141,7 +142,7 @@ def training_entries(
 
 
 def split_entries(datalist: str | Path, dataset_dir: str | Path, split: str, allow_outside: bool = False) -> list[dict]:
-    """Labelled entries of one split, for training and evaluation; for `allow_outside` see `read_datalist`.
+    """Read the labelled entries of one split, for training and evaluation; for `allow_outside` see `read_datalist`.
 
     Raises:
         CallError: if the datalist or the split is missing or empty.
@@ -167,13 +168,13 @@ def inference_entries(
     allow_outside: bool = False,
     pattern: str = "",
 ) -> list[dict]:
-    """What to segment, each scan once: one `image`, else a `datalist` (all splits, or one), else every scan in `dataset_dir` and below.
+    """List the scans to segment, each once: one `image`, else a `datalist` (all splits, or one), else all in `dataset_dir` and below.
 
-    A listed scan that does not exist is left to the reader, unless none of them does. For `allow_outside` see `read_datalist`. With a
-    `pattern` only scans count whose path from `dataset_dir` fits it, as `*T2*` or `sub-0?/*`, in small letters or capitals.
+    A listed scan that does not exist is left to the reader, unless none of them exists. For `allow_outside` see `read_datalist`. A
+    `pattern` keeps only scans whose path from `dataset_dir` fits it, such as `*T2*` or `sub-0?/*`, in small letters or capitals.
 
     Raises:
-        CallError: if nothing is there to be segmented.
+        CallError: if there is nothing to segment.
         UserError: as `read_datalist`.
     """
     if split and not datalist:
@@ -200,9 +201,10 @@ def inference_entries(
 
 
 def _fitting(images: Iterable[str], dataset_dir: str | Path, pattern: str) -> list[str]:
-    """
+    """Keep the scans whose path from `dataset_dir` fits the pattern.
+
     Raises:
-        CallError: if the path of no scan from `dataset_dir` fits the pattern.
+        CallError: if none does.
     """
     path_of = {image: os.path.relpath(image, Path(dataset_dir).absolute()).replace(os.sep, "/") for image in images}
     fitting = [image for image, path in path_of.items() if not pattern or fnmatchcase(path.lower(), pattern.lower())]

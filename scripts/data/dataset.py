@@ -1,4 +1,4 @@
-"""The cached dataset of training and validation."""
+"""Cache the scans of training and validation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from scripts.common.errors import CallError, UserError, shown
 from scripts.data.sampling import Draw
 
 logger = logging.getLogger(__name__)
-MAX_THREADS = 8  # that load scans into memory; each holds one before and after resampling
+MAX_THREADS = 8  # threads that load scans into memory; each holds a scan before and after resampling
 
 
 class CarriedError(Exception):
-    """Carries the line of a UserError out of a worker process, which a SystemExit would end; `ErrorAdvice` turns it back into one.
+    """The line of a UserError on its way out of a worker process, which a SystemExit would end; `ErrorAdvice` turns it back.
 
     Args:
         text: the line, or what PyTorch makes of it in the main process: a traceback that ends with this class and the line.
@@ -32,15 +32,15 @@ class CarriedError(Exception):
 class CachedScans(CacheDataset):
     """`CacheDataset` whose random transforms start from the seed of a `Draw`.
 
-    It passes on what is wrong with a scan: the pool of `CacheDataset` waits forever for a thread that ends in SystemExit.
+    It collects errors of scans itself, because the pool of `CacheDataset` waits forever for a thread that ends in SystemExit.
     """
 
     def __init__(self, data: Sequence[Any], transform: Compose, **kwargs: Any) -> None:
         if not data:
             raise CallError("no scans: a training needs one at least to train on, and one to validate on")
-        self.errors: dict[int, UserError] = {}  # of the scans that could not be loaded into memory, by their place
-        # flat, because CacheDataset takes a Compose within a Compose for random and caches nothing from there on
-        options = {"num_workers": min(MAX_THREADS, cores()), "hash_as_key": True, **kwargs}  # a repeated scan is kept once
+        self.errors: dict[int, UserError] = {}  # errors of the scans that could not be loaded into memory, by index
+        # flattened, because CacheDataset takes a nested Compose for a random transform and caches nothing from there on
+        options = {"num_workers": min(MAX_THREADS, cores()), "hash_as_key": True, **kwargs}  # hashing keeps a repeated scan only once
         super().__init__(data, transform.flatten(), **options)
 
     def __getitem__(self, index: Draw | int) -> Any:
@@ -56,7 +56,7 @@ class CachedScans(CacheDataset):
 
     def _load_cache_item(self, idx: int) -> Any:
         if self.errors:
-            return None  # the run ends anyway, once no thread is busy: one that outlives it aborts the process
+            return None  # the run ends with the first error, but only after all threads: one that outlives it aborts the process
         try:
             item = super()._load_cache_item(idx)
         except UserError as error:

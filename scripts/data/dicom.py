@@ -1,9 +1,8 @@
-"""Whether the files of a DICOM series make up a volume: a reader takes what is there, and stretches it over what is not."""
+"""Check that the files of a DICOM series make up a volume: a reader takes what is there and stretches it over missing slices."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 
@@ -11,24 +10,25 @@ import numpy as np
 
 from scripts.common.errors import ScanError
 
-UNEVEN = 0.1  # of the usual distance between slices: more is no rounding
-PARALLEL = 0.02  # between unit normals: about a degree
+UNEVEN = 0.1  # share of the usual distance between slices; larger deviations are not due to rounding
+PARALLEL = 0.02  # distance between the unit normals of parallel slices at most, about a degree
 POSITION, ORIENTATION = "0020|0032", "0020|0037"  # ImagePositionPatient, ImageOrientationPatient
-CLASS = b"\x02\x00\x02\x00UI"  # MediaStorageSOPClassUID, before its length (two bytes) and its text
-MAGIC = 132  # bytes: 128 of any kind, often zeros, and `DICM`
+CLASS = b"\x02\x00\x02\x00UI"  # MediaStorageSOPClassUID; its length (two bytes) and its text follow
+MAGIC = 132  # bytes of the preamble: 128 of any kind, often zeros, and `DICM`
 EXPORT_SERIES = "Export the whole series again."
 
 
 def check_series(folder: str | Path) -> None:
-    """
+    """Refuse a folder whose DICOM series is not a complete volume.
+
     Args:
-        folder: with the files of one series, one per slice; more than one series, or all slices in one file, pass.
+        folder: folder with the files of one series, one per slice; more than one series, or all slices in one file, pass.
 
     Raises:
-        ScanError: if there is no series, a file of it cannot be read, or the slices do not say where they lie, are not parallel, lie at
-            one place or not equally far apart.
+        ScanError: if there is no series, a file of it cannot be read, or the slices lack a position, are not parallel, lie at the same
+            place or are not equally far apart.
     """
-    if dead := [path.name for path in Path(folder).iterdir() if not path.exists()]:  # GDCM would drop other files too
+    if dead := [path.name for path in Path(folder).iterdir() if not path.exists()]:  # GDCM would then drop other files too
         raise ScanError(folder, f"a link that leads nowhere, {_some(dead)}", "Remove it, or bring back the file.")
     series = _list_series(folder)
     if damaged := _unreadable(folder, [Path(file) for files in series for file in files]):
@@ -41,10 +41,10 @@ def check_series(folder: str | Path) -> None:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """`DICM` after the 128-byte preamble; an index of a disc (DICOMDIR) holds no image.
+    """Return True for a file with `DICM` after the 128-byte preamble, but not for the index of a disc (DICOMDIR), which holds no image.
 
     Raises:
-        PermissionError: if it cannot be seen.
+        PermissionError: if the file cannot be read.
     """
     if path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
@@ -52,20 +52,20 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def holds_series(folder: str | Path) -> bool:
-    """Whether GDCM finds a series, also one of files without a preamble, which `is_dicom_file` does not know. Slow: it reads them all."""
+    """Return True if GDCM finds a series, even of files without the preamble that `is_dicom_file` needs. Slow: it reads all files."""
     return bool(_list_series(folder))
 
 
 def silent_itk() -> ModuleType:
-    """The module `itk`, whose warnings would go to stderr, with places in its source and without the file's name."""
-    import itk  # here: it takes a second to import
+    """Return the module `itk` without its warnings, which would go to stderr with lines of its source and without the name of the file."""
+    import itk  # imported late, as it takes a second
 
     itk.Object.SetGlobalWarningDisplay(False)
     return itk
 
 
 def _list_series(folder: str | Path) -> list[list[str]]:
-    """The files of each series, in the order of the slices, as MONAI's reader lists them."""
+    """List the files of each series, in the order of the slices, as MONAI's reader does."""
     names = silent_itk().GDCMSeriesFileNames.New()
     names.SetUseSeriesDetails(True)
     names.AddSeriesRestriction("0008|0021")
@@ -74,11 +74,12 @@ def _list_series(folder: str | Path) -> list[list[str]]:
 
 
 def _unreadable(folder: str | Path, known: Sequence[Path]) -> list[str]:
-    """Names of the files that look like slices, and that are not among the known ones: those that GDCM has left out.
+    """Return the names of files that look like slices but are not among the known ones, because GDCM has left them out.
 
-    Reports and other objects of another class may lie beside the slices. What has lost its beginning, too, is known by its suffix.
+    Reports and other objects of another class may lie beside the slices. Files that have lost their beginning are recognised by suffix.
     """
-    names, suffixes, classes = ({of(path) for path in known} for of in (attrgetter("name"), attrgetter("suffix"), _class))
+    names, suffixes = {path.name for path in known}, {path.suffix for path in known}
+    classes = {_class(path) for path in known}
     damaged = []
     for path in sorted(Path(folder).iterdir()):
         if path.name.startswith(".") or path.name in names:
@@ -89,7 +90,8 @@ def _unreadable(folder: str | Path, known: Sequence[Path]) -> list[str]:
             is_slice = path.is_file() and not _head(path)[:MAGIC].strip(b"\0")
         else:
             is_slice = False
-        damaged += [path.name] if is_slice else []
+        if is_slice:
+            damaged.append(path.name)
     return damaged
 
 
@@ -99,7 +101,7 @@ def _head(path: Path) -> bytes:
 
 
 def _class(path: Path) -> bytes:
-    """What the file is said to hold (a UID); empty if it ends before that."""
+    """Return the UID of the class of object in a file; empty if the file ends before it."""
     _, _, rest = _head(path).partition(CLASS)
     return rest[2 : 2 + int.from_bytes(rest[:2], "little")].rstrip(b"\0 ")
 
@@ -110,10 +112,11 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _check_places(folder: str | Path, files: Sequence[str]) -> None:
-    """
+    """Refuse slices that lack a position, are not parallel, or lie at the same place or not equally far apart.
+
     Args:
-        folder: for the message.
-        files: one per slice.
+        folder: folder for the message.
+        files: files, one per slice.
 
     Raises:
         ScanError: as `check_series`.
@@ -123,7 +126,7 @@ def _check_places(folder: str | Path, files: Sequence[str]) -> None:
         reason = f"where the slice lies (ImagePositionPatient, ImageOrientationPatient) is missing in {_some(nowhere)}"
         raise ScanError(folder, reason, "Export the original images, not copies or screenshots of them.")
     names = list(places)
-    normals, origins_mm = (np.array(of) for of in zip(*places.values()))
+    normals, origins_mm = (np.array(values) for values in zip(*places.values()))
     if (np.linalg.norm(normals - normals[0], axis=1) > PARALLEL).any():
         raise ScanError(folder, "its slices are not parallel", "Move those of each direction into a folder of its own.")
     order = np.argsort(origins_mm @ normals[0], kind="stable")
@@ -137,17 +140,18 @@ def _check_places(folder: str | Path, files: Sequence[str]) -> None:
 
 
 def _check_steps(folder: str | Path, places_mm: np.ndarray, sideways_mm: np.ndarray) -> None:
-    """
+    """Refuse a stack of slices with gaps, or with slices that are shifted sideways.
+
     Args:
-        folder: for the message.
-        places_mm: (N,) along the normal, in order.
-        sideways_mm: (N - 1, 3) how each slice is shifted in its plane against the one before.
+        folder: folder for the message.
+        places_mm: positions along the normal, in order, (N,).
+        sideways_mm: shift of each slice within its plane relative to the one before, (N - 1, 3).
 
     Raises:
         ScanError: for gaps, and for a stack that is not upright, which ITK would take for one of other slices.
     """
     steps_mm = np.diff(places_mm)
-    usual = float(np.sort(steps_mm)[(len(steps_mm) - 1) // 2])  # of two medians the lower: what is missing makes steps longer
+    usual = float(np.sort(steps_mm)[(len(steps_mm) - 1) // 2])  # the lower median, because missing slices make steps longer
     wrong = np.flatnonzero(np.abs(steps_mm - usual) > UNEVEN * usual)
     if len(wrong):
         where = ", ".join(f"{steps_mm[i]:.4g} mm between {places_mm[i]:.4g} and {places_mm[i + 1]:.4g} mm" for i in wrong[:3])
@@ -161,7 +165,7 @@ def _check_steps(folder: str | Path, places_mm: np.ndarray, sideways_mm: np.ndar
 
 
 def _place(file: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Normal (a unit vector) and origin (mm) of a slice, LPS, as ITK takes them; None if the file does not say."""
+    """Read the normal (a unit vector) and the origin (mm) of a slice, LPS, as ITK does; None if the file lacks them."""
     image = silent_itk().GDCMImageIO.New(FileName=file)
     image.ReadImageInformation()
     tags = image.GetMetaDataDictionary()

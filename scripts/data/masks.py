@@ -1,4 +1,4 @@
-"""Masks: where each of a scan goes and how it is written, and what the report beside it tells."""
+"""Write masks where they belong, and read them with the reports beside them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from scripts.labels import SCHEMES, encode, label_table
 
 
 class MaskLayout(FolderLayoutBase):
-    """`<output_dir>/<folders below data_root_dir>/<stem>_seg.nii.gz`, so that equal stems in two folders do not collide.
+    """The paths of masks: `<output_dir>/<folders below data_root_dir>/<stem>_seg.nii.gz`, so that equal stems in two folders differ.
 
-    A scan that lies outside `data_root_dir` is written straight into `output_dir`. One that shares its stem with another scan beside it
-    keeps its suffix: `a.mha_seg.nii.gz`.
+    The mask of a scan outside `data_root_dir` goes straight into `output_dir`. The mask of a scan that shares its stem with another scan
+    in its folder keeps the suffix: `a.mha_seg.nii.gz`.
     """
 
     def __init__(self, output_dir: str, data_root_dir: str = "") -> None:
@@ -32,13 +32,13 @@ class MaskLayout(FolderLayoutBase):
 
     def filename(self, subject: str = "subject", **kwargs) -> Path:
         source = Path(os.path.abspath(subject))
-        inside = self.data_root_dir in source.parents  # not so for a DICOM folder that is the data set itself
+        inside = self.data_root_dir in source.parents  # false for a DICOM folder that is the data set itself
         folder = source.parent.relative_to(self.data_root_dir) if inside else Path()
         name = source.name if has_twin(source) else case_name(source)
         return self.output_dir / folder / f"{name}{LABEL_POSTFIX}.nii.gz"
 
     def first_scans(self, entries: Iterable[Mapping[str, Any]]) -> dict[Path, str]:
-        """Path of each mask -> the first scan (`image` of an entry) that would be written there; a later one would overwrite it."""
+        """Return the path of each mask -> the first scan (`image` of an entry) with that path; a later one would overwrite its mask."""
         first: dict[Path, str] = {}
         for entry in entries:
             first.setdefault(self.filename(entry["image"]), entry["image"])
@@ -46,9 +46,10 @@ class MaskLayout(FolderLayoutBase):
 
 
 def check_mask_names(entries: Sequence[Mapping[str, Any]], output_dir: str, data_root_dir: str) -> None:
-    """
+    """Refuse scans whose masks would overwrite each other.
+
     Raises:
-        CallError: if the masks of two scans would have one name, as of scans outside `data_root_dir` that lie in folders of their own.
+        CallError: if the masks of two scans would have the same path, as can happen for scans in several folders outside `data_root_dir`.
     """
     layout = MaskLayout(output_dir, data_root_dir)
     first = layout.first_scans(entries)
@@ -59,7 +60,7 @@ def check_mask_names(entries: Sequence[Mapping[str, Any]], output_dir: str, data
 
 
 def beside(mask: Path, suffix: str) -> Path:
-    """What lies beside a mask: its report (`.json`), its figure (`.png`)."""
+    """Return the path of the report (`.json`) or the figure (`.png`) beside a mask."""
     return mask.with_name(case_name(mask) + suffix)
 
 
@@ -72,24 +73,26 @@ def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path, description: 
     """Write a volume, whole or not at all.
 
     Args:
-        array, affine, path: of the file; the affine is 4x4, voxel -> world mm.
-        description: of the header, 79 bytes at most.
+        array: values, shape XYZ.
+        affine: 4x4, voxel -> world mm.
+        path: file to write.
+        description: text for the header, 79 bytes at most.
     """
     image = nib.Nifti1Image(array, affine)
     image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)  # some readers look at the qform only
+    image.set_qform(affine, code=1)  # some readers only look at the qform
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description
     write_whole(path, lambda partial: nib.save(image, partial))
 
 
 def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, str]:
-    """The channel indices of a mask on its grid, and the label scheme of its numbers: the given one, else that of its report, else `verse`.
+    """Read a mask as channel indices, and the label scheme of its numbers: the given one, else that of its report, else `verse`.
 
-    SPIDER's numbers count from the lowest lumbar vertebra: which one that is, the report tells as well.
+    SPIDER's numbers count from the lowest lumbar vertebra; the report also tells which one that is.
 
     Raises:
-        UserError: for a file that cannot be read, or numbers that the scheme does not hold.
+        UserError: if the file cannot be read, or holds numbers that the scheme does not have.
     """
     report = read_report(mask)
     volume, scheme = read_volume(mask), label_scheme or scheme_of(mask, report)
@@ -99,13 +102,13 @@ def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, str]:
         if label_scheme or "label_scheme" not in report:
             raise
         raise UserError(f"{error} Its report names that scheme; --label_scheme names another.") from None
-    if scheme == "spider" == report.get("label_scheme"):
+    if scheme == "spider" and report.get("label_scheme") == "spider":
         channels = _as_reported(volume.data, report, channels)
     return volume._replace(data=channels), scheme
 
 
 def _as_reported(values: np.ndarray, report: Mapping[str, Any], channels: np.ndarray) -> np.ndarray:
-    """Channel indices by the `value` and `name` of the report's structures; `channels` where these do not tell all values apart."""
+    """Decode a mask by the `value` and `name` of the structures in its report; return `channels` if these do not explain all values."""
     of_name = {s.name: s.channel for s in label_table()}
     rows = [row for row in report.get("structures") or [] if isinstance(row, dict) and row.get("value")]
     known = {row["value"]: of_name.get(row.get("name")) for row in rows}
@@ -117,10 +120,10 @@ def _as_reported(values: np.ndarray, report: Mapping[str, Any], channels: np.nda
 
 
 def scheme_of(mask: Path, report: Mapping[str, Any]) -> str:
-    """The label scheme that the report beside a mask names; `verse` if it names none.
+    """Return the label scheme that the report beside a mask names, or `verse`.
 
     Raises:
-        UserError: if it names one that does not exist.
+        UserError: if the scheme does not exist.
     """
     scheme = report.get("label_scheme", "verse")
     if scheme not in SCHEMES:
@@ -129,13 +132,13 @@ def scheme_of(mask: Path, report: Mapping[str, Any]) -> str:
 
 
 def scan_of(mask: Path) -> Path | None:
-    """The scan that the report beside a mask names, or the one beside it; None if there is neither."""
+    """Return the scan that the report on a mask names, or the one beside the mask; None if there is neither."""
     source = read_report(mask).get("source")
     return Path(source) if isinstance(source, str) and os.path.exists(source) else find_image(mask)
 
 
 def read_report(mask: Path) -> dict[str, Any]:
-    """What the report beside a mask says; nothing if there is none, or none of ours."""
+    """Read the report beside a mask; an empty dictionary if there is none."""
     try:
         report = json.loads(beside(mask, ".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -144,7 +147,7 @@ def read_report(mask: Path) -> dict[str, Any]:
 
 
 def reported_masks(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every mask in a folder and below with its report, if that has what tables take from one."""
+    """Yield every mask in a folder and below with its report, if `is_report` accepts that."""
     files = [Path(inner, name) for inner, names in folders_of(folder, lambda error: None) for name in names]
     for path in sorted(file for file in files if file.name.endswith(f"{LABEL_POSTFIX}.json")):
         mask = path.with_name(f"{path.name.removesuffix('.json')}.nii.gz")
@@ -153,7 +156,7 @@ def reported_masks(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def is_report(content: Mapping[str, Any]) -> bool:
-    """It has what `structures.csv` and `spines.csv` take from a report; somebody may have edited it."""
+    """Return True if a report, which somebody may have edited, has all that `structures.csv` and `spines.csv` need."""
     rows = content.get("structures")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
         return False

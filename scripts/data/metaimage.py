@@ -1,4 +1,4 @@
-"""What is wrong with the header of a MetaImage: ITK would print its own lines, ask for any memory, and say that there is no such file."""
+"""Check the header of a MetaImage: ITK would print its own lines, request any amount of memory, or report a missing file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from scripts.common.errors import EXPORT_AGAIN, ScanError
 
 BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4}
-BYTES |= {"LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # of an ElementType, behind MET_
+BYTES |= {"LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # bytes of each ElementType, without its MET_
 NEEDED = ("NDims", "DimSize", "ElementType", "ElementDataFile")
-HEADER_BYTES = 1 << 16  # more than any has
+HEADER_BYTES = 1 << 16  # no header is longer
 
 
 def check_metaimage(path: Path) -> None:
-    """Look at the header of a `.mha` or `.mhd` file. No value of it is in a message: one may be a patient's name.
+    """Refuse a `.mha` or `.mhd` file with a bad header. Messages quote no value of it, because one may be a patient's name.
 
     Raises:
-        ScanError: if a part of it is missing or cannot be, or the file is too short for it.
+        ScanError: if a field is missing or invalid, or the file of voxels is missing or too short.
     """
     with path.open("rb") as handle:
         fields, start = _read_header(handle.read(HEADER_BYTES))
@@ -36,28 +36,29 @@ def check_metaimage(path: Path) -> None:
     voxels = path
     if (file := fields["ElementDataFile"]).upper() != "LOCAL":
         if file.startswith("LIST") or "%" in file:
-            return  # a file per slice
+            return  # there is a file per slice
         voxels, start = path.parent / file, 0
         if not voxels.exists():
             raise _damaged(path, "the file of voxels that its header names is not there")
     if "HeaderSize" in fields:
-        return  # the voxels begin elsewhere
+        return  # the voxels begin at another place in the file
     needed, there = math.prod(shape) * channels * size, voxels.stat().st_size - start
     if fields.get("CompressedData", "").lower().startswith(("t", "1")):
         needed = int(fields["CompressedDataSize"]) if fields.get("CompressedDataSize", "").isdecimal() else 0
     elif not fields.get("BinaryData", "").lower().startswith(("t", "1")):
-        return  # numbers as text
+        return  # the voxels are written as text
     if there < needed:
         raise _damaged(path, f"{there} of the {needed} bytes of its voxels are there")
 
 
 def _read_header(content: bytes) -> tuple[dict[str, str], int]:
-    """The fields, and where the voxels start (bytes)."""
+    """Return the fields, and the byte at which the voxels start."""
     fields: dict[str, str] = {}
     start = 0
     while start < len(content) and "ElementDataFile" not in fields:
         end = content.find(b"\n", start) + 1 or len(content)
-        key, *value = re.split("[=:]", content[start:end].decode(errors="replace"), maxsplit=1)  # a value may hold either: C:/a.raw
+        # split once, since a value may hold either sign: C:/a.raw
+        key, *value = re.split("[=:]", content[start:end].decode(errors="replace"), maxsplit=1)
         start = end
         fields[key.strip()] = "".join(value).strip()
     return fields, start

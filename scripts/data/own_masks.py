@@ -1,4 +1,4 @@
-"""Masks that this bundle has written may be replaced. Others may be somebody's labels: they lie under the same names."""
+"""Tell masks that this bundle has written, and may replace, from labels of other people under the same names."""
 
 from __future__ import annotations
 
@@ -21,43 +21,44 @@ MADE_BY = b"spine_mri_segmentation"
 
 
 def signature(values: np.ndarray) -> bytes:
-    """What the header (`descrip`, 79 bytes at most) of a mask says: who made it, of which values. Editors keep it; it is wrong then."""
+    """Return the signature for the header (`descrip`, 79 bytes at most): the bundle and a hash of the values, wrong once edited."""
     return MADE_BY + b" " + hashlib.sha256(np.asarray(values, np.uint8).tobytes("F")).hexdigest()[:32].encode()
 
 
 def write_report(mask: Path, report: Mapping[str, Any]) -> None:
-    """Write the report beside a mask, with the sha256 of that, if it was written."""
+    """Write the report beside a mask, with the sha256 of the mask if that was written."""
     known = {"mask_sha256": sha256_of(mask)} if mask.is_file() else {}
     text = json.dumps({**report, **known}, indent=1) + "\n"
     write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 def is_as_reported(mask: Path, report: Mapping[str, Any]) -> bool:
-    """Whether a mask is still the file that its report was written for."""
+    """Return True if a mask is still the file that its report was written for."""
     return "mask_sha256" in report and report["mask_sha256"] == sha256_of(mask)
 
 
 def report_as_written(mask: Path) -> dict[str, Any]:
-    """The report beside a mask; nothing if there is none, or one of both was edited since: its names are somebody's own then."""
+    """Return the report beside a mask; nothing if there is none or if either was edited since, so that the names are somebody's own."""
     report = read_report(mask)
     return report if is_report(report) and is_as_reported(mask, report) else {}
 
 
 def is_uncorrected(mask: Path) -> bool:
-    """Whether this bundle has drawn the mask, and nobody has edited or renamed it since."""
+    """Return True if this bundle has drawn the mask and nobody has edited or renamed it since."""
     report = read_report(mask)
     return "renamed" not in report and is_as_reported(mask, report)
 
 
 def check_replaceable(mask: Path, scan: str) -> None:
-    """
+    """Refuse to replace a mask or report that is not this bundle's own, unchanged one for the same scan.
+
     Args:
-        mask: where a mask is about to be written.
-        scan: that the mask is of.
+        mask: path of the mask to write.
+        scan: scan that the mask belongs to.
 
     Raises:
-        ScanError: if a file lies there, or where its report goes, that this bundle has not written, that has been changed or renamed
-            since, or that is of another scan.
+        ScanError: if there already is a mask or a report that this bundle has not written, that has been changed or renamed since, or
+            that belongs to another scan.
     """
     fix = "Move it, set another --output_dir, or set --overwrite True if it may go."
     report = beside(mask, ".json")
@@ -70,21 +71,21 @@ def check_replaceable(mask: Path, scan: str) -> None:
     content = read_report(mask)
     if other := other_scan(content, scan):
         raise ScanError(scan, f"{mask} is there already, the mask of {other}", fix)
-    # without a report of ours: a run that was killed between the two?
+    # a run that was killed between mask and report leaves a mask without a report
     is_own = is_uncorrected(mask) if "mask_sha256" in content else _is_signed(mask)
     if not is_own:
         raise ScanError(scan, f"{mask} is there already and not as this bundle has written it (a label, or a mask that was corrected)", fix)
 
 
 def other_scan(report: Mapping[str, Any], scan: str | Path) -> str:
-    """The scan that a report is of, if it is not `scan` and still there: scans of one name may lie in many folders. Else an empty text."""
+    """Return the scan that a report names if it is not `scan` and still exists, as scans in many folders may share a name; else ''."""
     source = report.get("source")
     other = isinstance(source, str) and os.path.exists(source) and os.path.realpath(source) != os.path.realpath(scan)
     return source if other else ""
 
 
 def _is_foreign(report: Path) -> bool:
-    """Whether the JSON file beside a mask is no report of ours. A damaged one counts as ours."""
+    """Return True if the JSON file beside a mask is not a report of this bundle. A damaged one counts as a report."""
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -93,7 +94,7 @@ def _is_foreign(report: Path) -> bool:
 
 
 def _is_signed(mask: Path) -> bool:
-    """Whether nobody has changed a value since this bundle has drawn the mask."""
+    """Return True if this bundle has drawn the mask and nobody has changed a value since."""
     try:
         image = nib.load(mask)
         written = bytes(image.header["descrip"]).rstrip(b"\0")

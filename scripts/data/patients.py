@@ -1,4 +1,4 @@
-"""Which patient a scan is of: by its name, by its folder, by its label."""
+"""Find the patient of each scan by its name, its folder and its label."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from pathlib import Path
 from scripts.common.errors import CallError, UserError
 from scripts.data.find import LABEL_FOLDERS, case_name, without_channel
 
-# `sub-01` of BIDS names, else the name without the contrast at its beginning or its end and a word behind that with whatever follows it:
-# 1_t1, 1_T2_SPACE, 1-T2-sag_320 and T2_1 are one patient, and lumbar_T2_001 is one of many
+# The patient is `sub-01` of BIDS names, else the name without a contrast at its beginning or at its end (there with any word behind it and
+# what follows): 1_t1, 1_T2_SPACE, 1-T2-sag_320 and T2_1 are one patient, and lumbar_T2_001 is one of many.
 CONTRAST = r"(?i:t[12]w?(?:fs)?|stir|tirm|pdw?(?:fs)?|dixon|water|fat)"
 PLANE = r"(?i:(?:sag|ax|cor|tra)[a-z]*)"
 BEHIND = r"(?:[ _-][A-Za-z]+(?:[ _-][A-Za-z0-9]+)*)?"
 PATIENT_PATTERN = rf"(?:{CONTRAST}[ _-])?(sub-[^_]+(?=_|$)|.+?(?=(?:[ _-]{CONTRAST}{BEHIND})*(?:[ _-](?i:mr))?$))"
 
-MAX_SCANS_OF_PATIENT = 10  # scans in the folder of a patient
+MAX_SCANS_OF_PATIENT = 10  # a folder with more scans is not that of a patient
 
 
 def check_pattern(patient_pattern: str) -> None:
-    """
+    """Refuse a pattern that is not a regular expression with a group.
+
     Raises:
-        CallError: for what is no regular expression, or has no group.
+        CallError: if the pattern is not a regular expression, or has no group.
     """
     try:
         groups = re.compile(patient_pattern).groups
     except re.error as error:
-        raise CallError(f"patient_pattern '{patient_pattern}' is no regular expression ({error})") from None
+        raise CallError(f"patient_pattern '{patient_pattern}' is not a regular expression ({error})") from None
     if not groups:
         raise CallError(f"patient_pattern '{patient_pattern}' needs a group, (...), around the part that names the patient")
 
 
 def matched(pattern: str, image: Path, root: Path) -> str:
-    """The patient by a pattern.
+    """Return the patient of a scan, the first group of a pattern.
 
     Raises:
-        UserError: if it matches neither the scan's name nor its path.
+        UserError: if the pattern matches neither the scan's name nor its path.
     """
     for text in (without_channel(image), image.relative_to(root).as_posix()):
         if (match := re.match(pattern, text)) and match.group(1) is not None:
@@ -46,7 +47,12 @@ def matched(pattern: str, image: Path, root: Path) -> str:
 
 
 def joined(patient_of: Mapping[Path, str], *common: Mapping[Path, Hashable]) -> dict[Path, str]:
-    """Patients, by image, of which those with something in common, such as a label, are one, under the name of the first."""
+    """Join patients with something in common, such as a label, into one with the name of the first: image -> patient.
+
+    Args:
+        patient_of: image -> patient.
+        common: mappings from images to something that only scans of one patient share.
+    """
     name = {patient: patient for patient in patient_of.values()}
     first: dict[Hashable, str] = {}
     for image, thing in (item for things in common for item in things.items()):
@@ -57,23 +63,31 @@ def joined(patient_of: Mapping[Path, str], *common: Mapping[Path, Hashable]) -> 
 
 
 def without_contrast(images: Iterable[Path]) -> dict[Path, Path]:
-    """The path of each scan whose name has a contrast in it, without that: lumbar_T1_001 and lumbar_T2_001 are one patient, in folders of
-    these contrasts, too."""
+    """Return the path of each scan with a contrast in its name, without the contrast.
+
+    So lumbar_T1_001 and lumbar_T2_001 become one patient, also in folders of these contrasts.
+    """
     word = re.compile(rf"(?:^|[ _-]){CONTRAST}(?=[ _-]|$)")
-    rest = {image: word.sub("", without_channel(image)).strip(" _-") for image in images if word.search(without_channel(image))}
-    return {image: Path(*filter(None, (word.sub("", part) for part in image.parent.parts)), name) for image, name in rest.items() if name}
+    paths = {}
+    for image in images:
+        stem = without_channel(image)
+        rest = word.sub("", stem).strip(" _-")
+        if word.search(stem) and rest:
+            folders = filter(None, (word.sub("", part) for part in image.parent.parts))
+            paths[image] = Path(*folders, rest)
+    return paths
 
 
 def patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, str]:
-    """The folder of each scan, where folders are patients: sub-01/t2, sub-02/t2; nothing where they are not.
+    """Return the folder of each scan if folders are patients (sub-01/t2, sub-02/t2), or nothing if they are not.
 
-    They are if most names repeat from folder to folder, and there are more folders than names, or the names are contrasts alone: names
-    repeat in T1/sub-01, T2/sub-01, too, and folders of sites may share a name or two. The uppermost folder counts, for below it may be
-    those of a patient's sessions.
+    They are if most file names repeat from folder to folder and either there are more such folders than patients by name, or the names
+    are only contrasts: names also repeat in T1/sub-01, T2/sub-01, and folders of sites may share a name or two. The uppermost folder
+    counts, because the folders below it may be the sessions of a patient.
 
     Args:
-        patient_of: by the scans' names.
-        root: the folder that they were found in.
+        patient_of: patient of each scan by its name.
+        root: the folder in which the scans were found.
     """
     inner = {image: [p for p in image.relative_to(root).parts[:-1] if p not in LABEL_FOLDERS] for image in patient_of}
     folder_of = {image: parts[0] for image, parts in inner.items() if parts}
@@ -89,29 +103,29 @@ def patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, st
 
 
 def question(patient_of: Mapping[Path, str], root: Path) -> str:
-    """What to ask where patients may be taken for several ones; nothing where they look as they should."""
+    """Return a question for the user if one patient may have been taken for several, else nothing."""
     patients = {*patient_of.values()}
-    parts = {  # of a name, in which two scans of one patient may differ, and the pattern that leaves it out
+    parts = {  # part of a name in which two scans of one patient may differ -> patient_pattern that leaves it out
         r"[ _-][^ _-]*$": "(.+)[ _-]",
         rf"[ _-]{CONTRAST}[ _-].*$": "(.+?)(?:[ _-](?i:t[12]|stir|tirm|pd).*)?$",
         rf"^{PLANE}[ _-]": f"(?:(?:.*[ _-])?{PLANE}[ _-])?([^ _-]+)",
     }
     for part, pattern in parts.items():
         if pair := _twins(patients, part):
-            return f"are {' and '.join(pair)} one patient, and others, too? Then set --patient_pattern '{pattern}'"
+            return f"are {' and '.join(pair)} the same patient, and other names likewise? Then set --patient_pattern '{pattern}'"
     in_folder = defaultdict(set)
     for image, patient in patient_of.items():
         in_folder[image.relative_to(root).parts[0]].add(patient)
     if len(in_folder) > 2 and all(1 < len(names) <= MAX_SCANS_OF_PATIENT for names in in_folder.values()):
-        return f"are the scans in {min(in_folder)} of one patient, and so on? Then set --patient_pattern '([^/]+)/'"
+        return f"are the scans in {min(in_folder)} of one patient, and likewise in the other folders? Then set --patient_pattern '([^/]+)/'"
     return ""
 
 
 def _twins(patients: Collection[str], part: str) -> list[str]:
-    """Two names that differ in a part alone, as those of two visits do, where this is so for most names, in small groups."""
+    """Return two names that only differ in a part, such as two visits, if most names form small groups of this kind."""
     of_stem = defaultdict(list)
     for name in sorted(patients):
         of_stem[re.sub(part, "", name)].append(name)
     groups = [names for names in of_stem.values() if len(names) > 1]
     most = 2 * sum(map(len, groups)) > len(patients)
-    return groups[0][:2] if most and max(map(len, groups)) <= len(of_stem) else []  # not patients of one or two sites
+    return groups[0][:2] if most and max(map(len, groups)) <= len(of_stem) else []  # large groups are the patients of a site or two

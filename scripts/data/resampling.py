@@ -1,5 +1,5 @@
-"""Resampling: linear along the axes of a grid, one after the other (a tenth of the time of `grid_sample`, and of its memory), and through
-any affine map."""
+"""Resample volumes: linearly along one axis of a grid after the other, which takes a tenth of the time and memory of `grid_sample`, and
+through any affine map."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from monai.data import MetaTensor
 from monai.transforms import SpatialResample
 from torch.nn.functional import grid_sample, pad
 
-CHUNK_VOXELS = 2**22  # interpolated at a time
+CHUNK_VOXELS = 2**22  # voxels interpolated at a time
 TOLERANCE_VOXELS = 1e-3  # an axis that leaves its line by less over the whole box counts as straight
 
 
 def straight_axes(matrix: np.ndarray, box: Sequence[slice]) -> list[int] | None:
-    """The axis of `box` that runs along each axis of the other grid; None if one is oblique to all of them.
+    """Return the axis of `box` that runs along each axis of the other grid; None if an axis is oblique to all of them.
 
     Args:
         matrix: 4x4, voxel of the grid of `box` -> voxel of the other grid.
@@ -31,9 +31,9 @@ def straight_axes(matrix: np.ndarray, box: Sequence[slice]) -> list[int] | None:
 
 
 def interpolate_straight(volume: torch.Tensor, matrix: np.ndarray, box: Sequence[slice], axes: Sequence[int]) -> torch.Tensor:
-    """Values of a volume (XYZ, float) in the voxels of `box`, whose `straight_axes` are `axes`; beyond the rim those of the rim.
+    """Interpolate a volume (XYZ, float) in the voxels of `box`, whose `straight_axes` are `axes`.
 
-    What lies more than half a voxel outside is -inf.
+    Voxels up to half a voxel outside the volume get the value of its rim, those further outside -inf.
     """
     outside = []
     for axis, along in enumerate(axes):
@@ -48,15 +48,15 @@ def interpolate_straight(volume: torch.Tensor, matrix: np.ndarray, box: Sequence
 
 
 def resample_axes(volume: torch.Tensor, steps: Sequence[float], shape: Sequence[int], first: Sequence[float] = (0, 0, 0)) -> torch.Tensor:
-    """Voxel i of the result lies at first + i x step of the input, along every axis; beyond the rim the values of the rim.
+    """Sample a volume at first + i x step along every axis, for voxel i of the result; beyond the rim it repeats the values of the rim.
 
-    What trilinear sampling gives, without a grid of coordinates, which takes more memory than the volume.
+    The result is that of trilinear sampling, without a grid of coordinates, which takes more memory than the volume.
 
     Args:
         volume: shape CXYZ, floating point.
         steps: voxels of the input per voxel of the result.
-        shape: XYZ of the result.
-        first: place of the first voxel of the result, in voxels of the input.
+        shape: shape of the result, XYZ.
+        first: position of the first voxel of the result, in voxels of the input.
     """
     shrinking_first = sorted(range(3), key=lambda axis: shape[axis] / volume.shape[axis + 1])
     for axis in shrinking_first:
@@ -65,20 +65,21 @@ def resample_axes(volume: torch.Tensor, steps: Sequence[float], shape: Sequence[
 
 
 def interpolate_axis(volume: torch.Tensor, axis: int, place: np.ndarray) -> torch.Tensor:
-    """Values at the places along one axis, in voxels; beyond the first and the last voxel theirs.
+    """Interpolate a volume at positions along one axis, in voxels; beyond the first and the last voxel it repeats their values.
 
     Args:
         volume: floating point, any shape. The result has its axes in the same order in memory.
-        axis: of the volume.
-        place: shape N, the size of that axis in the result.
+        axis: axis of the volume.
+        place: positions, shape (N,), where N is the size of that axis in the result.
     """
     in_memory = sorted(range(volume.ndim), key=lambda a: -volume.stride(a))
-    if in_memory != list(range(volume.ndim)):  # NIfTI files have their first axis last: across memory it takes fifty times as long
+    # interpolating across memory takes fifty times as long; NIfTI files have their first axis last
+    if in_memory != list(range(volume.ndim)):
         result = interpolate_axis(volume.permute(in_memory), in_memory.index(axis), place)
         return result.permute([in_memory.index(a) for a in range(volume.ndim)])
     last = volume.shape[axis] - 1
     place = place.clip(0, last)
-    if np.abs(place - place.round()).max(initial=0) < TOLERANCE_VOXELS:  # a step of 1, or a start at 0, that a header cannot hold exactly
+    if np.abs(place - place.round()).max(initial=0) < TOLERANCE_VOXELS:  # headers cannot hold a step of 1 or a start at 0 exactly
         place = place.round()
     if len(place) == last + 1 and (place == np.arange(len(place))).all():
         return volume
@@ -100,10 +101,10 @@ def interpolate_axis(volume: torch.Tensor, axis: int, place: np.ndarray) -> torc
 
 
 class AxisResample(SpatialResample):
-    """`SpatialResample` between grids whose axes point the same way, as in `Spacing`; beyond the rim the values of the rim.
+    """`SpatialResample` between grids whose axes point the same way, as in `Spacing`; beyond the rim it repeats the values of the rim.
 
-    MONAI samples in float64, through a grid of float64 coordinates: 40 bytes a voxel where this takes 4. Other modes than linear are
-    left to MONAI, and so are other pairs of grids, as those of a sheared affine, which `Spacing` makes orthogonal.
+    MONAI samples in float64 through a grid of float64 coordinates, which takes 40 bytes a voxel instead of 4. Other modes than linear are
+    left to MONAI, and so are other pairs of grids, such as those of a sheared affine, which `Spacing` makes orthogonal.
     """
 
     def __call__(
@@ -117,7 +118,7 @@ class AxisResample(SpatialResample):
         result = resample_axes(img.as_tensor().float(), np.diag(to_source), spatial_size, to_source[:3, 3])
         result = MetaTensor(result, meta=img.meta, applied_operations=[*img.applied_operations])
         done = {"dtype": "float32", "mode": "bilinear", "padding_mode": "border", "align_corners": False, "src_affine": img.affine}
-        self.push_transform(result, orig_size=img.shape[1:], extra_info=done)  # for those who invert it
+        self.push_transform(result, orig_size=img.shape[1:], extra_info=done)  # so that it can be inverted
         result.affine = dst_affine.to(img.affine.dtype)
         return result
 
@@ -125,9 +126,10 @@ class AxisResample(SpatialResample):
 def sample_affine(
     volume: torch.Tensor, centre: np.ndarray, matrix: np.ndarray, size: np.ndarray, mode: str, wave: Sequence[float] = (0.0, 0.0, 0.0)
 ) -> torch.Tensor:
-    """Sample of `size` voxels around `centre`: a step along its axis i is column i of `matrix` in the volume. Zeros outside. CXYZ, float32.
+    """Sample `size` voxels around `centre`, with zeros outside the volume: CXYZ, float32.
 
-    A sample whose voxels are those of the volume, flipped at most, is cut out instead of interpolated.
+    A step along axis i of the sample is column i of `matrix` in the volume. A sample whose voxels are voxels of the volume, flipped at
+    most, is cut out instead of interpolated.
 
     `wave` shifts the layers of the sample's last axis along the first axis of the volume: amplitude in voxels, radians per voxel,
     and the phase at the centre, which stays where it is.
@@ -141,7 +143,7 @@ def sample_affine(
     low = np.clip(np.floor(corners.min(0) - reach) - 1, 0, np.array(volume.shape[1:]) - 1).astype(int)
     high = np.clip(np.ceil(corners.max(0) + reach) + 2, low + 1, volume.shape[1:]).astype(int)
     source = volume[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]].float()
-    # grid_sample: -1 and 1 at the outer faces of the volume, whose last axis comes first
+    # grid_sample has -1 and 1 at the outer faces of the volume, and takes its last axis first
     extent = np.array(source.shape[1:])
     origin, step = (torch.as_tensor(v, dtype=torch.float32) for v in (2 * (first - low + 0.5) / extent - 1, 2 * matrix / extent[:, None]))
     i, j, k = (torch.arange(n, dtype=torch.float32) for n in size)
@@ -155,7 +157,7 @@ def sample_affine(
 
 
 def _cut_out(volume: torch.Tensor, first: np.ndarray, step: np.ndarray, size: np.ndarray) -> torch.Tensor:
-    """The voxels of `volume` from index `first` on, in steps of 1 or -1, with zeros outside. Shape 1XYZ, float32."""
+    """Cut `size` voxels out of `volume` from index `first` on, in steps of 1 or -1, with zeros outside: 1XYZ, float32."""
     low = np.minimum(first, first + step * (size - 1))
-    missing = [n for start, n, extent in zip(low, size, volume.shape[1:]) for n in (start + n - extent, -start)]  # negative: cut off
+    missing = [n for start, n, extent in zip(low, size, volume.shape[1:]) for n in (start + n - extent, -start)]  # negative numbers cut off
     return pad(volume, missing[::-1]).flip([1 + int(axis) for axis in np.flatnonzero(step < 0)]).float()

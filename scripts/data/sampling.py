@@ -1,6 +1,6 @@
-"""Randomness that depends on the seed and the place in the training alone: a run can go on at any step as if it had never stopped.
+"""Draw random numbers that only depend on the seed and the place in the training, so that a run can go on at any step as if never stopped.
 
-It is also the same for any number of worker processes.
+They are also the same for any number of worker processes.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch.utils.data.distributed import DistributedSampler
 
 
 class Draw(NamedTuple):
-    """What a dataset is asked for: a scan, and the seed of its random transforms."""
+    """An index for a dataset: a scan, and the seed of its random transforms."""
 
     index: int
     seed: int
 
 
 class SeededSampler(DistributedSampler):
-    """Every scan of a dataset once an epoch in random order, with a seed for each; of several processes, each takes its share.
+    """A sampler of every scan once an epoch, in random order and each with a seed; each of several processes takes its share.
 
-    MONAI's engines tell it the epoch.
+    MONAI's engines set its epoch.
 
     Args:
-        dataset: of scans.
-        seed: of the order and the transforms; kept in the checkpoint.
+        dataset: dataset of scans.
+        seed: seed of the order and the transforms; kept in the checkpoint.
     """
 
     def __init__(self, dataset: Sized, seed: int) -> None:
         super().__init__(dataset, num_replicas=idist.get_world_size(), rank=idist.get_rank(), seed=seed)
-        self.skip = 0  # samples left out at the start of the next epoch, and of no other
+        self.skip = 0  # samples to leave out at the start of the next epoch only
 
     def __iter__(self) -> Iterator[Draw]:
         skip, self.skip = self.skip, 0
@@ -50,10 +50,10 @@ class SeededSampler(DistributedSampler):
 
 
 class SeededSteps:
-    """Seed Python, NumPy and PyTorch before every step, for what is random in a network (dropout).
+    """Seed Python, NumPy and PyTorch before every step, for randomness in a network (dropout).
 
     Args:
-        sampler: that has the seed.
+        sampler: sampler with the seed.
     """
 
     def __init__(self, sampler: SeededSampler) -> None:
@@ -67,5 +67,5 @@ class SeededSteps:
 
 
 def mixed(*numbers: int) -> int:
-    """A 32-bit seed from several numbers. Trailing zeros do not change it, so every call for one purpose must give as many numbers."""
+    """Mix several numbers to a 32-bit seed. Trailing zeros do not change it, so all calls for one purpose must give as many numbers."""
     return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""What a scan must be like to be segmented."""
+"""Check that a scan can be segmented, and note what is doubtful about it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from scripts.common.errors import ScanError, counted
 from scripts.data.dicom import is_dicom_file
 from scripts.data.volumes import Volume, read_volume
 
-SPACING_MM = (0.05, 12.0)  # of a voxel: thicker slices miss half a vertebra; thinner ones are metres or micrometres
-MAX_GAP_MM = 60.0  # between the slices of a localizer
-MAX_VIEW_MM = 2100.0  # of an axis: more than a body
-MAX_VIEW_LITRES = 450.0  # more than a scanner's bore, and than the working grid may take in memory
-MAX_MASK_VALUES = 30  # a mask has one for every structure, a scan hundreds
-MIN_SLICES = 4  # in fewer, the network saw nothing in a scan that it segments as a whole
-MIN_WIDTH_MM = 30.0  # from left to right; lumbar bodies have 40 to 50 mm
-SHEAR_DEG = 1.0  # of two axes from a right angle: more than rounding, as a registration or the tilt of a gantry makes
-SLICE_RATIO = 2.0  # of slice thickness and the larger edge in plane, from which on a scan is a stack of slices
-MAX_SLICE_MM = 5.0  # the thickest in training
-ROUNDING_MM = 1e-3  # of the float32 numbers in a header
-SAMPLE = 10_000  # voxels that tell a scan
-CHUNK = 64  # slices looked at together: bounds the memory of the check
+SPACING_MM = (0.05, 12.0)  # possible edges of a voxel: thicker slices miss half a vertebra, thinner ones are in metres or micrometres
+MAX_GAP_MM = 60.0  # largest distance between the slices of a localizer
+MAX_VIEW_MM = 2100.0  # longest axis of a view, longer than a body
+MAX_VIEW_LITRES = 450.0  # more than the bore of a scanner, and than the working grid may take in memory
+MAX_MASK_VALUES = 30  # a mask has one value for every structure, a scan has hundreds
+MIN_SLICES = 4  # in fewer slices of a scan that it segments as a whole, the network saw nothing
+MIN_WIDTH_MM = 30.0  # from left to right; lumbar bodies are 40 to 50 mm wide
+SHEAR_DEG = 1.0  # deviation of two axes from a right angle: more is not rounding but a registration or the tilt of a gantry
+SLICE_RATIO = 2.0  # a scan is a stack of slices if they are this many times thicker than the larger edge in plane
+MAX_SLICE_MM = 5.0  # thickest slices in training
+ROUNDING_MM = 1e-3  # rounding of the float32 numbers in a header
+SAMPLE = 10_000  # voxels enough to tell a scan from a mask
+CHUNK = 64  # slices checked together, which bounds the memory of the check
 
 
 def read_scan(path: str | Path) -> Volume:
-    """Read a scan that can be segmented; the data are float32, finite and not constant. Notes say what was mended or is doubtful.
+    """Read a scan that can be segmented: the data are float32, finite and not constant, and notes say what was mended or is doubtful.
 
     Raises:
         ScanError: as `read_volume`, and for a header without a usable grid or voxels without information.
@@ -49,7 +49,7 @@ def read_scan(path: str | Path) -> Volume:
 
 
 def shear_notes(affine: np.ndarray) -> list[str]:
-    """Which axes are not at right angles, as the windows of the network and distances in mm take them to be."""
+    """Note axes that are not at right angles, which the windows of the network and distances in mm assume."""
     axes = affine[:3, :3] / nib.affines.voxel_sizes(affine)
     off = float(np.rad2deg(np.arcsin(np.abs(np.triu(axes.T @ axes, 1)).max().clip(0, 1))))
     if off > SHEAR_DEG:
@@ -58,7 +58,7 @@ def shear_notes(affine: np.ndarray) -> list[str]:
 
 
 def slice_notes(affine: np.ndarray) -> list[str]:
-    """What is doubtful about how a scan was sliced: the network has learnt from sagittal slices and from isotropic voxels."""
+    """Note slices unlike those in training, where the network saw sagittal slices and isotropic voxels."""
     spacing_mm = nib.affines.voxel_sizes(affine)
     axis = int(spacing_mm.argmax())
     plane = ("sagittal", "coronal", "axial")[int(np.abs(affine[:3, axis]).argmax())]
@@ -70,15 +70,16 @@ def slice_notes(affine: np.ndarray) -> list[str]:
 
 
 def few_values(data: np.ndarray) -> int:
-    """The number of different values, or of those in a sample if that is more than a mask has."""
+    """Count the different values, or only those in a sample if they are already more than a mask has."""
     sample = len(np.unique(data.ravel(order="K")[:: max(1, data.size // SAMPLE)]))
     return sample if sample > MAX_MASK_VALUES else len(np.unique(data))
 
 
 def check_grid(path: str | Path, shape: Sequence[int], affine: np.ndarray) -> None:
-    """
+    """Refuse an affine (voxel -> mm) that no MRI scanner makes.
+
     Raises:
-        ScanError: if the affine (voxel -> mm) is no grid in space, or one that no MRI scanner makes.
+        ScanError: if it is not a grid in space, or if the voxels or the view have an impossible size.
     """
     again = "Export it again from the original images."
     if not np.isfinite(affine).all():
@@ -99,27 +100,26 @@ def check_grid(path: str | Path, shape: Sequence[int], affine: np.ndarray) -> No
 
 
 def finite(path: str | Path, data: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """The data as float32, NaN and infinite voxels replaced by the lowest finite value, and notes on that.
+    """Return the data as float32, with NaN and infinite voxels replaced by the lowest finite value, and notes on that.
 
     Raises:
-        ScanError: if no voxel is finite, or all have one value.
+        ScanError: if no voxel is finite, or all have the same value.
     """
     result = np.array(data, np.float32, order="K")
-    in_memory = result.transpose(np.argsort(result.strides)[::-1])  # whole pieces of it, whatever the order of the axes
+    in_memory = result.transpose(np.argsort(result.strides)[::-1])  # slabs are then contiguous, whatever the order of the axes
     slabs = [in_memory[i : i + CHUNK] for i in range(0, len(in_memory), CHUNK)]
     good = [np.isfinite(slab) for slab in slabs]
     missing = result.size - sum(int(g.sum()) for g in good)
     if missing == result.size:
         raise ScanError(path, "no voxel holds a finite number", "Export or download it again.")
-    # an infinite value stands at either end, so the good ones are looked at alone where there are others
+    # an infinite value would be the minimum or the maximum, so they are taken of the finite ones if there are others
     values = [slab[g] if missing else slab for slab, g in zip(slabs, good) if g.any()]
     low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
     if low == high:
         raise ScanError(path, f"every voxel has the value {low:g}", "Export or download it again.")
+    if not missing:
+        return result, []
     for slab, g in zip(slabs, good):
-        if missing:
-            slab[~g] = low
+        slab[~g] = low
     share = 100 * missing / result.size
-    return result, [
-        f"{missing} voxels ({share:.2g} %) were NaN or infinite: taken for the lowest value, and left out of signals"
-    ] if missing else []
+    return result, [f"{missing} voxels ({share:.2g} %) were NaN or infinite: taken for the lowest value, and left out of signals"]

@@ -22,10 +22,10 @@ from scripts.data.find import SUFFIXES
 from scripts.data.metaimage import check_metaimage
 
 REORDERED = "its axes have another order or direction"
-GRID_TOLERANCE_MM = 1e-3  # two affines closer than this are one grid: headers hold float32 ...
-CORNER_TOLERANCE_MM = 0.05  # ... if no voxel is further from its twin: a small turn moves the far corners most
-_alone = threading.Lock()  # loggers and warning filters are those of the whole process
-GZIP_RATIO = 1032  # deflate makes nothing smaller than that
+GRID_TOLERANCE_MM = 1e-3  # two grids are one if the entries of their affines differ by no more, as headers hold float32 numbers,
+CORNER_TOLERANCE_MM = 0.05  # and no voxel is further from its twin: a small turn moves the far corners most
+_alone = threading.Lock()  # loggers and warning filters belong to the whole process
+GZIP_RATIO = 1032  # deflate compresses no more than that
 
 
 class Volume(NamedTuple):
@@ -33,13 +33,13 @@ class Volume(NamedTuple):
 
     data: np.ndarray  # (X, Y, Z)
     affine: np.ndarray  # (4, 4), voxel -> RAS world in mm
-    dtype: str  # of the values on disk
-    notes: tuple[str, ...] = ()  # what a user should know about how it was read
+    dtype: str  # data type on disk
+    notes: tuple[str, ...] = ()  # lines for the user about how it was read
     missing: np.ndarray | None = None  # voxels (X, Y, Z) without a value, which `data` has replaced; None if there is none
 
     @property
     def signal(self) -> np.ndarray:
-        """The data, NaN where a value is missing."""
+        """Return the data with NaN for missing values."""
         return self.data if self.missing is None else np.where(self.missing, np.nan, self.data)
 
 
@@ -51,8 +51,7 @@ def read_volume(path: str | Path, series: bool = False) -> Volume:
         series: take the mean over the last axis of a 4-D file, instead of refusing it.
 
     Raises:
-        ScanError: if it is missing, empty, damaged, in colour, of other dimensions, or a folder with more than one series or a part of
-            one.
+        ScanError: if it is missing, empty, damaged, in colour, not 3-D, or a folder with more than one series or an incomplete one.
     """
     path = Path(path)
     check_there(path)
@@ -70,9 +69,10 @@ def read_volume(path: str | Path, series: bool = False) -> Volume:
 
 
 def check_there(path: str | Path) -> None:
-    """
+    """Refuse a path without a file or folder.
+
     Raises:
-        ScanError: if there is neither a file nor a folder.
+        ScanError: if there is neither.
     """
     if not Path(path).exists():
         what = "a link that leads nowhere" if Path(path).is_symlink() else "no such file"
@@ -81,18 +81,19 @@ def check_there(path: str | Path) -> None:
 
 @contextmanager
 def _notes() -> Iterator[list[str]]:
-    """What the readers warn of, with the repairs of nibabel, which would otherwise go to stderr without the file's name."""
+    """Collect the warnings of readers and the repairs of nibabel, which would otherwise go to stderr without the name of the file."""
     notes: list[str] = []
     logger, handler = nib.imageglobals.logger, logging.Handler(logging.WARNING)
     handler.emit = lambda record: notes.append(f"header: {record.getMessage()}")
     with _alone:
-        others, logger.handlers, propagate, logger.propagate = logger.handlers, [handler], logger.propagate, False
+        handlers, propagate = logger.handlers, logger.propagate
+        logger.handlers, logger.propagate = [handler], False
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
                 yield notes
         finally:
-            logger.handlers, logger.propagate = others, propagate
+            logger.handlers, logger.propagate = handlers, propagate
     notes += [" ".join(str(w.message).split()) for w in caught if issubclass(w.category, UserWarning)]
 
 
@@ -102,7 +103,7 @@ def _read_nifti(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
     _check_kind(path, image.shape, series, colour=dtype.names is not None or dtype.kind == "c")
     claimed = math.prod(image.shape) * dtype.itemsize
     if claimed > path.stat().st_size * (GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
-        shape = " x ".join(str(n) for n in image.shape)  # nibabel would fetch memory for all of it first
+        shape = " x ".join(str(n) for n in image.shape)  # checked here because nibabel would first allocate all of it
         raise ScanError(path, f"cannot be read (the file is too short for the {shape} voxels of its header)", EXPORT_AGAIN)
     affine, orientation_notes = _affine_of(image)
     notes += orientation_notes
@@ -115,13 +116,13 @@ def _read_nifti(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
             data += np.asarray(proxy[:, :, :, i], np.float32)
         data /= image.shape[3]
     else:
-        # a scaled volume would be float64
+        # without a type, a scaled volume would be float64
         data = (np.asarray(proxy, np.float32) if scaled else np.asarray(proxy)).reshape(image.shape[:3])
     return data, affine, str(dtype)
 
 
 def _affine_of(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
-    """The orientation of a NIfTI file, and which of the two in its header that is, where they do not agree."""
+    """Return the affine of a NIfTI file, and a note on which of the two in its header it is if they disagree."""
     sform = image.header.get_sform(coded=True)[0]
     try:
         qform = image.header.get_qform(coded=True)[0]
@@ -140,7 +141,7 @@ def _affine_of(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
 
 
 def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
-    from monai.data import ITKReader  # here: MONAI takes seconds to import
+    from monai.data import ITKReader  # imported late, as MONAI takes seconds
     from monai.transforms import LoadImage
 
     silent_itk()
@@ -150,9 +151,9 @@ def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
         elif path.name.lower().endswith((".mha", ".mhd")):
             check_metaimage(path)
         warnings.filterwarnings("error", message=".*more than one DICOM series")
-        # the reader is named: where pynrrd is installed, MONAI would take it, which reads fewer files
+        # the reader is named because MONAI would use pynrrd where it is installed, which reads fewer files
         image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path, reader=ITKReader())
-    except UserWarning:  # MONAI would take the first of them
+    except UserWarning:  # MONAI would read the first series
         raise ScanError(path, "holds more than one DICOM series", "Move each into a folder of its own, or convert them to NIfTI.") from None
     except RuntimeError as error:
         if "Could not create IO object" in str(error) and not path.name.lower().endswith(SUFFIXES) and not is_dicom_file(path):
@@ -160,7 +161,7 @@ def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
             raise ScanError(path, what, "Convert it to NIfTI (.nii.gz), with mri_convert of FreeSurfer for example.") from None
         raise ScanError(path, f"cannot be read ({_itk_reason(error)})", EXPORT_AGAIN) from None
     data = image.numpy()
-    shape = (*data.shape[1:], *data.shape[:1]) if data.ndim > 3 else data.shape[1:]  # a flat image has no slices
+    shape = (*data.shape[1:], *data.shape[:1]) if data.ndim > 3 else data.shape[1:]  # a 2-D image has no slices
     _check_kind(path, shape, series, colour=data.dtype == np.uint8 and len(data) in (3, 4))
     if len(data) > 1:
         notes.append(f"a series of {len(data)} volumes: their mean is used")
@@ -169,20 +170,21 @@ def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
 
 
 def _itk_reason(error: RuntimeError) -> str:
-    """The last of ITK's lines, but nothing that it quotes: paths, and parts of the header, of which one may be a patient's name."""
+    """Return the last line of an ITK error, unless it quotes something: a path, or a part of the header, which may be a patient's name."""
     text = str(error).strip()
     if "Could not create IO object" in text:
         return "it is of another format than its name says"
-    if "File cannot be read" in text:  # whatever it is, "Reason: No such file or directory" follows
+    if "File cannot be read" in text:  # ITK always adds "Reason: No such file or directory"
         return "its voxels are damaged, or not where its header says"
     last = re.sub(r"^\[nrrd\] \w+: *", "", text.splitlines()[-1] if text else type(error).__name__)
     return "its header is damaged, or names a file that is not there" if set('"|') & set(last) else last.rstrip(".:! ")[:160]
 
 
 def _check_kind(path: Path, shape: Sequence[int], series: bool, colour: bool) -> None:
-    """
+    """Refuse anything but one 3-D volume in grey values or, with `series`, a series of them.
+
     Raises:
-        ScanError: for anything but one 3-D volume in grey values, or a series of them.
+        ScanError: if the image is in colour or has another shape.
     """
     if colour:
         raise ScanError(path, "in colour, or of complex numbers", "Export it in grey values.")
@@ -192,7 +194,7 @@ def _check_kind(path: Path, shape: Sequence[int], series: bool, colour: bool) ->
 
 
 def read_grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape and affine of a scan, or of one volume of a series; of a NIfTI file the header alone is read.
+    """Read the shape and affine of a scan, or of one volume of a series; for a NIfTI file only the header is read.
 
     Raises:
         UserError: as `read_volume`.
@@ -200,7 +202,7 @@ def read_grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
     if str(path).lower().endswith((".nii", ".nii.gz")):
         try:
             image = nib.load(path)
-        except Exception:  # of many kinds: damaged streams, unknown codes
+        except Exception:  # many kinds: damaged streams, unknown codes
             image = None  # `read_volume` says what is wrong
         if image is not None and len(image.shape) >= 3 and all(n == 1 for n in image.shape[4:]):
             return image.shape[:3], _affine_of(image)[0]
@@ -209,21 +211,21 @@ def read_grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
 
 
 def turned_to_ras(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A volume (XYZ) with its axes flipped and swapped to the nearest of RAS, a view of it, and its affine (4x4, voxel -> world mm)."""
+    """Flip and swap the axes of a volume (XYZ) to the nearest of RAS; return a view, and its affine (4x4, voxel -> world mm)."""
     orientation = nib.orientations.io_orientation(affine)
     return nib.orientations.apply_orientation(volume, orientation), affine @ nib.orientations.inv_ornt_aff(orientation, volume.shape)
 
 
 def voxel_mm3(affine: np.ndarray) -> float:
-    """Volume of a voxel: the product of its edges only where they are at right angles."""
+    """Return the volume of a voxel, also if its edges are not at right angles."""
     return float(abs(np.linalg.det(np.asarray(affine, float)[:3, :3])))
 
 
 def on_grid(path: str | Path, label: Volume, scan_path: str | Path, scan: Volume) -> np.ndarray:
-    """The data of a label map, with its axes flipped and swapped to those of its scan, as a viewer may have saved it otherwise.
+    """Return the data of a label map with the axes in the order of its scan, as a viewer may have saved it with another.
 
     Raises:
-        UserError: if it is not on the grid of its scan; the message names both files.
+        UserError: if it is not on the grid of its scan, naming both files.
     """
     mismatch = grid_mismatch(scan.data.shape, scan.affine, label.data.shape, label.affine)
     if mismatch not in ("", REORDERED):
@@ -232,23 +234,23 @@ def on_grid(path: str | Path, label: Volume, scan_path: str | Path, scan: Volume
 
 
 def not_on_grid(path: str | Path, scan_path: str | Path, mismatch: str) -> str:
-    """What is wrong with a label map, and the fix; `mismatch` is that of `grid_mismatch`."""
+    """Return the message, with the fix, on a label map with a `grid_mismatch`."""
     resample, reorder = "Resample it to the scan by nearest neighbour.", "Save it with those of its scan, as nibabel's as_reoriented does."
     return f"{path}: not on the grid of {scan_path} ({mismatch}). {reorder if mismatch == REORDERED else resample}"
 
 
 def _to_axes_of(affine: np.ndarray, other_affine: np.ndarray) -> np.ndarray:
-    """Orientation that flips and swaps the axes of the other grid to those of this one."""
+    """Return the orientation that flips and swaps the axes of the other grid to those of this one."""
     return nib.orientations.ornt_transform(*map(nib.orientations.io_orientation, (other_affine, affine)))
 
 
 def grid_mismatch(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other_affine: np.ndarray) -> str:
-    """Why two volumes are not on one grid, in words; empty if they are, `REORDERED` if they are but for the order of their axes."""
+    """Say why two volumes are not on one grid: empty if they are, `REORDERED` if only the order or direction of the axes differs."""
     difference = _difference(shape, affine, other_shape, other_affine)
     if difference:
         try:
             turn = _to_axes_of(affine, other_affine)
-        except (ValueError, np.linalg.LinAlgError):  # an affine that is no grid
+        except (ValueError, np.linalg.LinAlgError):  # the affine is not a grid
             return difference
         turned_shape = [other_shape[axis] for axis in np.argsort(turn[:, 0])]
         turned_affine = other_affine @ nib.orientations.inv_ornt_aff(turn, tuple(other_shape))

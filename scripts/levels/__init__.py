@@ -1,1 +1,1 @@
-"""From level logits to a clean mask: pieces, their names, and the grid of the scan."""
+"""Turn level logits into a clean mask: find the pieces, name them, and return to the grid of the scan."""

@@ -1,4 +1,4 @@
-"""Which structures the view cuts."""
+"""Find the structures that the border of the field of view cuts."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import numpy as np
 from scripts.common.arrays import structure_boxes
 from scripts.labels import label_table
 
-FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))  # of a grid in RAS order: first and last voxels of an axis
-TOUCH_MM = 2.0  # a structure touches a face that is no further: outlines are rounded at the end of a view
-SIDES = {"left", "right"}  # cut there alone, a structure is measured in the middle of what is in view
-PADDED_RIM = 1  # voxels beside a blank border that count as border: masks end a little before it
+# low and high face of each axis of a RAS grid
+FACES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
+TOUCH_MM = 2.0  # a structure this close to a face touches it, because outlines are rounded at the end of a view
+SIDES = {"left", "right"}  # a structure cut only there is still measured, in the middle of the part in view
+PADDED_RIM = 1  # voxels next to a blank border that count as part of it, because masks end a little before it
 
 
 def reported_cuts(report: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Name of each structure in a report -> faces of the view that cut it."""
+    """Read from a report which faces of the view cut each structure: name -> faces."""
     return {row["name"]: row.get("cut_by_view", []) for row in report.get("structures", [])}
 
 
 def cut_faces(view: Sequence[slice], offset: Sequence[int], channel_map: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, list[str]]:
-    """Structure -> faces of the view that it touches: within `TOUCH_MM`, or with the last slice but one along the spine.
+    """Return the faces of the view that each structure touches: name -> faces.
 
-    All in RAS order.
+    A structure touches a face if it comes within `TOUCH_MM` of it or, along the spine, reaches the last slice but one.
 
     Args:
-        view: a box of a scan (`view_box`).
+        view: box of the scan in which something was seen, from `view_box`, in RAS order like all else here.
         offset: voxel of the scan at which `channel_map` begins.
         channel_map: channel indices, shape XYZ.
         spacing_mm: voxel size.
@@ -46,14 +47,17 @@ def cut_faces(view: Sequence[slice], offset: Sequence[int], channel_map: np.ndar
 
 
 def view_box(image: np.ndarray) -> tuple[slice, ...]:
-    """What a scanner has seen of an image (XYZ), less `PADDED_RIM` where it ends before the image does."""
-    box = seen_box(image)
-    inner = [slice(s.start + PADDED_RIM * (s.start > 0), s.stop - PADDED_RIM * (s.stop < n)) for s, n in zip(box, image.shape)]
-    return tuple(i if i.start < i.stop else s for i, s in zip(inner, box))
+    """Return `seen_box` of an image (XYZ), less `PADDED_RIM` on each side where it ends before the image does."""
+    box = []
+    for seen, size in zip(seen_box(image), image.shape):
+        start = seen.start + PADDED_RIM if seen.start > 0 else seen.start
+        stop = seen.stop - PADDED_RIM if seen.stop < size else seen.stop
+        box.append(slice(start, stop) if start < stop else seen)
+    return tuple(box)
 
 
 def seen_box(image: np.ndarray) -> tuple[slice, ...]:
-    """What a scanner has seen of an image (XYZ): without the blank slices at its ends that padding, reslicing or masking leaves behind."""
+    """Return the box of an image (XYZ) without the blank slices at its ends, which padding, reslicing or masking leave behind."""
     box = []
     for axis, size in enumerate(image.shape):
         slices = np.moveaxis(image, axis, 0)

@@ -1,4 +1,4 @@
-"""Vertebral bodies and discs as separate pieces, from a map of kinds."""
+"""Split a mask of vertebral bodies or of discs into separate pieces."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from scipy import ndimage
 
 from scripts.common.arrays import occupied_box
 
-FUSED = 1.6  # times the usual volume: a piece that large may be two bodies
-MIN_SHARE = 0.35  # of the voxels of such a piece, which two levels must have each for it to be divided
+FUSED_RATIO = 1.6  # a piece larger than this times the usual volume may be two bodies
+MIN_LEVEL_SHARE = 0.35  # such a piece is divided if at least two levels have this share of its voxels each
 CORE_DEPTH_MM = 3.0  # bodies that touch are still apart this deep below their surface
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A connected piece of one kind."""
+    """A connected piece of one kind (body or disc)."""
 
     number: int  # its value in the map of instances
     centre_mm: np.ndarray  # along the axes of the grid
@@ -31,18 +31,21 @@ def find_instances(
     core_depth_mm: float = 0.0,
     levels: Callable[[tuple[np.ndarray, ...]], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, list[Instance]]:
-    """Face-connected pieces of a mask of at least `min_mm3`: map of their numbers (int32, 0 elsewhere) and their list from top to bottom.
+    """Find the face-connected pieces of a mask.
 
-    With a `core_depth_mm`, pieces that are joined by less than about twice that depth are separated: what lies deeper than
-    `core_depth_mm` below the surface falls apart into cores, and every voxel goes to the core next to it. With `levels`, a piece far
-    larger than the others is divided among the levels that its voxels have.
+    With a `core_depth_mm`, pieces that are joined by less than about twice that depth are separated: the voxels deeper than
+    `core_depth_mm` below the surface fall apart into cores, and every voxel goes to the nearest core. With `levels`, a piece far
+    larger than the others is divided among the likeliest levels of its voxels.
 
     Args:
         mask: boolean, shape XYZ, last axis towards superior.
         spacing_mm: voxel size.
         min_mm3: smaller pieces are left out; cores may be a quarter of it.
         core_depth_mm: 0 does not separate.
-        levels: voxels of the mask, indices along each axis -> the likeliest level of each, any integers.
+        levels: function from voxels of the mask (indices along each axis) to the likeliest level of each, any integers.
+
+    Returns:
+        map of the pieces' numbers (int32, 0 elsewhere), and the pieces from top to bottom.
     """
     numbers = np.zeros(mask.shape, np.int32)
     box = occupied_box(mask)
@@ -53,8 +56,8 @@ def find_instances(
     if core_depth_mm > 0:
         pieces, count = _separate(pieces, count, spacing_mm, min_mm3 / 4 / voxel_mm3, core_depth_mm)
     if levels is not None:
-        pieces, count = _divide(pieces, count, spacing_mm, lambda places: levels(tuple(p + s.start for p, s in zip(places, box))))
-    places = np.unravel_index(np.flatnonzero(pieces > 0), pieces.shape)  # in half of the time of np.nonzero
+        pieces, count = _divide(pieces, count, spacing_mm, lambda voxels: levels(tuple(v + s.start for v, s in zip(voxels, box))))
+    places = np.unravel_index(np.flatnonzero(pieces > 0), pieces.shape)  # takes half the time of np.nonzero
     voxels = np.bincount(pieces[places], minlength=count + 1)
     sizes = voxels * voxel_mm3
     centres = np.stack([np.bincount(pieces[places], p, minlength=count + 1)[1:] for p in places], 1) / voxels[1:, None]
@@ -67,7 +70,7 @@ def find_instances(
 
 
 def grown(mask: np.ndarray) -> np.ndarray:
-    """A mask and every voxel that touches it, by a corner too: SciPy's dilation takes seven times as long."""
+    """Return a mask dilated by one voxel, across corners too; SciPy's dilation takes seven times as long."""
     for axis in range(mask.ndim):
         wider = mask.copy()
         ahead, behind = ((slice(None),) * axis + (s,) for s in (slice(1, None), slice(None, -1)))
@@ -78,14 +81,14 @@ def grown(mask: np.ndarray) -> np.ndarray:
 
 
 def usual_volume(volumes: Sequence[float]) -> float:
-    """Lower median of the larger half, which neither fragments nor a fused pair change much."""
+    """Return the lower median of the larger half of the volumes, which neither fragments nor a fused pair change much."""
     larger = sorted(volumes)[len(volumes) // 2 :]
     return float(larger[(len(larger) - 1) // 2])
 
 
 def _separate(pieces: np.ndarray, count: int, spacing_mm: Sequence[float], min_core: float, depth_mm: float) -> tuple[np.ndarray, int]:
-    """Pieces that have more than one core are divided among their cores."""
-    # a box, which takes a tenth of the time of a ball; of a single slice, all of it would be surface
+    """Divide pieces that have more than one core among their cores; return the map of pieces and their number."""
+    # erode with a box, which takes a tenth of the time of a ball; not along an axis of one voxel, where all would be surface
     size = [2 * round(depth_mm / s) + 1 if n > 1 else 1 for s, n in zip(spacing_mm, pieces.shape)]
     cores, n_cores = ndimage.label(ndimage.minimum_filter((pieces > 0).astype(np.uint8), size, mode="constant"))
     sizes = np.bincount(cores.ravel(), minlength=n_cores + 1)
@@ -111,11 +114,11 @@ def _separate(pieces: np.ndarray, count: int, spacing_mm: Sequence[float], min_c
 def _divide(
     pieces: np.ndarray, count: int, spacing_mm: Sequence[float], levels: Callable[[tuple[np.ndarray, ...]], np.ndarray]
 ) -> tuple[np.ndarray, int]:
-    """Pieces of more than `FUSED` times the usual volume are divided among the `levels` of at least `MIN_SHARE` of their voxels."""
+    """Divide pieces larger than `FUSED_RATIO` times the usual volume among the levels that `MIN_LEVEL_SHARE` of their voxels have."""
     if not count:
         return pieces, count
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
-    large = np.flatnonzero(sizes > FUSED * usual_volume(sizes)) + 1
+    large = np.flatnonzero(sizes > FUSED_RATIO * usual_volume(sizes)) + 1
     boxes = ndimage.find_objects(pieces) if len(large) else []
     result = pieces.copy()
     for piece in large:
@@ -124,13 +127,13 @@ def _divide(
         level = np.zeros(inside.shape, int)
         level[inside] = levels(tuple(p + s.start for p, s in zip(np.nonzero(inside), box)))
         found, counts = np.unique(level[inside], return_counts=True)
-        strong = found[counts >= MIN_SHARE * sizes[piece - 1]]
+        strong = found[counts >= MIN_LEVEL_SHARE * sizes[piece - 1]]
         if len(strong) < 2:
             continue
         sure = inside & np.isin(level, strong)
         nearest = ndimage.distance_transform_edt(~sure, sampling=spacing_mm, return_distances=False, return_indices=True)
-        of_voxel = level[tuple(nearest)]
+        nearest_level = level[tuple(nearest)]
         for strong_level in strong[1:]:
             count += 1
-            result[box][inside & (of_voxel == strong_level)] = count
+            result[box][inside & (nearest_level == strong_level)] = count
     return result, count

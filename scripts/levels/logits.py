@@ -1,4 +1,4 @@
-"""What the two networks say of a box of a scan: the kind of every voxel, and the level of those that one asks for."""
+"""Combine the output of the two networks: the kind of every voxel, and the level of single voxels on request."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ from scripts.labels import channels_of
 from scripts.levels.restore import CHUNK_VOXELS
 from scripts.network import KINDS
 
-GATED, COARSE_VOXEL = "gated_levels", "coarse_voxel"  # what metadata of kind logits hold of the levels, see `SpineLogits.of_networks`
+GATED, COARSE_VOXEL = "gated_levels", "coarse_voxel"  # metadata of kind logits that hold the levels, see `SpineLogits.of_networks`
 
 
 @dataclass(frozen=True)
 class SpineLogits:
-    """Log-probabilities of the kinds in all voxels, and of the levels in those that one names.
+    """Log-probabilities of the kinds in all voxels, and of the levels in single voxels on request.
 
-    Volumes of all 24 levels take as long to fill and to read as the networks, and most voxels have no level at all.
+    Filling and reading volumes of all 24 levels takes as long as the networks, and most voxels have no level at all.
     """
 
     log_kind: torch.Tensor  # log-probabilities of background, body and disc, 3XYZ, float32, on the CPU
-    at: Callable[[np.ndarray], torch.Tensor]  # flat indices of N voxels -> log-probabilities of the levels, CN
+    at: Callable[[np.ndarray], torch.Tensor]  # function from flat indices of N voxels to log-probabilities of the levels, CN
 
     @classmethod
     def of(cls, pred: torch.Tensor) -> SpineLogits:
-        """Those of what `CoarseToFineInferer` gives (3XYZ, with the levels in its metadata) or of level logits (CXYZ)."""
+        """Read the output of `CoarseToFineInferer` (3XYZ, with the levels in its metadata) or level logits (CXYZ)."""
         if isinstance(pred, MetaTensor) and GATED in pred.meta:
-            gated, voxel = pred.meta[GATED], torch.as_tensor(pred.meta[COARSE_VOXEL])  # of a batch, unless it was decollated
+            # metadata of a batch have a batch axis
+            gated, voxel = pred.meta[GATED], torch.as_tensor(pred.meta[COARSE_VOXEL])
             return cls.of_networks(pred.as_tensor(), gated.reshape(gated.shape[-4:]), voxel.flatten().tolist())
         return cls.of_levels(pred)
 
     @classmethod
     def of_levels(cls, logits: torch.Tensor) -> SpineLogits:
-        """Those of level logits of all voxels, CXYZ."""
-        logits = convert_to_tensor(logits).float().cpu()  # without metadata
+        """Take the logits of all levels in all voxels, CXYZ."""
+        logits = convert_to_tensor(logits).float().cpu()  # a plain tensor, without metadata
         log_kind = torch.stack([logits[channels_of(kind)].logsumexp(0) for kind in KINDS]).log_softmax(0)
         return cls(log_kind, lambda voxels: _take(logits, voxels).log_softmax(0))
 
     @classmethod
     def of_networks(cls, kinds: torch.Tensor, gated: torch.Tensor, coarse_voxel: Sequence[int]) -> SpineLogits:
-        """Those that `SpineNet.combine` gives.
+        """Combine the two networks as `SpineNet.combine` does.
 
         Args:
             kinds: kind logits, 3XYZ.
-            gated: of `SpineNet.gated`, level logits and the gate, on the coarse grid.
+            gated: output of `SpineNet.gated`: level logits and the gate, on the coarse grid.
             coarse_voxel: size of a coarse voxel in voxels of `kinds`.
         """
         kinds, gated = kinds.float().cpu(), gated.float().cpu()
@@ -70,7 +71,7 @@ class SpineLogits:
 
 
 def level_logits(pred: torch.Tensor) -> torch.Tensor:
-    """Of all voxels, CXYZ, from what `SpineLogits.of` takes: slower, and it needs the memory for all classes."""
+    """Return the level logits of all voxels, CXYZ, from the input of `SpineLogits.of`; this is slow and holds all classes in memory."""
     if not (isinstance(pred, MetaTensor) and GATED in pred.meta):
         return convert_to_tensor(pred)
     logits, voxels = SpineLogits.of(pred), np.arange(pred[0].numel())
@@ -79,15 +80,15 @@ def level_logits(pred: torch.Tensor) -> torch.Tensor:
 
 
 def _take(volumes: torch.Tensor, voxels: np.ndarray) -> torch.Tensor:
-    """Of volumes (CXYZ) the values of single voxels, flat indices, CN: NumPy takes half the time of torch."""
+    """Read single voxels (flat indices) of volumes (CXYZ), CN. NumPy takes half the time of torch."""
     return torch.from_numpy(volumes.flatten(1).numpy().take(voxels, axis=1))
 
 
 def _trilinear(coarse: torch.Tensor, voxel: Sequence[int]) -> Callable[[Sequence[np.ndarray]], torch.Tensor]:
-    """Interpolation of coarse volumes (Cxyz) at single fine voxels, whose places along the three axes it gets: CN.
+    """Return a function that interpolates coarse volumes (Cxyz) at single fine voxels (indices along the three axes), CN.
 
-    As `interpolate` does it for all voxels. The eight coarse voxels around a fine one always lie the same way, and their weights depend
-    on its place in its own coarse voxel alone.
+    It gives the values that `interpolate` gives for all voxels. The eight coarse voxels around a fine one always lie the same way, and
+    their weights depend only on its place in its own coarse voxel.
     """
     size = coarse.shape[1:]
     table = pad(coarse[None], [1] * 6, mode="replicate")[0].flatten(1).T.contiguous()
@@ -96,7 +97,7 @@ def _trilinear(coarse: torch.Tensor, voxel: Sequence[int]) -> Callable[[Sequence
     inside = (voxel[1] * voxel[2], voxel[2], 1)
     first, place, shares = [], [], []
     for n, step, v, s in zip(size, stride, voxel, inside):
-        at = (np.arange(v * n) + 0.5) / v + 0.5  # in the padded volume
+        at = (np.arange(v * n) + 0.5) / v + 0.5  # position in the padded volume
         first.append(np.floor(at).astype(np.int32) * step)
         place.append(np.arange(v * n, dtype=np.int32) % v * s)
         shares.append(np.stack([1 - at[:v] % 1, at[:v] % 1], 1))

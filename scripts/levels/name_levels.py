@@ -1,4 +1,4 @@
-"""What the networks say of single voxels -> logits that agree within every vertebra and count down the spine, and a report on them."""
+"""Name the vertebrae and discs of a scan, make its logits agree with the names, and report how certain they are."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from scripts.levels.sacral_shape import sacral_evidence
 from scripts.network import KINDS
 
 NEVER = -30.0  # logit of a level that a voxel does not have
-REACH = 3  # voxels around an instance with logits of its level: beyond the last one that can be the largest, what interpolation reads
-NEIGHBOUR_COST = 5.0  # nats below the level that a voxel has, for that of a neighbour of the same kind that touches it
-CERTAIN = 0.96  # a sequence less probable than this is reported as uncertain, as all are without a sacrum in view
-MIN_VOTING_VOXELS = 20_000  # sampled of all bodies, and of all discs; with twice as many, mean votes differed by at most 0.01
-LUMBAR_STEP_MM = 36.0  # between the centres of two lumbar bodies, where no third one tells
-MAX_DISC_OFFSET_MM = 25.0  # of a disc's centre from the line between its two bodies
+BOX_MARGIN = 3  # voxels around an instance in the box of its logits: interpolation reads beyond the last voxel that can win
+NEIGHBOUR_COST = 5.0  # nats by which, in a voxel of one instance, a touching instance of the same kind scores less
+MIN_CERTAIN_PROBABILITY = 0.96  # less probable sequences are reported as uncertain, and so are all without a sacrum in view
+MIN_VOTING_VOXELS = 20_000  # sampled from all bodies, and from all discs; with twice as many, mean votes differed by at most 0.01
+LUMBAR_STEP_MM = 36.0  # between the centres of two lumbar bodies, assumed where the scan shows only two bodies
+MAX_DISC_OFFSET_MM = 25.0  # from the centre of a disc to the line between its two bodies
 
 
 @dataclass(frozen=True)
 class NamedLevels:
-    """What `name_levels` finds, on the grid of the logits that it was given."""
+    """The result of `name_levels`, on the grid of its logits."""
 
-    logits: ClassLogits  # in which every voxel has the probability of its kind under a single level
+    logits: ClassLogits  # every voxel has the probability of its kind under a single level
     channel_map: np.ndarray  # level of every voxel of an instance, 0 elsewhere, uint8, shape XYZ
     affine: np.ndarray  # 4x4, voxel -> world mm
     report: dict[str, Any]  # see `name_levels`
@@ -43,14 +43,15 @@ def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float
     """Let the voxels of every vertebra vote, take the best consecutive sequence, and name the discs after the bodies beside them.
 
     Args:
-        logits: of a box whose last axis points towards superior.
+        logits: log-probabilities of a box whose last axis points towards superior.
         affine: 4x4, voxel -> world mm.
         min_instance_mm3: smaller pieces have no vote and become background.
-        first_slice: the lowest one that the scanner has seen, along the last axis.
+        first_slice: lowest slice of the field of view, along the last axis.
 
     Returns:
-        with the report: `sequence_probability`, `uncertain`, `runner_up` with `runner_up_probability`, and `structures` with the
-        `mean_entropy` (nats, of the voxels' level probabilities) and the `vote` (mean probability of the level given the kind) of each.
+        the named levels. Their report has `sequence_probability`, `uncertain`, `runner_up`, `runner_up_probability`, and `structures`,
+        each with its `mean_entropy` (nats, of the level probabilities of its voxels) and its `vote` (mean probability of the level given
+        the kind).
     """
     table = label_table()
     spacing_mm, kind = voxel_sizes(affine), argmax_channels(logits.log_kind)
@@ -68,7 +69,7 @@ def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float
 
     report = {
         "sequence_probability": naming.probability,
-        "uncertain": naming.probability < CERTAIN,
+        "uncertain": naming.probability < MIN_CERTAIN_PROBABILITY,
         "runner_up": [table[c].name for c in naming.runner_up if c],
         "runner_up_probability": naming.runner_up_probability,
         "structures": _structures([*zip(naming.channels, body_evidence), *zip(disc_channels, disc_evidence)]),
@@ -82,38 +83,39 @@ def _likeliest_body(logits: SpineLogits, voxels: tuple[np.ndarray, ...]) -> np.n
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What voxels of an instance say, all means over them."""
+    """The votes of an instance: means over voxels sampled from it."""
 
-    voxels: int  # that were asked
+    voxels: int  # number of the sampled voxels
     log_vote: np.ndarray  # mean log-probability of every channel given the kind, shape C; -inf for channels of another kind
-    vote: np.ndarray  # mean probability of the same, which the report gives; 0 for channels of another kind
-    entropy: float  # nats, of the level probabilities
+    vote: np.ndarray  # mean probability of every channel given the kind, for the report; 0 for channels of another kind
+    entropy: float  # nats, mean entropy of the level probabilities
 
 
 def _evidence(logits: SpineLogits, kind: str, numbers: np.ndarray, count: int) -> list[_Evidence]:
-    """Of every instance of a kind, whose voxels have its number (XYZ)."""
+    """Collect the evidence on every instance of a kind, numbered 1 to `count` in `numbers` (XYZ)."""
     if not count:
         return []
     voxels = np.flatnonzero(numbers)
     instance = numbers.flat[voxels].astype(np.min_scalar_type(count))  # small integers are sorted in a tenth of the time
-    own_voxels = np.split(voxels[np.argsort(instance, kind="stable")], np.cumsum(np.bincount(instance, minlength=count + 1)[1:-1]))
-    witnesses = [of_instance[:: max(1, len(voxels) // MIN_VOTING_VOXELS)] for of_instance in own_voxels]
-    sizes = [len(of_instance) for of_instance in witnesses]
-    log_p = logits.at(np.concatenate(witnesses))
+    by_instance = np.split(voxels[np.argsort(instance, kind="stable")], np.cumsum(np.bincount(instance, minlength=count + 1)[1:-1]))
+    step = max(1, len(voxels) // MIN_VOTING_VOXELS)
+    sampled = [own_voxels[::step] for own_voxels in by_instance]
+    sizes = [len(own_voxels) for own_voxels in sampled]
+    log_p = logits.at(np.concatenate(sampled))
     own = channels_of(kind)
     entropy, given_kind = -(log_p.exp() * log_p).sum(0), log_p[own].log_softmax(0)
     found = []
-    for of_instance, given in zip(entropy.split(sizes), given_kind.split(sizes, 1)):
+    for own_entropy, given in zip(entropy.split(sizes), given_kind.split(sizes, 1)):
         log_vote, vote = np.full(len(log_p), -np.inf), np.zeros(len(log_p))
         log_vote[own], vote[own] = given.mean(1).numpy(), given.exp().mean(1).numpy()
-        found.append(_Evidence(len(of_instance), log_vote, vote, float(of_instance.mean())))
+        found.append(_Evidence(len(own_entropy), log_vote, vote, float(own_entropy.mean())))
     return found
 
 
 def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], log_vote: np.ndarray) -> int:
-    """Channel of a disc from the levels of the named bodies above and below it; 0 if it lies beside the spine.
+    """Return the channel of a disc from the levels of the named bodies above and below it; 0 if it lies beside the spine.
 
-    With fewer than two bodies to tell where the spine runs, its own vote counts. A table need not have discs.
+    With fewer than two bodies to tell where the spine runs, the disc's own vote decides. A label table may have no discs.
     """
     table = label_table()
     if len(bodies) < 2:
@@ -127,7 +129,7 @@ def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], log_vote: np.
         along, offset = _project(disc.centre_mm, centres[i], centres[j])
         if 0 <= along < 1 and offset < MAX_DISC_OFFSET_MM:
             return disc_below.get(table[chain[position[i] + int(along * (position[j] - position[i]))]].name, 0)
-    # beyond the ends, on the line through the last two: the next disc lies half a vertebra on, further ones a vertebra each
+    # beyond the last body, on the line through the last two: the next disc lies half a vertebra on, further ones a vertebra each
     above, offset_above = _project(disc.centre_mm, centres[1], centres[0])
     below, offset_below = _project(disc.centre_mm, centres[-2], centres[-1])
     if above >= 1 and offset_above < MAX_DISC_OFFSET_MM:
@@ -140,7 +142,7 @@ def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], log_vote: np.
 
 
 def absent_levels(bodies: list[tuple[Instance, int]]) -> set[str]:
-    """Levels that this spine does not have: L6, unless it was found, and L5 where S1 follows L4 at the distance of a neighbour."""
+    """Return the levels that this spine lacks: L6 unless it was found, and L5 if S1 follows L4 at the distance of a neighbour."""
     names = [label_table()[c].name for _, c in bodies]
     absent = {"L6"} - {*names}
     if ("L4", "S1") in pairwise(names):
@@ -153,14 +155,14 @@ def absent_levels(bodies: list[tuple[Instance, int]]) -> set[str]:
 
 
 def _project(point: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Where `point` lies along a..b (0 at a, 1 at b), and its distance in mm from that line."""
+    """Return the position of `point` along the line a..b (0 at a, 1 at b), and its distance in mm from that line."""
     line = b - a
     along = float((point - a) @ line / (line @ line))
     return along, float(np.linalg.norm(point - a - along * line))
 
 
 def _structures(instances: list[tuple[int | None, _Evidence]]) -> list[dict]:
-    """A row for every channel that an instance has, in the order of the table."""
+    """Return a row for every channel that an instance has, in the order of the label table."""
     rows = []
     for channel in sorted({c for c, _ in instances if c}):
         own = [e for c, e in instances if c == channel]
@@ -170,15 +172,15 @@ def _structures(instances: list[tuple[int | None, _Evidence]]) -> list[dict]:
 
 
 def _agreeing_logits(log_kind: torch.Tensor, kind: np.ndarray, channel_map: np.ndarray) -> ClassLogits:
-    """The probability of the kind under the channel of the instance.
+    """Put the probability of the kind under the channel of each instance.
 
-    It reaches one voxel beyond the instance, into its neighbours too, so that no seam opens when the logits are interpolated.
+    It goes one voxel beyond the instance, also into its neighbours, so that no seam opens when the logits are interpolated.
     """
-    background = log_kind[0].masked_fill(torch.from_numpy((channel_map == 0) & (kind > 0)), 0.0)  # pieces that are no vertebra
+    background = log_kind[0].masked_fill(torch.from_numpy((channel_map == 0) & (kind > 0)), 0.0)  # unnamed pieces become background
     boxes = {}
     for channel, box in structure_boxes(channel_map).items():
         kind_number = KINDS.index(label_table()[channel].kind)
-        wide = tuple(slice(max(0, s.start - REACH), min(s.stop + REACH, n)) for s, n in zip(box, channel_map.shape))
+        wide = tuple(slice(max(0, s.start - BOX_MARGIN), min(s.stop + BOX_MARGIN, n)) for s, n in zip(box, channel_map.shape))
         near = grown(channel_map[wide] == channel)
         other = torch.from_numpy((kind[wide] == kind_number) & (channel_map[wide] > 0) & (channel_map[wide] != channel))
         log_p = log_kind[(kind_number, *wide)] - NEIGHBOUR_COST * other

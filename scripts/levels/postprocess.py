@@ -1,4 +1,4 @@
-"""Clean a label map: one connected instance per level, no specks, no holes. Sizes in mm3, whatever the voxel size."""
+"""Clean a label map: one connected instance per level, no specks, no holes. All sizes are in mm3, independent of the voxel size."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from scripts.labels import label_table
 def clean_label_map(
     label: np.ndarray, spacing_mm: Sequence[float], min_instance_mm3: float = 300.0, min_speck_mm3: float = 20.0
 ) -> np.ndarray:
-    """Label map with one face-connected piece per channel and no holes inside; the input is not changed.
+    """Return a label map with one face-connected piece per channel and no holes inside; the input is not changed.
 
-    1. The largest piece of every channel is its instance; one below `min_instance_mm3` is no instance at all.
-    2. Any other piece joins the instance of the same kind (body or disc) that it touches most: a piece of a body that was given the
+    1. The largest piece of every channel is its instance, unless it is smaller than `min_instance_mm3`.
+    2. Any other piece joins the instance of the same kind (body or disc) that it touches most, as part of a body that was given the
        wrong level. A piece that touches none, or is smaller than `min_speck_mm3`, becomes background.
     3. Background enclosed by an instance is filled.
 
@@ -36,7 +36,7 @@ def clean_label_map(
 def _clean(label: np.ndarray, voxel_mm3: float, min_instance_mm3: float, min_speck_mm3: float) -> np.ndarray:
     kinds = np.array([s.kind for s in label_table()])
     instances = np.zeros_like(label)
-    loose = np.zeros(label.shape, np.int32)  # numbers of the pieces that are no instance
+    loose = np.zeros(label.shape, np.int32)  # numbers of the pieces that are not an instance
     channel_of_piece = [0]
     for channel, box in structure_boxes(label).items():
         pieces, count = ndimage.label(label[box] == channel)
@@ -59,7 +59,7 @@ def _clean(label: np.ndarray, voxel_mm3: float, min_instance_mm3: float, min_spe
 
 
 def _contacts(pieces: np.ndarray, n_pieces: int, instances: np.ndarray, n_channels: int) -> np.ndarray:
-    """Number of voxel faces between every piece and every instance, shape (n_pieces, n_channels)."""
+    """Count the voxel faces between every piece and every instance, shape (n_pieces, n_channels)."""
     counts = np.zeros(n_pieces * n_channels, np.int64)
     for axis in range(pieces.ndim):
         low = tuple(slice(None, -1) if i == axis else slice(None) for i in range(pieces.ndim))

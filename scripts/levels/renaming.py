@@ -1,4 +1,4 @@
-"""Other names for the vertebrae of a mask, counted from the lowest one: what to do where a scan got the wrong levels."""
+"""Rename the vertebrae of a mask, counted from the lowest one, where a scan got the wrong levels."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from scripts.levels.naming import LUMBAR
 def rename_levels(
     label: np.ndarray, affine: np.ndarray, lowest: str = "", lumbar: int = 0, where: str = "mask"
 ) -> tuple[np.ndarray, list[str]]:
-    """Shift all names up or down the spine, so that its lowest body gets the right one; gaps stay as wide as they are.
+    """Shift all names up or down the spine, so that the lowest body gets the right name; gaps keep their width.
 
     Args:
         label: channel indices, shape XYZ.
         affine: 4x4, voxel -> world mm.
-        lowest: name of the lowest body that the mask holds; empty: the one that it has.
-        lumbar: vertebrae between T12 and S1: 4, 5 or 6; 0: as many as it has, five if that cannot be seen.
+        lowest: new name of the lowest body in the mask; empty keeps its name.
+        lumbar: number of vertebrae between T12 and S1: 4, 5 or 6; 0 keeps the number in the mask, or five if it does not show.
         where: file name for the messages.
 
     Returns:
-        channel indices, and the old names of discs that are background now, because the label table has none at their new place.
+        channel indices, and the old names of discs that become background because the label table has none at their new place.
 
     Raises:
-        CallError: for a level or a number of lumbar vertebrae that the label table lacks.
-        UserError: if the mask holds no body, or one would lie above the first level of the table.
+        CallError: if the label table lacks the level or the number of lumbar vertebrae.
+        UserError: if the mask holds no body, or a body would lie above the first level of the table.
     """
     table = label_table()
     found = [table[channel] for channel in np.unique(label[label > 0])]
@@ -45,27 +45,28 @@ def rename_levels(
     lowest = next((name for name in after if name == lowest.upper()), lowest) or present[-1].name
     if lowest not in after:
         given = f"--lowest {lowest}{f' --lumbar {lumbar}' if lumbar else ''}"
-        number = next((n for n, lacking in LUMBAR.items() if lowest in _bodies_without(lacking)), None)  # the level exists in such a spine
+        number = next((n for n, lacking in LUMBAR.items() if lowest in _bodies_without(lacking)), None)  # spine that has this level
         hint = f" With --lumbar {number} there is {lowest}." if number else did_you_mean(lowest, after)
         raise CallError(f"{given}: choose one of {', '.join(after)}.{hint}")
     shift = after.index(lowest) - before.index(present[-1].name)
     if before.index(present[0].name) + shift < 0:
         first = present[0].name
         raise UserError(f"{where}: with {lowest} as the lowest body, what is {first} now would lie above {after[0]}, where names end")
-    of_level = {(s.level, s.kind): s.channel for s in table}  # a disc belongs to the body above it
+    channel_of = {(s.level, s.kind): s.channel for s in table}  # the level of a disc is that of the body above it
     channels, lost = np.zeros(len(table), np.uint8), []
     for s in found:
         place = before.index(s.level) + shift
-        channels[s.channel] = of_level.get((after[place], s.kind), 0) if 0 <= place < len(after) else 0
+        channels[s.channel] = channel_of.get((after[place], s.kind), 0) if 0 <= place < len(after) else 0
         if not channels[s.channel]:
             lost.append(s.name)
     return channels[label], lost
 
 
 def _lacking(lumbar: int) -> set[str]:
-    """
+    """Return the levels that a spine of `lumbar` lumbar vertebrae lacks.
+
     Raises:
-        CallError: for another number than that of `LUMBAR`, or if the label table has too few levels for it.
+        CallError: if `LUMBAR` does not have the number, or the label table has too few levels for it.
     """
     names = {s.name for s in label_table()}
     possible = [number for number in sorted(LUMBAR) if number < 6 or "L6" in names]
@@ -75,8 +76,10 @@ def _lacking(lumbar: int) -> set[str]:
 
 
 def lumbar_number(names: Collection[str]) -> int:
-    """How many lumbar vertebrae a spine has whose bodies have these names, as `rename_levels` takes it: 4, 5 or 6."""
-    return 6 if "L6" in names else 4 if {"L4", "S1"} <= {*names} and "L5" not in names else 5
+    """Return how many lumbar vertebrae a spine with these body names has, for `rename_levels`: 4, 5 or 6."""
+    if "L6" in names:
+        return 6
+    return 4 if {"L4", "S1"} <= {*names} and "L5" not in names else 5
 
 
 def _bodies_without(absent: Collection[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From class logits on the working grid to a label map on the scan's own grid."""
+"""Turn class logits on the working grid into a label map on the grid of the scan."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch.nn.functional import grid_sample
 from scripts.common.arrays import occupied_box, whole
 from scripts.data.resampling import interpolate_straight, straight_axes
 
-CHUNK_VOXELS = 2**20  # output voxels resampled at a time where the axes are oblique: bounds the memory to about 100 MB
+CHUNK_VOXELS = 2**20  # output voxels resampled at a time for oblique axes, which bounds the memory to about 100 MB
 
 
 @dataclass(frozen=True)
 class ClassLogits:
-    """Class logits on one grid. Every class but the background has a box: outside it, and in its outermost voxels unless the grid
-    ends there, it is never the largest.
+    """Class logits on one grid, each class but the background only in a box.
 
-    Of a lumbar spine, 24 whole volumes take 0.4 GB, and as long to fill as half of the network takes.
+    Outside its box, and in the outermost voxels of the box unless the grid ends there, a class is never the largest. For a lumbar
+    spine, 24 whole volumes would take 0.4 GB, and half as long to fill as the network takes.
     """
 
     background: torch.Tensor  # shape XYZ
-    boxes: dict[int, tuple[tuple[slice, ...], torch.Tensor]]  # class -> voxels, and its logits there
+    boxes: dict[int, tuple[tuple[slice, ...], torch.Tensor]]  # class -> its box, and its logits in the box
 
     @classmethod
     def of(cls, logits: torch.Tensor) -> ClassLogits:
-        """Those of a tensor, CXYZ, which is not copied if it is float32 on the CPU."""
+        """Wrap a tensor, CXYZ, without a copy if it is float32 on the CPU."""
         first, *others = logits.float().cpu()
         return cls(first, {channel: (whole(first.shape), values) for channel, values in enumerate(others, start=1)})
 
@@ -38,14 +38,14 @@ def restore_label_map(
 ) -> torch.Tensor:
     """Interpolate class logits linearly on another grid and take the largest: label map, uint8, shape `target_shape`.
 
-    Like resampling every class volume and an argmax, without ever holding the class volumes: a class can only win beside voxels in which
-    it is ahead of background, so every class is interpolated in the box around those alone.
+    The result is that of resampling every class volume followed by an argmax, without ever holding the class volumes. A class can only
+    win next to voxels in which it is ahead of background, so it is interpolated only in the box around those.
 
     Args:
-        logits: `ClassLogits.of` makes them of a tensor.
+        logits: class logits; `ClassLogits.of` makes them from a tensor.
         affine: 4x4, voxel of `logits` -> world mm.
         target_affine: 4x4, voxel of the result -> world mm.
-        target_shape: of the result; voxels outside the grid of `logits` are background, but for the half voxel at its rim.
+        target_shape: shape of the result; voxels more than half a voxel outside the grid of `logits` are background.
     """
     result = torch.zeros(target_shape, dtype=torch.uint8)
     to_source = np.linalg.inv(affine) @ target_affine
@@ -60,7 +60,7 @@ def restore_label_map(
     if not boxes:
         return result
     region = tuple(slice(min(b[a].start for b in boxes.values()), max(b[a].stop for b in boxes.values())) for a in range(3))
-    best = _interpolate(logits.background, to_source, region).clone()  # on the same grid it is the volume itself
+    best = _interpolate(logits.background, to_source, region).clone()  # on the same grid, interpolation returns the volume itself
     for channel, box in boxes.items():
         own, values = logits.boxes[channel]
         to_own = to_source.copy()
@@ -74,7 +74,7 @@ def restore_label_map(
 
 
 def _interpolate(volume: torch.Tensor, to_source: np.ndarray, box: tuple[slice, ...]) -> torch.Tensor:
-    """Values of a volume (XYZ) in the target voxels of `box`; -inf more than half a voxel outside."""
+    """Interpolate a volume (XYZ) in the target voxels of `box`; -inf more than half a voxel outside the volume."""
     if axes := straight_axes(to_source, box):
         return interpolate_straight(volume, to_source, box, axes)
     size = torch.tensor(volume.shape, dtype=torch.float64)
@@ -86,14 +86,15 @@ def _interpolate(volume: torch.Tensor, to_source: np.ndarray, box: tuple[slice, 
             sum(a[..., None] * matrix[:3, i] for i, a in enumerate(torch.meshgrid(rows, axes[1], axes[2], indexing="ij"))) + matrix[:3, 3]
         )
         outside = ((voxel <= -0.5) | (voxel >= size - 0.5)).any(-1)
-        grid = (2 * voxel / (size - 1).clamp(min=1) - 1).float().flip(-1)[None]  # grid_sample: last axis first, corners at -1 and 1
+        # grid_sample wants the last axis first, corners at -1 and 1
+        grid = (2 * voxel / (size - 1).clamp(min=1) - 1).float().flip(-1)[None]
         values = grid_sample(volume[None, None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0, 0]
         result.append(values.masked_fill_(outside, -torch.inf))
     return torch.cat(result)
 
 
 def _target_box(low: Sequence[float], high: Sequence[float], to_target: np.ndarray, shape: tuple[int, int, int]) -> tuple[slice, ...]:
-    """Box of target voxels that covers the source box `low`..`high` (voxel coordinates)."""
+    """Return the box of target voxels that covers the source box `low`..`high` (voxel coordinates)."""
     corners = np.stack(np.meshgrid(*zip(low, high), indexing="ij"), -1).reshape(-1, 3) @ to_target[:3, :3].T + to_target[:3, 3]
     start = np.clip(np.floor(corners.min(0)), 0, shape).astype(int)
     stop = np.clip(np.ceil(corners.max(0)) + 1, 0, shape).astype(int)

@@ -1,1 +1,1 @@
-"""Measures and signals of the structures in a mask, the report on them, and what is doubtful."""
+"""Measure the structures in a mask and their signals, report on them, and list what is doubtful."""

@@ -1,4 +1,4 @@
-"""Reports on masks: of one that inference has just drawn, and of one that lies in a file."""
+"""Report on masks: on one that inference has just drawn, and on one in a file."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from scripts.measure.doubts import doubts
 from scripts.measure.rows import rounded, structure_rows
 from scripts.measure.spine import SpineMeasures, measure_spine
 
-MASKED_SHARE = 3  # of the voxels of all structures: a map with values in fewer is blank around them; scans have ten times as many
-SHOWN_PIECES = 3  # pieces of a structure in a warning
+MASKED_RATIO = 3  # a map with values in fewer voxels than this times those of all structures is blank around them; scans have 10 times
+SHOWN_PIECES = 3  # pieces of a structure that a warning lists
 
 
 def fresh_report(pred: MetaTensor, scan: Volume, notes: Sequence[str]) -> dict[str, Any]:
-    """How sure the names are, `structures` with volume, signal and measures, the measures of the `spine`, and `warnings`.
+    """Write the report on a fresh mask: certainty of the names, `structures` with volume, signal and measures, `spine`, and `warnings`.
 
     Args:
         pred: mask that inference has drawn, channel indices, 1XYZ, with the `report` of `NameLevelsd` in its metadata.
-        scan: as it is stored.
-        notes: what its reader has said.
+        scan: the scan as it is stored.
+        notes: notes of the reader on the scan.
     """
     report = rounded(pred.meta["report"])
     if "label_scheme" in pred.meta:
@@ -48,18 +48,20 @@ def report_on(
     written: Mapping[str, Any],
     before: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], SpineMeasures]:
-    """What `fresh_report` tells, of a mask in a file: what was said of its names before, and what can be measured now.
+    """Write the report on a mask in a file, with the content of `fresh_report`.
+
+    What it says of the names comes from an earlier report; the measures are taken anew.
 
     Args:
         label: channel indices, shape XYZ.
         affine: 4x4, voxel -> world mm.
-        scan: on the same grid; None: there are no signals, and what a blank border of it cuts is not known.
-        label_scheme: of the numbers in the file.
-        written: an earlier report on the very same mask, if there is one: how sure its names are, and what cuts its structures.
-        before: a report on the mask before it was edited.
+        scan: scan on the same grid; None gives no signals, and a blank border is not known to cut structures.
+        label_scheme: scheme of the numbers in the file.
+        written: earlier report on the very same mask, or empty; it tells how certain the names are and what cuts the structures.
+        before: report on the mask before it was edited.
 
     Returns:
-        the report, and the measures with the bodies that they were taken of.
+        the report, and the measures with their bodies.
     """
     cut = reported_cuts(written) or _seen_cuts(label, affine, scan, reported_cuts(before or {}))
     measures = measure_spine(label, affine, cut)
@@ -79,19 +81,22 @@ def report_on(
 
 
 def _seen_cuts(label: np.ndarray, affine: np.ndarray, scan: Volume | None, before: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """What cuts the structures of a mask: faces that they touch, and the left and right ones that cut them before it was edited: between
-    thick slices, the network had seen where they end."""
+    """Return the faces of the view that cut each structure of a mask.
+
+    These are the faces that it touches, and the left and right ones that cut it before the mask was edited, because the network had seen
+    where it ends between thick slices.
+    """
     turned, turned_affine = turned_to_ras(label, affine)
     view = view_box(turned_to_ras(scan.data, scan.affine)[0]) if scan else whole(turned.shape)
-    if scan and np.count_nonzero(scan.data != scan.data.flat[0]) < MASKED_SHARE * np.count_nonzero(label):
-        view = whole(turned.shape)  # a map that is blank around the structures does not tell where the scan has ended
+    if scan and np.count_nonzero(scan.data != scan.data.flat[0]) < MASKED_RATIO * np.count_nonzero(label):
+        view = whole(turned.shape)  # a map that is blank around the structures does not show where the scan ends
     touched = cut_faces(view, (0, 0, 0), turned, voxel_sizes(turned_affine))
     sides = {name: [face for face in faces if face in SIDES] for name, faces in before.items()}
     return {name: [*dict.fromkeys([*sides.get(name, []), *touched.get(name, [])])] for name in {**touched, **sides}}
 
 
 def _pieces(label: np.ndarray) -> list[str]:
-    """A line for structures that are more than one piece: strokes of an editor that have gone astray, or another structure's number."""
+    """Report structures in more than one piece, due to stray strokes of an editor or the number of another structure."""
     found = []
     for channel, box in structure_boxes(label).items():
         pieces, count = connected(label[box] == channel, np.ones((3, 3, 3)))

@@ -1,4 +1,4 @@
-"""Rows on the structures of a mask, for its report and for tables of many masks."""
+"""Make rows on the structures of a mask, for its report and for tables of many masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.labels import label_table, numbers, structure
 from scripts.measure.doubts import RENAMED
 from scripts.measure.signal import measure_signals
 
-# of structures and of spines, in the order of their columns in every table, whichever mask comes first
+# measures of structures and of spines, in the order of their columns in every table, whichever mask comes first
 MEASURES = (
     "centre_x_mm", "centre_y_mm", "centre_z_mm", "signal_mean", "signal_sd", "signal_median",
     "anterior_height_mm", "middle_height_mm", "posterior_height_mm", "depth_mm", "wedge_deg", "coronal_deg", "axial_deg", "height_loss",
@@ -24,23 +24,24 @@ MEASURES = (
 
 
 CENTRE = MEASURES[:3]
-SPINE_WORDS = {"lordosis_deg": "lordosis L1-S1", "lordosis_l1_l5_deg": "lordosis L1-L5", "cobb_deg": "Cobb"}  # for pictures and pages
+SPINE_WORDS = {"lordosis_deg": "lordosis L1-S1", "lordosis_l1_l5_deg": "lordosis L1-L5", "cobb_deg": "Cobb"}  # words for pictures and pages
 
 
 def structure_rows(
     found: Iterable[Mapping[str, Any]], label: np.ndarray, affine: np.ndarray, label_scheme: str, scan: np.ndarray | None = None
 ) -> list[dict[str, Any]]:
-    """What was found of each structure, with its `value` in the file of the mask (None if the scheme has none), its `volume_mm3` and
-    the `centre_x_mm`, `centre_y_mm` and `centre_z_mm` of its voxels (None if it is not drawn), and, where there is a scan, its signals
-    (`measure_signals`).
+    """Complete the rows on the structures of a mask.
+
+    Each gets its `value` in the file of the mask (None if the scheme has none), its `volume_mm3` and the `centre_x_mm`, `centre_y_mm` and
+    `centre_z_mm` of its voxels (None if it is not drawn), and, with a scan, its signals (`measure_signals`).
 
     Args:
-        found: rows with a `name` each; one that the mask does not hold, as a small one that went with the specks, has no row, unless it
-            has `measures`: those of a disc are taken between end-plates, drawn or not.
+        found: rows with a `name` each. A structure that the mask does not hold, such as a small one removed with the specks, is left out
+            unless it has `measures`, since those of a disc are taken between end-plates, drawn or not.
         label: channel indices, shape XYZ.
         affine: 4x4, voxel -> world mm.
-        label_scheme: of the file.
-        scan: on the same grid.
+        label_scheme: scheme of the numbers in the file.
+        scan: scan on the same grid.
     """
     in_mask = numbers(label, label_scheme)
     volumes = np.bincount(label.ravel(), minlength=len(label_table())) * voxel_mm3(affine)
@@ -59,9 +60,9 @@ def structure_rows(
 
 
 def _centres_mm(label: np.ndarray, affine: np.ndarray) -> dict[int, list[float]]:
-    """Channel -> mean of the centres of its voxels in the world, mm to the patient's right, front and head, to a tenth."""
+    """Return the centre of the voxels of each channel: mm to the patient's right, front and head, rounded to a tenth."""
     found = {}
-    occupied = occupied_box(label > 0) or whole(label.shape)  # boxes of a whole scan take longer than all else here
+    occupied = occupied_box(label > 0) or whole(label.shape)  # finding boxes in a whole scan takes longer than all else here
     part, start = label[occupied], [s.start for s in occupied]
     for channel, box in structure_boxes(part).items():
         mask = part[box] == channel
@@ -72,38 +73,39 @@ def _centres_mm(label: np.ndarray, affine: np.ndarray) -> dict[int, list[float]]
 
 
 def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
-    """With four digits of probabilities and entropies: further ones change with the number of threads."""
+    """Round the floats of a row to four decimals; further ones of probabilities and entropies change with the number of threads."""
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
 def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a report as cells of a table: every measure in a column of its own, the faces that cut the structure as words."""
+    """Turn a row of a report into cells of a table: a column for every measure, the faces that cut the structure as words."""
     cells = {key: value for key, value in row.items() if key != "measures"}
     return {**cells, "cut_by_view": " ".join(row.get("cut_by_view", [])), **row.get("measures", {})}
 
 
 def structure_table(of_mask: Mapping[str, Any], report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A `table_row` for every structure of a report, or an empty one, behind what tells which mask it is of and how sure its names are."""
+    """Return a `table_row` for every structure of a report, or an empty one, behind the columns on the mask and its names."""
     of_mask = {**of_mask, **_of_names(report)}
     return [{**of_mask, **table_row(row)} for row in report["structures"]] or [of_mask]
 
 
 def spine_row(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says of a mask as a whole, as cells of a table: how sure the names are, the measures of the `spine`, the warnings;
-    names that somebody has given are none, and have a column."""
+    """Turn what a report says of a whole mask into cells of a table: certainty of the names, measures of the `spine`, and warnings.
+
+    The warning about names that somebody has given is left out, because they have a column.
+    """
     warnings = [line for line in report.get("warnings", []) if not line.startswith(RENAMED)]
     return {**_of_names(report), **report.get("spine", {}), "warnings": " | ".join(warnings)}
 
 
 def _of_names(report: Mapping[str, Any]) -> dict[str, Any]:
-    """In which numbers the names stand in the mask, how sure they are, and whether somebody has given them: what a report tells, if there
-    is one."""
+    """Return the cells on the names: their label scheme, how certain they are, and whether somebody has given them, None if unknown."""
     known = {key: report.get(key) for key in ("label_scheme", "sequence_probability", "uncertain")}
     return {**known, "named_by_hand": None if known["uncertain"] is None else "renamed" in report}
 
 
 def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a table, each with all of its columns: what tells the row first, then what any mask has of the `MEASURES`."""
+    """Give all rows of a table the same columns: first those that identify the row, then those of the `MEASURES` that any mask has."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = [*(n for n in names if n not in MEASURES), *(n for n in MEASURES if n in names)]
     return [{name: row.get(name) for name in columns} for row in rows]

@@ -1,4 +1,4 @@
-"""How bright the structures of a mask are in a scan: what disc signal, marrow and fat fraction maps are read by."""
+"""Measure how bright the structures of a mask are in a scan, to read disc signal, marrow and maps of the fat fraction."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from nibabel.affines import voxel_sizes
 from scripts.common.arrays import occupied_box, structure_boxes
 from scripts.labels import label_table
 
-RIM_MM = 2.0  # that is left out at the border of a structure, or a voxel if that is more: its voxels hold what lies beside it, too
-DIGITS = 4  # significant ones: signals are hundreds in one scan, and hundredths in a map of fat fractions
+RIM_MM = 2.0  # left out at the border of a structure, or one voxel if that is more, because border voxels hold a part of what is beside it
+DIGITS = 4  # significant digits, because signals are hundreds in a scan and hundredths in a map of fat fractions
 
 
 def measure_signals(label: np.ndarray, scan: np.ndarray, affine: np.ndarray) -> dict[str, dict[str, float]]:
-    """`signal_mean`, `signal_sd` (population) and `signal_median` of every structure without its rim, in the units of the scan.
+    """Return `signal_mean`, `signal_sd` (population) and `signal_median` of every structure without its rim, in the units of the scan.
 
-    The rim are the voxels that have another label, or none, within `RIM_MM` along an axis; where the volume ends is no border.
+    A voxel belongs to the rim if another label, or none, lies within `RIM_MM` along an axis; the end of the volume is no border.
 
     Args:
         label: channel indices, shape XYZ.
-        scan: on the same grid; NaN where it has no value, which does not count.
+        scan: scan on the same grid; NaN marks missing values, which do not count.
         affine: 4x4, voxel -> world mm.
 
     Returns:
-        by the name of the structure; one that is all rim, or without a value, is not there.
+        the statistics by name of structure; structures that are all rim, or without any value, are left out.
     """
     occupied = occupied_box(label > 0)
     if not occupied:

@@ -1,1 +1,1 @@
-"""Synthetic spines with exact labels."""
+"""Draw synthetic spines with exact labels."""

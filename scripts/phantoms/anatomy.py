@@ -1,4 +1,4 @@
-"""Geometry of the phantom's spine.
+"""Build the geometry of the phantom's spine.
 
 World coordinates are RAS millimetres. A vertebral body has its own frame with the axes right, anterior and superior (columns of
 `axes`) and the relative positions u = anterior coordinate / depth and v = right coordinate / width, both -0.5 to 0.5.
@@ -26,7 +26,7 @@ from scripts.labels import label_table
 
 ENDS = 0.35  # heights are defined at u = +-ENDS: 15 % and 85 % of the depth
 MIN_RIM_GAP_MM = 1.5  # end-plates of neighbours never come closer than this at the rim
-S1_CENTRE_MM = np.array([0.0, -10.0, -95.0])  # of its superior end-plate: puts L3 near the scanner's isocentre
+S1_CENTRE_MM = np.array([0.0, -10.0, -95.0])  # centre of its superior end-plate, which puts L3 near the isocentre of the scanner
 
 # Population means counted upwards from the vertebra above S1 (L5, L4, ... T12, ... T5), all in mm and degrees:
 # anterior height, posterior height, concavity, depth, width, height and angle of the disc below
@@ -53,10 +53,10 @@ SACRUM_MEANS = np.array([
     [17.0, 16.0, 0.2, 13.0, 24.0, 0.25],
 ])  # fmt: skip
 SACRAL_KYPHOSIS_DEG = 13.0  # per segment
-SCOLIOSIS_ENDS = ((0, 2), (5, 7))  # levels counted as above: of the lower end vertebra L5 to L3, of the upper one T12 to T10
-STRAIGHT_AGAIN = 4  # levels above the upper end vertebra
-AXIAL_SHARE = 0.35  # of the Cobb angle: by how much the vertebra at the apex is turned to the convex side
-MAX_COBB_DEG = 60.0
+SCOLIOSIS_ENDS = ((0, 2), (5, 7))  # ranges of the end vertebrae, counted as above: lower one L5 to L3, upper one T12 to T10
+STRAIGHT_AGAIN = 4  # levels above the upper end vertebra where the spine is upright again
+AXIAL_SHARE = 0.35  # share of the Cobb angle by which the vertebra at the apex is turned to the convex side
+MAX_COBB_DEG = 60.0  # largest Cobb angle of a phantom
 CANAL_MM = (12.0, 8.5)  # half width and half depth of the spinal canal
 CURVE_STEP_MM = 0.25  # resolution of curves that are tabulated over world z
 
@@ -78,7 +78,7 @@ class Vertebra:
 
     @cached_property
     def wedge_deg(self) -> float:
-        """Angle between the end-plates in the mid-sagittal plane, positive if the body is taller anteriorly."""
+        """Return the angle between the end-plates in the mid-sagittal plane, positive if the body is taller anteriorly."""
         return float(np.rad2deg(2 * np.arctan((self.anterior_mm - self.posterior_mm) / (4 * ENDS * self.depth_mm))))
 
     @property
@@ -86,26 +86,26 @@ class Vertebra:
         return (self.anterior_mm + self.posterior_mm) / 2 - self.middle_mm
 
     def height_mm(self, u: np.ndarray | float, v: np.ndarray | float = 0.0) -> Any:
-        """Distance between the end-plates along the superior axis."""
+        """Return the distance between the end-plates along the superior axis."""
         slope = (self.anterior_mm - self.posterior_mm) / (2 * ENDS)
         return self.middle_mm + slope * u + self.concavity_mm / ENDS**2 * (u * u + v * v)
 
     def end_plate_mm(self, side: int, u: float) -> np.ndarray:
-        """World position (3,) on the superior (`side` = 1) or inferior (-1) end-plate in the mid-sagittal plane."""
+        """Return the world position (3,) on the superior (`side` = 1) or inferior (-1) end-plate in the mid-sagittal plane."""
         return self.centre_mm + self.axes @ np.array([0.0, u * self.depth_mm, side * self.height_mm(u) / 2])
 
     def chord(self, side: int) -> np.ndarray:
-        """Unit vector (3,) along an end-plate from its posterior (15 %) to its anterior (85 %) point."""
+        """Return the unit vector (3,) along an end-plate from its posterior (15 %) to its anterior (85 %) point."""
         chord = self.end_plate_mm(side, ENDS) - self.end_plate_mm(side, -ENDS)
         return chord / np.linalg.norm(chord)
 
     def posterior_corner_mm(self, side: int) -> np.ndarray:
-        """World position (3,) of the posterior rim of an end-plate."""
+        """Return the world position (3,) of the posterior rim of an end-plate."""
         return self.end_plate_mm(side, -0.5 * (1 - self.taper * (side < 0)))
 
     @property
     def verse(self) -> int:
-        """VerSe number, 0 for a vertebra outside the label table."""
+        """Return the VerSe number, 0 for a vertebra outside the label table."""
         return {s.name: s.verse for s in label_table()}.get(self.name, 0)
 
 
@@ -119,35 +119,35 @@ class Disc:
 
     @property
     def verse(self) -> int:
-        """VerSe number, 0 for a disc outside the label table."""
+        """Return the VerSe number, 0 for a disc outside the label table."""
         number = 100 + self.upper.verse
         return number if number in {s.verse for s in label_table()} else 0
 
     @cached_property
     def axis(self) -> np.ndarray:
-        """Unit vector (3,) halfway between the normals of the two end-plates."""
+        """Return the unit vector (3,) halfway between the normals of the two end-plates."""
         normals = [np.cross(v.axes[:, 0], v.chord(side)) for v, side in ((self.lower, 1), (self.upper, -1))]
         return (normals[0] + normals[1]) / np.linalg.norm(normals[0] + normals[1])
 
     def height_mm(self, u: float) -> float:
-        """Distance along the disc's axis between the points of the facing end-plates at relative position `u`."""
+        """Return the distance along the axis of the disc between the points of the facing end-plates at relative position `u`."""
         return float(self.axis @ (self.upper.end_plate_mm(-1, u) - self.lower.end_plate_mm(1, u)))
 
     @property
     def angle_deg(self) -> float:
-        """Sagittal angle between the end-plates, positive if the disc is taller anteriorly."""
+        """Return the sagittal angle between the end-plates, positive if the disc is taller anteriorly."""
         return sagittal_deg(self.upper.chord(-1)) - sagittal_deg(self.lower.chord(1))
 
     @property
     def slip_mm(self) -> float:
-        """How far the posterior corner of the upper vertebra lies in front of the lower one's, along the lower end-plate."""
+        """Return how far the posterior corner of the upper vertebra is in front of that of the lower one, along the lower end-plate."""
         step = self.upper.posterior_corner_mm(-1) - self.lower.posterior_corner_mm(1)
         return float(self.lower.chord(1) @ step)
 
 
 @dataclass(frozen=True)
 class Spine:
-    """Everything from the lowest to the highest vertebra."""
+    """All vertebrae and discs of a phantom."""
 
     sacrum: tuple[Vertebra, ...]  # S1, S2, S3, S4
     column: tuple[Vertebra, ...]  # upwards from the lowest lumbar vertebra
@@ -155,19 +155,19 @@ class Spine:
 
     @property
     def vertebrae(self) -> tuple[Vertebra, ...]:
-        """All vertebrae upwards from S4."""
+        """Return all vertebrae upwards from S4."""
         return self.sacrum[::-1] + self.column
 
     def __getitem__(self, name: str) -> Vertebra:
         return {v.name: v for v in self.vertebrae}[name]
 
     def level_mm(self, name: str) -> float:
-        """World z of a vertebra's centre; a plain float keeps the renderer's float32 arrays float32."""
+        """Return the world z of the centre of a vertebra, as a plain float so that the float32 arrays of the renderer stay float32."""
         return float(self[name].centre_mm[2])
 
 
 def rotation(axis: int, degrees: float) -> np.ndarray:
-    """Matrix (3, 3) of a right-handed rotation about x (0), y (1) or z (2); about x it lifts the anterior edge."""
+    """Return the matrix (3, 3) of a right-handed rotation about x (0), y (1) or z (2); about x it lifts the anterior edge."""
     sine, cosine = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
     matrix = np.eye(3)
     i, j = (axis + 1) % 3, (axis + 2) % 3
@@ -177,17 +177,17 @@ def rotation(axis: int, degrees: float) -> np.ndarray:
 
 
 def turn(degrees: np.ndarray) -> np.ndarray:
-    """Matrix (3, 3) of rotations about x, y and z, in this order in the moving frame."""
+    """Return the matrix (3, 3) of rotations about x, y and z, in this order in the moving frame."""
     return rotation(0, degrees[0]) @ rotation(1, degrees[1]) @ rotation(2, degrees[2])
 
 
 def sagittal_deg(direction: np.ndarray) -> float:
-    """Slope of a direction (3,) in the world's sagittal plane, positive if it rises anteriorly."""
+    """Return the slope of a direction (3,) in the world's sagittal plane, positive if it rises anteriorly."""
     return float(np.rad2deg(np.arctan2(direction[2], direction[1])))
 
 
 def level_names(lumbar: int) -> list[str]:
-    """Names of the column's vertebrae upwards from the lowest lumbar one."""
+    """Return the names of the vertebrae above the sacrum, upwards from the lowest lumbar one."""
     names = [f"L{i}" for i in range(lumbar, 0, -1)] + [f"T{i}" for i in range(12, 0, -1)]
     return names[: len(LEVEL_MEANS)]
 
@@ -200,10 +200,10 @@ def build_spine(
     slipped: Mapping[str, float] | None = None,
     scoliosis: float = 0.0,
 ) -> Spine:
-    """Draw a spine. The options change nothing but what they name: all random numbers are drawn in any case.
+    """Draw a spine. The options only change what they name, because all random numbers are drawn in any case.
 
     Args:
-        rng: source of the patient's size, curvature and of the jitter of every level.
+        rng: source of the size and curvature of the patient and of the jitter of every level.
         lumbar: number of lumbar vertebrae: 4, 5 or 6.
         wedged: share of the anterior height that a level has lost.
         slipped: anterior shift in mm of a level on the one below; all levels above move along.
@@ -250,7 +250,7 @@ def build_spine(
 
 
 def _draw_levels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sizes (13, 7) of the levels like LEVEL_MEANS, the degeneration (13,) and the tilts in degrees (13, 3) of the discs."""
+    """Draw the sizes (13, 7) of the levels like LEVEL_MEANS, and the degeneration (13,) and the tilts in degrees (13, 3) of the discs."""
     count = len(LEVEL_MEANS)
     means = LEVEL_MEANS * np.exp(rng.normal(0, 1, LEVEL_MEANS.shape) * [0.025, 0.02, 0.25, 0.02, 0.02, 0.07, 0.0])
     # lumbar discs wear, the lowest two most
@@ -264,7 +264,7 @@ def _draw_levels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _scoliotic_leans(rng: np.random.Generator, cobb_deg: float) -> np.ndarray:
-    """Degrees (14, 2) by which a scoliosis turns S1, which stays upright, and every level above it about y and z of the world.
+    """Return the degrees (14, 2) by which a scoliosis turns S1, which stays upright, and every level above it about y and z of the world.
 
     The lower end vertebra leans by half of the angle to the convex side, the upper one by the other half to the concave side. Between
     them all discs share the angle, and the vertebrae turn to the convex side, most of all at the apex.
@@ -277,7 +277,7 @@ def _scoliotic_leans(rng: np.random.Generator, cobb_deg: float) -> np.ndarray:
 
 
 def _build_sacrum(pose: np.ndarray, height_scale: float, width_scale: float) -> tuple[Vertebra, ...]:
-    """S1 to S4, downwards from the superior end-plate of S1, whose frame is `pose` (3, 3)."""
+    """Build S1 to S4, downwards from the superior end-plate of S1, whose frame is `pose` (3, 3)."""
     segments: list[Vertebra] = []
     for i, (anterior, posterior, concavity, depth, width, taper) in enumerate(SACRUM_MEANS):
         heights = (height_scale * np.array([anterior, (anterior + posterior) / 2 - concavity, posterior])).tolist()
@@ -325,7 +325,7 @@ class Curves:
     start_mm: float
     canal_x: np.ndarray
     canal_y: np.ndarray
-    canal_cosine: np.ndarray  # of the canal's slope: sagittal distances across it are shorter than those along y
+    canal_cosine: np.ndarray  # cosine of the slope of the canal: sagittal distances across it are shorter than those along y
     front_y: np.ndarray  # anterior surface of the bodies
     back_y: np.ndarray  # skin of the back in the midline
     belly_y: np.ndarray  # skin of the belly in the midline
@@ -361,5 +361,5 @@ class Curves:
         )
 
     def rows(self, z: np.ndarray) -> np.ndarray:
-        """Indices into the tables, of the shape of `z`."""
+        """Return indices into the tables, with the shape of `z`."""
         return np.clip((z - self.start_mm) / CURVE_STEP_MM, 0, len(self.canal_x) - 1).astype(np.int16)

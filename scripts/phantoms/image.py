@@ -1,4 +1,4 @@
-"""Rendering of the phantom: tissues and labels at the voxels of a sagittal acquisition.
+"""Render the phantom: tissues and labels at the voxels of a sagittal acquisition.
 
 Arrays here have the axes (slice, posterior to anterior, inferior to superior); `scripts/phantoms/phantom.py` turns them into the scan's
 voxel order. Every tissue is painted over the earlier ones wherever the signed distance to its surface (`inside_mm`, approximate,
@@ -49,7 +49,7 @@ CORTEX_MM = 0.7  # half thickness of the cortical shell, which lies astride the 
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxel centres in world coordinates."""
+    """The grid of an acquisition: voxel centres in world coordinates."""
 
     shape: tuple[int, int, int]
     affine: np.ndarray  # (4, 4), voxel indices to world mm
@@ -59,14 +59,14 @@ class Grid:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     def points(self) -> np.ndarray:
-        """World coordinates (3, *shape), float32."""
+        """Return the world coordinates of all voxels, (3, *shape), float32."""
         steps = [self.affine[:3, k, None] * np.arange(n) for k, n in enumerate(self.shape)]
         steps[0] += self.affine[:3, 3, None]
         x, y, z = (s.astype(np.float32) for s in steps)
         return x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :]
 
     def box(self, centre_mm: np.ndarray, axes: np.ndarray, half_mm: np.ndarray) -> tuple[slice, ...]:
-        """The voxels around a cuboid with axes (3, 3) and half sizes (3,), clipped to the grid."""
+        """Return the box of voxels around a cuboid with axes (3, 3) and half sizes (3,), clipped to the grid."""
         inverse = np.linalg.inv(self.affine)
         centre = inverse[:3, :3] @ centre_mm + inverse[:3, 3]
         half = np.abs(inverse[:3, :3] @ axes) @ half_mm
@@ -74,7 +74,7 @@ class Grid:
         return tuple(slice(int(np.clip(a, 0, n)), int(np.clip(b, 0, n))) for a, b, n in zip(low, high, self.shape, strict=True))
 
     def noise(self, rng: np.random.Generator, scale_mm: tuple[float, float, float]) -> np.ndarray:
-        """Smooth Gaussian noise of unit variance and of the given correlation lengths along the three axes, float32.
+        """Draw smooth Gaussian noise of unit variance and of the given correlation lengths along the three axes, float32.
 
         It takes one number from `rng` whatever the grid, so that the draws after it do not depend on the grid.
         """
@@ -106,7 +106,7 @@ class Look:
         return self.tissues[name]
 
     def blend(self, first: str, second: str, share: float) -> tuple[float, float]:
-        """Mixture of two tissues, `share` of it the second one."""
+        """Mix two tissues, with a `share` of the second one."""
         (a, s), (b, t) = self.tissues[first], self.tissues[second]
         return a + share * (b - a), s + share * (t - s)
 
@@ -144,7 +144,7 @@ class Canvas:
             layer[box] += change
 
     def local(self, box: tuple[slice, ...], v: Vertebra) -> np.ndarray:
-        """Coordinates (3, ...) in mm of a box in the frame of a vertebra."""
+        """Return the coordinates (3, ...) in mm of a box in the frame of a vertebra."""
         offset = self.points[(slice(None), *box)] - v.centre_mm.astype(np.float32)[:, None, None, None]
         return np.einsum("ji,j...->i...", v.axes.astype(np.float32), offset)
 
@@ -153,14 +153,14 @@ EVERYWHERE = (slice(None), slice(None), slice(None))
 
 
 def superellipsoid(q: np.ndarray, centre_mm: tuple[float, ...], radii_mm: tuple[float, ...]) -> np.ndarray:
-    """Signed distance in mm, positive inside, of points (3, ...) to a rounded cuboid."""
+    """Return the signed distance in mm, positive inside, of points (3, ...) to a rounded cuboid."""
     cubes = (np.abs((q[k] - np.float32(centre_mm[k])) / np.float32(radii_mm[k])) for k in range(3))
     norm = np.cbrt(sum(c * c * c for c in cubes))
     return (1 - norm) * np.float32(min(radii_mm))
 
 
 def cross_section(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Radius relative to the outline of a vertebra's cross-section (1 on it): round in front, flat at the posterior wall."""
+    """Return the radius relative to the outline of a vertebra's cross-section (1 on it), round in front and flat at the posterior wall."""
     across, along = (2 * v) ** 2, (2 * u) ** 2
     flat = across * np.sqrt(across) + along**2  # orders 3 and 4
     rounded = across * np.sqrt(across) + along * np.sqrt(np.sqrt(along))  # orders 3 and 2.5
@@ -168,7 +168,7 @@ def cross_section(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def body_surface(q: np.ndarray, v: Vertebra) -> np.ndarray:
-    """Signed distance in mm, positive inside, of local points (3, ...) to the surface of a body."""
+    """Return the signed distance in mm, positive inside, of local points (3, ...) to the surface of a body."""
     relative_u, relative_v = q[1] / np.float32(v.depth_mm), q[0] / np.float32(v.width_mm)
     half_mm = v.height_mm(relative_u, relative_v) / 2
     level = np.clip(q[2] / half_mm, -1, 1)  # -1 at the inferior, 1 at the superior end-plate
@@ -178,7 +178,7 @@ def body_surface(q: np.ndarray, v: Vertebra) -> np.ndarray:
 
 
 def paint_body(canvas: Canvas, v: Vertebra, marrow: tuple[float, float]) -> None:
-    """A body with its cortical shell and its basivertebral vein, and its label."""
+    """Paint a body with its cortical shell and its basivertebral vein, and its label."""
     rim_mm = max(v.anterior_mm, v.posterior_mm) / 2 + 6
     box = canvas.grid.box(v.centre_mm, v.axes, np.array([v.width_mm / 2 + 3, v.depth_mm / 2 + 3, rim_mm]))
     q = canvas.local(box, v)
@@ -192,7 +192,7 @@ def paint_body(canvas: Canvas, v: Vertebra, marrow: tuple[float, float]) -> None
 
 
 def paint_disc(canvas: Canvas, disc: Disc) -> None:
-    """A disc between the end-plates of its neighbours, and its label."""
+    """Paint a disc between the end-plates of its neighbours, and its label."""
     lower, upper = disc.lower, disc.upper
     centre_mm = (lower.end_plate_mm(1, 0.0) + upper.end_plate_mm(-1, 0.0)) / 2
     half_mm = np.array([upper.width_mm / 2 + 4, upper.depth_mm / 2 + 6 + abs(disc.slip_mm), 14.0])
@@ -213,7 +213,7 @@ def paint_disc(canvas: Canvas, disc: Disc) -> None:
 
 
 def paint_arch(canvas: Canvas, v: Vertebra, marrow: tuple[float, float]) -> None:
-    """Pedicles, laminae and processes: bone without a label."""
+    """Paint pedicles, laminae and processes, which are bone without a label."""
     scale = v.posterior_mm / 26.0
     slant = 0.9 if v.name.startswith("T") and v.name not in ("T11", "T12") else 0.25  # thoracic spinous processes point down
     centre_mm = v.centre_mm - v.axes[:, 1] * (v.depth_mm / 2 + 25)
@@ -229,7 +229,7 @@ def paint_arch(canvas: Canvas, v: Vertebra, marrow: tuple[float, float]) -> None
 
 
 def paint_sacral_wings(canvas: Canvas, v: Vertebra, marrow: tuple[float, float]) -> None:
-    """The lateral mass of a sacral segment, and its part behind the canal."""
+    """Paint the lateral mass of a sacral segment, and its part behind the canal."""
     box = canvas.grid.box(v.centre_mm, v.axes, np.array([55.0, 45.0, v.middle_mm]))
     q = canvas.local(box, v)
     wide_mm, deep_mm = v.width_mm * (1 - v.taper / 2), v.depth_mm * (1 - v.taper / 2)
@@ -241,7 +241,7 @@ def paint_sacral_wings(canvas: Canvas, v: Vertebra, marrow: tuple[float, float])
 
 
 def paint_trunk(canvas: Canvas, spine: Spine, curves: Curves, rng: np.random.Generator) -> None:
-    """Everything around the spine: skin, fat, muscles, vessels, viscera."""
+    """Paint everything around the spine: skin, fat, muscles, vessels, viscera."""
     x, y, z = canvas.points
     rows = curves.rows(z)
     behind_mm, before_mm = rng.uniform(5, 25), rng.uniform(5, 30)  # subcutaneous fat
@@ -288,7 +288,7 @@ def paint_trunk(canvas: Canvas, spine: Spine, curves: Curves, rng: np.random.Gen
 
 
 def paint_canal(canvas: Canvas, spine: Spine, curves: Curves, rng: np.random.Generator) -> None:
-    """The spinal canal with fat, dural sac, cord and nerve roots."""
+    """Paint the spinal canal with fat, dural sac, cord and nerve roots."""
     heights = canvas.points[2]
     seen = slice(*curves.rows(np.array([heights.min(), heights.max() + 1])))
     low = np.array([curves.canal_x[seen].min() - 14, curves.canal_y[seen].min() - 14, heights.min()])
@@ -304,7 +304,7 @@ def paint_canal(canvas: Canvas, spine: Spine, curves: Curves, rng: np.random.Gen
         return (1 - norm) * half_depth_mm * size
 
     def tapered(end_mm: float, length_mm: float) -> np.ndarray:
-        """1 above, shrinking to almost nothing at the height `end_mm`."""
+        """Return 1 above, shrinking to almost nothing at the height `end_mm`."""
         return np.sqrt(np.clip((z - end_mm) / length_mm, 0.001, 1.0))
 
     canal_mm = ellipse_mm(*CANAL_MM, 0.0, tapered(spine.level_mm("S4"), 10.0))
@@ -322,7 +322,7 @@ def paint_canal(canvas: Canvas, spine: Spine, curves: Curves, rng: np.random.Gen
 
 
 def paint_spine(canvas: Canvas, spine: Spine, curves: Curves, rng: np.random.Generator) -> None:
-    """Bones, canal and discs, from the back to the front of the painter's order."""
+    """Paint bones, canal and discs, each over the ones before."""
     marrow, texture = canvas.look["marrow"]
     levels = [(marrow * f, texture) for f in np.exp(rng.normal(0, 0.04, len(spine.vertebrae)))]
     for v, bone in zip(spine.sacrum[::-1], levels, strict=False):
@@ -337,9 +337,9 @@ def paint_spine(canvas: Canvas, spine: Spine, curves: Curves, rng: np.random.Gen
 
 
 def render(spine: Spine, grid: Grid, contrast: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Image (int16) and label (uint8, VerSe numbers), both of the grid's shape.
+    """Render the image (int16) and the label (uint8, VerSe numbers), both with the shape of the grid.
 
-    Thick slices are the mean of three sub-slices; the label is that of the middle one.
+    A thick slice is the mean of three sub-slices, with the label of the middle one.
     """
     sub_slices = 3 if grid.spacing_mm[0] > 1.5 else 1
     fine = grid.affine.copy()
@@ -357,11 +357,11 @@ def render(spine: Spine, grid: Grid, contrast: str, rng: np.random.Generator) ->
 
 
 def acquire(value: np.ndarray, texture: np.ndarray, depth_mm: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """What the scanner makes of a map of tissue intensities: texture, blur, coil sensitivity, noise and gain; int16.
+    """Scan a map of tissue intensities: add texture, blur, coil sensitivity, noise and gain; int16.
 
     Args:
         value: mean intensity of the tissue at every voxel.
-        texture: relative amplitude of its texture.
+        texture: relative amplitude of the texture of the tissue.
         depth_mm: distance of every voxel from the surface coil behind the patient.
         grid: the voxels.
         rng: source of everything random.

@@ -1,4 +1,4 @@
-"""Phantoms: realistic lumbar spine MRI drawn from a seed, with labels and exact truth, for training, tests and the demo."""
+"""Draw phantoms: realistic lumbar spine MRI from a seed, with labels and exact truth, for training, tests and the demo."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from scripts.phantoms.anatomy import Spine, Vertebra, build_spine, rotation
 from scripts.phantoms.image import CONTRASTS, Grid, render
 from scripts.phantoms.truth import spine_truth
 
-SCOLIOSIS_DEG = (10.0, 40.0)  # Cobb angles of those that are drawn at random: from 10 on a curve is called a scoliosis
-# of a cohort, in its folder
+SCOLIOSIS_DEG = (10.0, 40.0)  # Cobb angles drawn at random; from 10 degrees on a curve is called a scoliosis
+# files of a cohort, in its folder
 OWN_FILE = re.compile(rf"(?:training|validation|testing)/phantom_\d{{4,}}_(?:{'|'.join(CONTRASTS)}|seg)\.nii\.gz")
 # voxel orders of sagittal acquisitions: in-plane axes first, or slices first
 VOXEL_ORDERS = ("PIR", "ASL", "AIR", "PSR", "SAL", "IPL", "RPI", "LAS", "RAS")
@@ -86,7 +86,7 @@ def draw_phantom(
         raise CallError(f"oblique_deg = {oblique_deg}: a number is needed")
     if contrast not in (None, *CONTRASTS):
         raise CallError(f"contrast '{contrast}' does not exist; choose one of {', '.join(CONTRASTS)}")
-    # independent streams, so that an option changes only what it names
+    # independent streams, so that an option only changes what it names
     patient, scanner, painter = (np.random.default_rng([seed, stream]) for stream in range(3))
     spine = build_spine(patient, lumbar=lumbar, wedged=wedged, slipped=slipped, scoliosis=scoliosis)
     drawn_contrast = CONTRASTS[scanner.choice(len(CONTRASTS), p=[0.3, 0.5, 0.2])]
@@ -110,7 +110,7 @@ def _draw_grid(
     oblique_deg: float,
     view: str | None,
 ) -> Grid:
-    """The acquisition's voxels: axes right, anterior and superior up to the obliquity."""
+    """Draw the voxels of the acquisition, with axes right, anterior and superior up to the obliquity."""
     in_plane, slices = rng.uniform(0.85, 1.2), rng.uniform(3.5, 4.5)
     fov_mm = np.array([rng.uniform(58, 74), rng.uniform(200, 230), rng.uniform(255, 300)])
     angles_deg = rng.uniform(-1, 1, 3)
@@ -129,7 +129,7 @@ def _draw_grid(
 
 
 def _is_inside(v: Vertebra, grid: Grid) -> bool:
-    """Whether the middle half of a body lies inside the field of view: sagittal slices often miss its sides."""
+    """Return True if the middle half of a body lies inside the field of view, since sagittal slices often miss its sides."""
     signs = np.array(list(product((-0.5, 0.5), repeat=3)))
     corners_mm = v.centre_mm + signs * [v.width_mm / 2, v.depth_mm, max(v.anterior_mm, v.posterior_mm)] @ v.axes.T
     indices = nib.affines.apply_affine(np.linalg.inv(grid.affine), corners_mm)
@@ -137,7 +137,7 @@ def _is_inside(v: Vertebra, grid: Grid) -> bool:
 
 
 def _reordered(phantom: Phantom, order: str) -> Phantom:
-    """The same scan with its axes in another order, e.g. "PIR"."""
+    """Reorder the axes of a scan, e.g. to "PIR"."""
     try:
         target = nib.orientations.axcodes2ornt(tuple(order))
         change = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), target)
@@ -149,8 +149,9 @@ def _reordered(phantom: Phantom, order: str) -> Phantom:
 
 
 def draw_options(seed: int, anomalies: float = 0.0) -> dict[str, Any]:
-    """Options of `draw_phantom` for one patient: a share of `anomalies` has 4 or 6 lumbar vertebrae, a wedge or a slip, and the same
-    share, independently, a scoliosis.
+    """Draw the options of `draw_phantom` for one patient.
+
+    A share of `anomalies` of the patients has 4 or 6 lumbar vertebrae, a wedge or a slip; independently, the same share has a scoliosis.
     """
     rng = np.random.default_rng([seed, 3])
     is_anomalous, kind = rng.random() < anomalies, rng.integers(3)
@@ -178,7 +179,7 @@ def write_cohort(
     """Write phantoms as `<split>/phantom_0001_T2w.nii.gz`, `..._seg.nii.gz` and `..._truth.json`, and their datalist.
 
     Args:
-        output_dir: folder of the cohort; existing phantoms are replaced.
+        output_dir: folder of the cohort; existing phantoms in it are replaced.
         training, validation, testing: number of phantoms per split.
         seed: the same arguments give the same arrays.
         anomalies: share of phantoms with 4 or 6 lumbar vertebrae, a wedge or a slip; independently, the same share has a scoliosis.
@@ -186,7 +187,7 @@ def write_cohort(
         phantom_options, options: passed on to `draw_phantom` for every phantom, e.g. `shape`.
 
     Returns:
-        Path of `datalist.json`.
+        path of `datalist.json`.
     """
     output_dir = Path(output_dir)
     options = {**options, **(phantom_options or {})}
@@ -217,10 +218,10 @@ def write_cohort(
 
 
 def _own_files(datalist: Path) -> set[str]:
-    """Images and labels of an earlier cohort, from the folder of its datalist.
+    """List the images and labels of an earlier cohort, relative to the folder of its datalist.
 
     Raises:
-        CallError: if there is a datalist with other files than those of a cohort, which would be lost.
+        CallError: if the datalist names other files than those of a cohort, as it would be lost.
     """
     folder = datalist.parent
     splits = read_datalist(datalist, folder, must_exist=False, allow_outside=True) if datalist.is_file() else {}
@@ -232,14 +233,14 @@ def _own_files(datalist: Path) -> set[str]:
 
 
 def _write_case(output_dir: Path, anomalies: float, options: Mapping[str, Any], case: tuple[str, int]) -> dict[str, Any]:
-    """Draw and write one phantom; its entry of the datalist."""
+    """Draw and write one phantom, and return its entry of the datalist."""
     stem, seed = case
     phantom = draw_phantom(seed, **{**draw_options(seed, anomalies), **options})
     names = {"image": f"{stem}_{phantom.contrast}.nii.gz", "label": f"{stem}_seg.nii.gz"}
-    for contrast in set(CONTRASTS) - {phantom.contrast}:  # of an earlier cohort: it would pass for a scan of this patient
+    for contrast in set(CONTRASTS) - {phantom.contrast}:  # left by an earlier cohort, it would pass for a scan of this patient
         (output_dir / f"{stem}_{contrast}.nii.gz").unlink(missing_ok=True)
     write_phantom(phantom, output_dir / names["image"], output_dir / names["label"], output_dir / f"{stem}_truth.json")
-    labelled = [s.verse for s in label_table()[1:]]  # all of it: a level that is not in the label is not in the scan
+    labelled = [s.verse for s in label_table()[1:]]  # all structures: a level that is not in the label is not in the scan
     return {**names, "source": "phantom", "labelled": labelled, "patient": Path(stem).name, "label_scheme": "verse"}
 
 

@@ -1,6 +1,6 @@
-"""What can be measured on a phantom, from the geometry that it was drawn from.
+"""Compute the true measures of a phantom from the geometry that it was drawn from.
 
-It shares no code with what is checked against it: `scripts.measure.spine` has angles of its own.
+It shares no code with `scripts.measure.spine`, which is tested against it and computes its angles by itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scripts.phantoms.anatomy import ENDS, Disc, Spine, Vertebra, sagittal_deg
 
 
 def spine_truth(spine: Spine, complete: Collection[str]) -> dict[str, Any]:
-    """What can be measured on the drawn labels: plain numbers and arrays, lengths in mm and angles in degrees.
+    """Return the true measures of the drawn labels as plain numbers and arrays, lengths in mm and angles in degrees.
 
     `lordosis_deg` is the sagittal angle between the superior end-plates of L1 and S1, `scoliosis_deg` the largest coronal angle
     between two end-plates of complete vertebrae, `slip_mm` the anterior shift of the named level on the one below.
@@ -65,7 +65,7 @@ def _vertebra_truth(v: Vertebra, complete: bool) -> dict[str, Any]:
 
 def _disc_truth(disc: Disc, complete: bool) -> dict[str, Any]:
     return {
-        # the name of the label table: the disc below L4 is L4/L5 even where L4 rests on the sacrum
+        # the name in the label table: the disc below L4 is L4/L5 even if L4 rests on the sacrum
         "name": {s.verse: s.name for s in label_table()}[disc.verse],
         "verse": disc.verse,
         "complete": complete,
@@ -78,5 +78,5 @@ def _disc_truth(disc: Disc, complete: bool) -> dict[str, Any]:
 
 
 def coronal_deg(direction: np.ndarray) -> float:
-    """Slope of a direction (3,) in the world's coronal plane, positive if it rises to the right."""
+    """Return the slope of a direction (3,) in the world's coronal plane, positive if it rises to the right."""
     return float(np.rad2deg(np.arctan2(direction[2], direction[0])))

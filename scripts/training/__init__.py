@@ -1,1 +1,1 @@
-"""What a training needs beside MONAI: resuming, faults, curves."""
+"""Add to MONAI's training: resuming, faults, tracking."""

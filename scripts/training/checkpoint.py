@@ -1,4 +1,4 @@
-"""Everything a training run needs to go on after an interruption, in one file."""
+"""Save everything that a training needs to go on after an interruption, and start it from there."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from scripts.training.interruption import Interruption, StoppedError
 
 
 class OnCpu:
-    """A network as it is to be saved: tensors on the CPU, so that the file loads anywhere, and names without `module.` of DDP.
+    """A network in the form in which it is saved.
+
+    Its tensors are on the CPU, so that the file loads anywhere, and its names lack the `module.` of DDP.
 
     Args:
         module: the network.
-        dtype: of the floating point tensors in the file; None keeps theirs.
+        dtype: type of the floating point tensors in the file; None keeps theirs.
     """
 
     def __init__(self, module: torch.nn.Module, dtype: torch.dtype | None = None) -> None:
@@ -42,11 +44,11 @@ class OnCpu:
 class PretrainedWeights:
     """Start a training from the weights of another one.
 
-    A layer whose size differs, as the head does for another label table, keeps its random weights, and a line says so.
+    A layer whose size differs, such as the head for another label table, keeps its random weights, and a log line says so.
 
     Args:
-        path: a state_dict.
-        network: what gets it.
+        path: file with a state_dict.
+        network: network to load it into.
     """
 
     def __init__(self, path: str, network: torch.nn.Module) -> None:
@@ -54,7 +56,7 @@ class PretrainedWeights:
         self.network = getattr(network, "module", network)  # without DistributedDataParallel
 
     def attach(self, engine: Engine) -> None:
-        """Load them (`pretrained_weights`) now: a run of a federated training starts from the weights of its server."""
+        """Load the weights (`pretrained_weights`) now: at the start of a federated run they would replace the weights of its server."""
         state, fitting = pretrained_weights(self.path, self.network)
         own = self.network.state_dict()
         self.network.load_state_dict(fitting, strict=False)
@@ -64,13 +66,13 @@ class PretrainedWeights:
 
 
 def pretrained_weights(path: str, network: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The layers of a file, and those of them that have the size which the network needs.
+    """Return the layers of a file, and those of them that fit the network in size.
 
     Raises:
-        CallError: if the layers of the file have other names, or most have other sizes: weights of another network.
+        CallError: if the layers have other names, or most have other sizes: the weights are those of another network.
     """
     state, own = load_weights(path), getattr(network, "module", network).state_dict()
-    state = state.get("model", state)  # of a last.pt
+    state = state.get("model", state)  # a last.pt holds more than the weights
     fitting = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
     if state.keys() != own.keys() or 2 * len(fitting) < len(own):
         fix = "give its --network_def, or leave --pretrained out"
@@ -82,15 +84,15 @@ class ResumableCheckpoint:
     """Write `last.pt` after every epoch, and when Ctrl-C or SIGTERM ends the run; with `resume`, start from it.
 
     MONAI's `CheckpointSaver` cannot hold the trainer itself (a circular reference in the config) and numbers its files; this handler
-    has the trainer at hand when it is attached. The file is replaced as a whole. It holds plain tensors and numbers only, so that it
-    loads with `weights_only=True`.
+    gets the trainer when it is attached. The file is replaced as a whole. It only holds tensors and numbers, so that it loads with
+    `weights_only=True`.
 
-    What is random comes from the seed and the step (`scripts.data.sampling`), so that both are the whole random state. A run that is
-    stopped within an epoch goes on with the next step of that epoch. During a validation, whose outcome belongs to the checkpoint, it
-    is stopped after that.
+    All randomness comes from the seed and the step (`scripts.data.sampling`), so these two are the whole random state. A run that is
+    stopped within an epoch goes on with the next step of that epoch. A run that is told to stop during a validation stops after it,
+    because the result of the validation belongs to the checkpoint.
 
     Args:
-        path: the file.
+        path: file to write.
         save_dict: named objects with `state_dict` and `load_state_dict`: network, optimizer, schedule.
         best_saver: the `CheckpointSaver` of the best model; its best score is kept, so that a resumed run cannot replace a better model.
         resume: load the file before the first epoch.
@@ -125,7 +127,8 @@ class ResumableCheckpoint:
 
     def end_step(self, engine: Engine) -> None:
         self._hear_others()
-        if self.interruption.signal_number and engine.state.iteration % engine.state.epoch_length:  # else the validation comes first
+        # after the last step, wait for the validation
+        if self.interruption.signal_number and engine.state.iteration % engine.state.epoch_length:
             self.save(engine)
             self._stop(engine)
 
@@ -136,28 +139,25 @@ class ResumableCheckpoint:
             self._stop(engine)
 
     def tell(self, engine: Engine) -> None:
-        """Where the weights are."""
+        """Print where the weights are."""
         if idist.get_rank() == 0:
-            best = self.path.with_name("model.pt")
-            print(
-                *(shown(f"{path}: {what}") for path, what in ((best, "best weights"), (self.path, "last state")) if path.exists()), sep="\n"
-            )
+            for path, what in ((self.path.with_name("model.pt"), "best weights"), (self.path, "last state")):
+                if path.exists():
+                    print(shown(f"{path}: {what}"))
 
     def _hear_others(self) -> None:
-        """A signal to one of several processes is one to all, after the same step: none waits for the gradients of another then."""
+        """Share a signal among all processes, so that they stop after the same step and none waits for the gradients of another."""
         if idist.get_world_size() > 1:
             self.interruption.signal_number = int(idist.all_reduce(self.interruption.signal_number or 0, "MAX")) or None
 
     def _stop(self, engine: Engine) -> None:
-        """
-        Raises:
-            StoppedError: always.
-        """
+        """Raise a `StoppedError` that tells how to go on."""
         place = f"stopped in epoch {engine.state.epoch} of {engine.state.max_epochs}, step {engine.state.iteration}"
         raise StoppedError(f"{place}. The same command with --resume {self.path.parent} goes on.", self.interruption.signal_number)
 
     def load(self, engine: Engine) -> None:
-        """
+        """Load the checkpoint into the trainer and the objects of `save_dict`.
+
         Raises:
             CallError: as `read_checkpoint` and `check_unfinished`, or if an epoch of its run had another number of steps.
         """
@@ -167,14 +167,14 @@ class ResumableCheckpoint:
         objects = self._objects(engine)
         if objects.keys() - states.keys():
             lacking = ", ".join(sorted(objects.keys() - states.keys()))
-            raise CallError(f"{self.path}: has no {lacking}, an earlier version wrote it. Start anew, with --pretrained {self.path}")
+            raise CallError(f"{self.path}: has no {lacking}, an earlier version wrote it. Start anew with --pretrained {self.path}")
         if steps not in (None, states["trainer"]["epoch_length"]):
             before = states["trainer"]["epoch_length"]
             raise CallError(
                 f"{self.path}: an epoch of its run has {before} steps, not {steps}. Resume with the same scans and --batch_size."
             )
         for name, o in objects.items():
-            if isinstance(o, torch.optim.Optimizer):  # its options are those of this call; the schedule sets the rate
+            if isinstance(o, torch.optim.Optimizer):  # it keeps the options of this call; the schedule sets the rate
                 options = [{k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")} for group in o.param_groups]
                 o.load_state_dict(states[name])
                 for group, own in zip(o.param_groups, options):
@@ -188,9 +188,10 @@ class ResumableCheckpoint:
 
 
 def check_new(folder: str | Path) -> None:
-    """
+    """Refuse a folder that holds the weights of a training, which a new one would replace.
+
     Raises:
-        CallError: if `folder` holds the weights of a training, which a new one would replace.
+        CallError: if `folder` holds a `last.pt` or `model.pt`.
     """
     for name in ("last.pt", "model.pt"):
         if (Path(folder) / name).exists():
@@ -198,18 +199,19 @@ def check_new(folder: str | Path) -> None:
 
 
 def check_resume(folder: str | Path, network: torch.nn.Module, resume: bool | str = True, epochs: float = math.inf) -> None:
-    """
+    """Refuse to resume a run whose `last.pt` cannot be continued.
+
     Args:
         folder: output_dir of the run.
-        network: what is to go on.
-        resume: the option: the folder once more, or True.
-        epochs: up to which it is to go on.
+        network: network to continue with.
+        resume: value of the option --resume: the folder again, or True.
+        epochs: epoch at which the run should end.
 
     Raises:
-        CallError: if `resume` lacks its value or is another folder, or its `last.pt` is none, that of another network, or of a run that
-            is over.
+        CallError: if `resume` lacks its value or is another folder, or if `last.pt` is missing, is no checkpoint, is that of another
+            network, or belongs to a run that is over.
     """
-    if resume is True and str(folder) == "True":  # as train.yaml makes it
+    if resume is True and str(folder) == "True":  # so train.yaml passes an option without a value
         raise CallError("--resume: its value is missing, the output_dir of an earlier run")
     if str(resume).lower() != "true" and Path(resume).resolve() != Path(folder).resolve():
         raise CallError(f"--resume {resume} and --output_dir {folder}: two folders. A run goes on in its own: leave --output_dir out.")
@@ -221,9 +223,15 @@ def check_resume(folder: str | Path, network: torch.nn.Module, resume: bool | st
 
 
 def check_unfinished(path: Path, states: Mapping[str, Any], epochs: float) -> None:
-    """
+    """Refuse a run that has already done all its epochs.
+
+    Args:
+        path: file of the checkpoint, for the message.
+        states: result of `read_checkpoint`.
+        epochs: epoch at which the run should end.
+
     Raises:
-        CallError: if the run whose states these are (of `read_checkpoint`) has done so many epochs.
+        CallError: if the run has done that many epochs.
     """
     done = states["trainer"].get("iteration", 0) // states["trainer"].get("epoch_length", math.inf)
     if done >= epochs:
@@ -231,14 +239,14 @@ def check_unfinished(path: Path, states: Mapping[str, Any], epochs: float) -> No
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `ResumableCheckpoint` has written.
+    """Read a file that `ResumableCheckpoint` has written.
 
     Raises:
-        CallError: if there is no file at `path`, it holds weights alone, or as `load_weights`.
+        CallError: if there is no file at `path` or it only holds weights, and as `load_weights`.
     """
     if not path.is_file():
         raise CallError(f"{path}: nothing to resume. --resume takes the output_dir of an earlier run.{similar_path(path.parent)}")
     states = load_weights(path)
     if not isinstance(states.get("trainer"), dict):
-        raise CallError(f"{path}: holds weights, not where a training was. Start anew, with --pretrained {path}")
+        raise CallError(f"{path}: holds weights only, not the state of a training. Start anew with --pretrained {path}")
     return states

@@ -1,4 +1,4 @@
-"""Clipping of gradients: an almost empty patch blows them up (instance norm divides by its standard deviation), as can bfloat16."""
+"""Clip gradients: an almost empty patch blows them up (instance norm divides by its standard deviation), and so can bfloat16."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 
 
 class ClipGradients:
-    """Clip the norm of the gradients before the optimizer uses them. If it is not finite, the step leaves the weights as they are.
+    """Clip the norm of the gradients before the optimizer uses them. If it is not finite, the step leaves the weights unchanged.
 
     Args:
-        network: whose gradients.
-        max_norm: largest Euclidean norm of all of them together.
+        network: network whose gradients are clipped.
+        max_norm: largest Euclidean norm of all gradients together.
     """
 
     def __init__(self, network: torch.nn.Module, max_norm: float) -> None:

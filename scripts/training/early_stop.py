@@ -1,4 +1,4 @@
-"""Early stopping that knows its trainer without a circular reference in the config, and survives a resume."""
+"""Stop a training early, without a circular reference to the trainer in the config and with a state that survives a resume."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from monai.handlers import EarlyStopHandler
 
 
 class EarlyStop(EarlyStopHandler):
-    """MONAI's handler, for the evaluator, with its counter and best score as a state."""
+    """MONAI's `EarlyStopHandler`, for the evaluator, whose counter and best score can be saved and loaded."""
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self._handler.state_dict())
@@ -19,7 +19,7 @@ class EarlyStop(EarlyStopHandler):
 
 
 class StoppedBy:
-    """Attached to the trainer, it tells `early_stop`, which sits on the evaluator, which run to end."""
+    """A handler of the trainer that makes it the run which `early_stop`, a handler of the evaluator, ends."""
 
     def __init__(self, early_stop: EarlyStop) -> None:
         self.early_stop = early_stop

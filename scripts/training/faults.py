@@ -1,4 +1,4 @@
-"""What ends a training, in one line: a loss that is no number, memory that is not enough."""
+"""End a training with one line of advice: for a loss that is not finite, for lack of memory, for a scan that cannot be used."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from monai.engines import IterationEvents
 from scripts.common.errors import UserError
 from scripts.data.dataset import CarriedError
 
-CPU_MEMORY = ("can't allocate memory", "not enough memory")  # PyTorch has an exception of its own for GPUs only
+CPU_MEMORY = ("can't allocate memory", "not enough memory")  # phrases of PyTorch, which has an exception of its own only for GPUs
 
 
 class FiniteLoss:
-    """Stop before a loss that is not a finite number reaches the weights.
+    """Stop before a loss that is not finite reaches the weights.
 
     Args:
         checkpoint: file with the last good state, for the message.
@@ -30,9 +30,10 @@ class FiniteLoss:
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.check)
 
     def check(self, engine: Engine) -> None:
-        """
+        """Refuse a loss that is not finite.
+
         Raises:
-            UserError: with the files of the batch, from its item `scan`.
+            UserError: naming the files of the batch, from its item `scan`.
         """
         loss, state = engine.state.output["loss"], engine.state
         if not torch.isfinite(loss):
@@ -44,11 +45,13 @@ class FiniteLoss:
 
 
 class ErrorAdvice:
-    """Say which knob to turn where memory runs out, what became of a process that reads scans, and what it found wrong with one of them;
-    every other error goes on its way.
+    """Turn errors with a known remedy into one line that names it.
+
+    These are lack of memory, the end of a worker process, and a scan that a worker process could not use; other errors are raised as
+    they are.
 
     Args:
-        knobs: what lowers the need for memory, the best first: name and present value.
+        knobs: names and present values of the options that lower the need for memory, the best first.
     """
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
@@ -58,9 +61,10 @@ class ErrorAdvice:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.explain)
 
     def explain(self, engine: Engine, error: BaseException) -> None:
-        """
+        """Raise the error with advice, if there is any.
+
         Raises:
-            UserError: if memory was not enough, a process that reads scans was ended, or it met a scan that cannot be used.
+            UserError: if memory ran out, a process that reads scans was ended, or it met a scan that cannot be used.
         """
         if isinstance(error, CarriedError):
             raise UserError(str(error)) from error
@@ -70,8 +74,8 @@ class ErrorAdvice:
             raise UserError(f"out of memory on {engine.state.device}: lower {knobs}") from error
         if "DataLoader worker" in text and "killed by signal: Killed" in text:
             raise UserError(
-                "a process that reads scans was killed, mostly for lack of memory: lower --num_workers or --cache_rate"
+                "a process that reads scans was killed, most likely for lack of memory: lower --num_workers or --cache_rate"
             ) from error
         if "DataLoader worker" in text and "killed by signal: Terminated" in text:
-            raise UserError("a process that reads scans was ended by SIGTERM; --resume goes on from the last epoch") from error
+            raise UserError("a process that reads scans was ended by SIGTERM; --resume continues from the last epoch") from error
         raise error

@@ -1,4 +1,4 @@
-"""The weights at the end of a training are scored, whatever the interval of its validations."""
+"""Score the weights at the end of a training, whatever the interval of its validations."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from monai.engines import Evaluator
 
 
 class FinalValidation:
-    """Validate after the last epoch of a training where the interval of `ValidationHandler` does not.
+    """Validate after the last epoch of a training, if the interval of `ValidationHandler` does not.
 
     Args:
-        validator: the evaluator, with the saver of the best model among its handlers.
+        validator: evaluator, with the saver of the best model among its handlers.
         interval: epochs between validations.
     """
 
@@ -19,7 +19,7 @@ class FinalValidation:
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.validate)  # a checkpoint written after it holds its outcome
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.validate)  # before the checkpoint is written, so that it holds the result
 
     def validate(self, engine: Engine) -> None:
         if engine.state.epoch == engine.state.max_epochs and engine.state.epoch % self.interval:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, which is heard at the next good moment."""
+"""Note Ctrl-C and SIGTERM, so that a training can stop at the next good moment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scripts.common.errors import UserError
 
 
 class StoppedError(UserError):
-    """The user or the system ended the run; exit code 130 after Ctrl-C, 143 after SIGTERM, as a shell counts them."""
+    """The user or the system ended the run; the exit code is 130 after Ctrl-C and 143 after SIGTERM, as in a shell."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -18,14 +18,14 @@ class StoppedError(UserError):
 
 
 class Interruption:
-    """Notes the first Ctrl-C or SIGTERM; a second Ctrl-C stops at once."""
+    """A note of the first Ctrl-C or SIGTERM; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
-        self.signal_number: int | None = None  # that asked to stop
+        self.signal_number: int | None = None  # the signal that asked to stop
         self.process = os.getpid()
 
     def listen(self) -> None:
-        """Take over the signals of this process. Worker processes that are forked later then leave them to it too."""
+        """Handle the signals of this process; worker processes that are forked later inherit the handler and do not stop by themselves."""
         signal.signal(signal.SIGINT, self.note)
         signal.signal(signal.SIGTERM, self.note)
 

@@ -1,4 +1,4 @@
-"""What differs where MONAI Label trains the bundle: the weights that it serves are those in the bundle's own folder."""
+"""Serve the best weights of a training that MONAI Label runs: it takes them from the folder of the bundle."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from scripts.common.files import write_whole
 
 
 def is_served(bundle_root: str | Path) -> bool:
-    """True where MONAI Label runs this bundle, which then lies in the folder of its app."""
-    app = os.environ.get("MONAI_LABEL_APP_DIR")  # the only thing that it tells a training about itself
+    """Return True if MONAI Label runs this bundle, which then lies in the folder of its app."""
+    app = os.environ.get("MONAI_LABEL_APP_DIR")  # MONAI Label tells a training nothing else about itself
     return bool(app) and Path(app).absolute() in Path(bundle_root).absolute().parents
 
 
 class ServeBest:
-    """Copy the best weights to where MONAI Label takes them from, after every validation that found better ones.
+    """Copy the best weights to the file that MONAI Label serves, after every validation that found better ones.
 
     Attach it to the evaluator behind the `CheckpointSaver`. The file is replaced as a whole: the server may be reading it, and its user
     may stop a training at any time.
 
     Args:
-        source: weights that the saver writes.
-        target: weights that are served.
+        source: file that the saver writes.
+        target: file that is served.
     """
 
     def __init__(self, source: str, target: str) -> None:
         self.source, self.target = Path(source), Path(target)
-        self.copied = 0  # time stamp
+        self.copied = 0  # time stamp (ns) of the weights copied last
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.COMPLETED, self.copy)

@@ -1,4 +1,4 @@
-"""What an experiment tracker gets besides the curves: parameters, config and figures. `--tracking mlflow` turns it on."""
+"""Send parameters, config and figures to an experiment tracker, besides the curves. `--tracking mlflow` turns it on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def trackers(engine: Engine) -> list[MLFlowHandler]:
-    """The running trackers of an engine. `--tracking` adds them to the handlers, after ours, and tells nobody."""
+    """Return the running trackers of an engine. `--tracking` adds them to the handlers after ours, so we have to look for them."""
     attached = (getattr(handler, "__self__", None) for handler, *_ in engine._event_handlers[Events.STARTED])
     return [h for h in attached if isinstance(h, MLFlowHandler) and h.cur_run is not None]
 
@@ -26,11 +26,11 @@ def track_figure(engine: Engine, figure: Figure, name: str) -> None:
 
 
 class TrackedRun:
-    """Send the parameters of a training, and the config as it is executed, to its trackers; without any it does nothing.
+    """Send the parameters of a training and its config, as it is executed, to its trackers, if there are any.
 
     Args:
         parameters: names and values.
-        output_dir: where MONAI writes the config, `config_*.json`.
+        output_dir: folder to which MONAI writes the config, `config_*.json`.
     """
 
     def __init__(self, parameters: Mapping[str, Any], output_dir: str) -> None:
@@ -39,13 +39,14 @@ class TrackedRun:
         self.sent = False
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self.send)  # the trackers open their run when the training starts, after us
+        # not earlier: the trackers open their run when the training starts, after our handlers
+        engine.add_event_handler(Events.EPOCH_STARTED, self.send)
 
     def send(self, engine: Engine) -> None:
         for tracker in [] if self.sent else trackers(engine):
             run = tracker.client.get_run(tracker.cur_run.info.run_id)
             for name, value in self.parameters.items():
-                if name not in run.data.params:  # a run that goes on keeps its first values; MLflow refuses others
+                if name not in run.data.params:  # a resumed run keeps its first values, as MLflow refuses others
                     tracker.client.log_param(run.info.run_id, name, value)
             for config in sorted(self.output_dir.glob("config_*.json"))[-1:]:
                 tracker.client.log_artifact(run.info.run_id, str(config))

@@ -319,7 +319,7 @@ def test_resuming_what_cannot_go_on(tmp_path):
     with fails("--resume: its value is missing, the output_dir of an earlier run"):
         check_resume("True", network, True)
     torch.save(network.state_dict(), path)
-    with fails(f"{path}: holds weights, not where a training was. Start anew, with --pretrained {path}"):
+    with fails(f"{path}: holds weights only, not the state of a training. Start anew with --pretrained {path}"):
         check_resume(folder, network)
 
 

@@ -175,7 +175,7 @@ def test_thick_slices_draw_axis_and_thickness():
 
 
 class Borders(RandBlankBordersd):
-    """With borders that are given."""
+    """A transform whose borders are given instead of drawn."""
 
     def __init__(self, *borders: tuple[int, float, bool]) -> None:
         super().__init__(["image", "label"], prob=1.0)

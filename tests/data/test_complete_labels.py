@@ -1,4 +1,4 @@
-"""What the geometry of labelled neighbours adds to a label map: on boxes voxel by voxel, on phantoms measured."""
+"""The geometry of labelled neighbours completes a label map: on boxes voxel by voxel, on phantoms measured."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def column(*names: str, spacing=(1.0, 1.0, 1.0), height_mm=BODY_MM, gap_mm=GAP_M
 
 
 def between(label: np.ndarray, upper: int, lower: int, spacing, disc: int = 0) -> np.ndarray:
-    """The same label with what lies between two boxes, by hand: beside the gap the nearest points of both are their edges."""
+    """Mark by hand what lies between two boxes: beside the gap, the nearest points of both are their edges."""
     box = np.argwhere(label == upper)
     below = np.argwhere(label == lower)[:, 2].max()
     result, possible = label.copy(), np.zeros(label.shape, bool)

@@ -129,7 +129,7 @@ def test_view_averages_the_scan(voxel):
 
 
 def test_view_of_an_odd_number_of_voxels():
-    """Of a ramp, whatever the weights of the mean."""
+    """A ramp keeps its values whatever the weights of the mean."""
     ramp = torch.arange(18.0).view(1, 1, 1, -1).expand(1, 12, 18, 18)
     samples = draw(ramp, torch.zeros(1, 12, 18, 18), view_centre=np.array([5.5, 8.5, 8.5]), view_voxel=(3, 3, 3), view_size=(2, 4, 4))
     torch.testing.assert_close(samples["view"], torch.tensor([4.0, 7.0, 10.0, 13.0]).expand(1, 2, 4, 4), atol=1e-4, rtol=0)

@@ -198,7 +198,7 @@ def test_inference_entries_take_a_dicom_folder(tmp_path):
 
 def test_a_folder_of_labels_holds_no_scans(tmp_path):
     touch(tmp_path, "images/a.nii", "labels/a.nii")
-    with fails(f"{tmp_path}/labels: no scans found, labels of a folder of images alone. --image takes one of its files."):
+    with fails(f"{tmp_path}/labels: no scans found, only labels beside a folder of images. --image takes one of the files."):
         inference_entries(tmp_path / "labels")
     assert inference_entries(tmp_path) == [{"image": f"{tmp_path}/images/a.nii"}]
 

@@ -114,13 +114,13 @@ def test_find_images_errors(tmp_path):
         find_images(tmp_path / "no")
     touch(tmp_path, "a_seg.nii.gz", ".b.nii")
     expected = f"{tmp_path}: no scans found. Expected .nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr files or folders with a DICOM series."
-    with fails(f"{expected} Files whose names end in _seg are masks, no scans."):
+    with fails(f"{expected} Files whose names end in _seg are masks, not scans."):
         find_images(tmp_path)
     (tmp_path / "a_seg.nii.gz").unlink()
     with fails(expected):
         find_images(tmp_path)
     touch(tmp_path, "x/b.mgz", "a.nii.bz2")
-    with fails(f"{expected} 2 scans of formats that are not searched for (a.nii.bz2, ...): convert to NIfTI (.nii.gz)."):
+    with fails(f"{expected} 2 scans in formats that are not searched for (a.nii.bz2, ...): convert to NIfTI (.nii.gz)."):
         find_images(tmp_path)
 
 
@@ -133,10 +133,10 @@ def test_headers_with_voxels_in_another_file_are_found_once(tmp_path):
 @pytest.mark.parametrize(
     ("names", "line"),
     [
-        (["b.mgz"], "1 scan of formats that are not searched for (b.mgz): convert to NIfTI (.nii.gz)."),
+        (["b.mgz"], "1 scan in formats that are not searched for (b.mgz): convert to NIfTI (.nii.gz)."),
         (
             ["x/B.MGH", "c.hdr", "c.img", "d.PAR", "d.REC"],
-            "3 scans of formats that are not searched for (c.hdr, ...): convert to NIfTI (.nii.gz).",
+            "3 scans in formats that are not searched for (c.hdr, ...): convert to NIfTI (.nii.gz).",
         ),
         (["a.json", "a.csv", "a.txt", "a.png", "a.bval", "a.bvec", "a.raw", "a", "a.pdf"], ""),
         (["a_seg.mgz", ".b.mgz", ".x/b.mgz"], ""),  # no scans
@@ -156,9 +156,9 @@ def test_masks_by_other_names_are_passed_over_in_one_line(tmp_path, caplog):
     touch(tmp_path, "a_dseg.nii", "a_mask.nii.gz", "a_seg-manual.nii", "a_seg_corrected.nii", "b/a_T2_Label.mha", "b_segmentation.nii")
     touch(tmp_path, "a.seg.nrrd", "a_SEG.nii.gz", "a-seg.nii", "Segmentation.nii.gz", "a_labelmap.nii", "a_seg2.nii", "mask.nii")
     assert found(tmp_path) == ["a.nii", "a_T2_segment.mha", "a_labelled.nii", "a_masked.nii", "a_segmental.nii"]
-    line = "13 files with names of masks (Segmentation.nii.gz, ...): no scans."
+    line = "13 files named like masks (Segmentation.nii.gz, ...): not taken for scans."
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: {line}"]
-    with pytest.raises(CallError, match=r"no scans found\. .* 1 file with names of masks \(a_T2_Label\.mha\)"):
+    with pytest.raises(CallError, match=r"no scans found\. .* 1 file named like masks \(a_T2_Label\.mha\)"):
         find_images(tmp_path / "b")
 
 

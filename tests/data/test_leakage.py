@@ -77,7 +77,9 @@ def test_a_scan_that_is_held_back_is_not_trained_on_by_also_train_on(tmp_path, s
         image = second / "b.nii.gz"
         image.symlink_to(first / "b.nii.gz") if kind == "a link" else image.write_bytes((first / "b.nii.gz").read_bytes())
         cohort(second, training=[entry("c.nii.gz"), entry("b.nii.gz", "7")])
-    line = f"{second}/b.nii.gz: trained on by {second}/datalist.json, and under '{split}' of {datalist}. Leave it out of one of them."
+    line = (
+        f"{second}/b.nii.gz: is trained on in {second}/datalist.json and held back as '{split}' in {datalist}. Leave it out of one of them."
+    )
     with fails(line):
         training_entries(datalist, first, also=[second])
 
@@ -90,8 +92,8 @@ def test_a_patient_of_the_same_name_in_another_folder_is_a_warning(tmp_path, cap
     other = cohort(tmp_path / "w", training=[entry("2.nii.gz"), entry("x.nii.gz", "")])
     with caplog.at_level(logging.WARNING):
         assert len(training_entries(first / "datalist.json", first, also=[second, third, other])) == 1 + 3 + 6 + 2
-    fix = "If they are the same people, leave them out of one of them."
-    reason = f"trains on patients with the names of some that {first}/datalist.json holds back"
+    fix = "If they are the same people, leave them out of one of the two."
+    reason = f"trains on patients that share their names with patients held back by {first}/datalist.json"
     assert caplog.messages == [
         f"{second}/datalist.json: {reason} (sub-02). {fix}",
         f"{third}/datalist.json: {reason} (sub-01, sub-02, sub-03, sub-04, sub-05, ...). {fix}",

@@ -23,7 +23,7 @@ class Noise(Randomizable, Transform):
 
 
 def epochs(workers: int = 0, seed: int = 3, first: int = 1, skip: int = 0) -> list[list[float]]:
-    """What a loader of five scans gives in epochs `first` to 3."""
+    """Collect the batches of a loader of five scans in epochs `first` to 3."""
     dataset = CachedScans([{"name": i} for i in range(5)], Compose([Noise()]), progress=False)
     sampler = SeededSampler(dataset, seed)
     sampler.skip = skip

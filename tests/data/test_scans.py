@@ -1,4 +1,4 @@
-"""Scans that may be none get a note."""
+"""Files that may not be scans get a note."""
 
 from __future__ import annotations
 

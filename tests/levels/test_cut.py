@@ -1,4 +1,4 @@
-"""What the view cuts."""
+"""Structures that the view cuts are found."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class OnDevice(MetaTensor):
 
 
 def test_a_scan_on_a_device_with_a_blank_border():
-    """What lies above the lowest vertebra is seen, what lies below its upper half is blank."""
+    """The scan is seen above the lowest vertebra and blank below its upper half."""
     image, logits = scan((0, 0, 0), (0, 0, 0))
     seen = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
     middle = (body_box(4)[2].start + body_box(4)[2].stop) // 2
@@ -91,7 +91,7 @@ def test_logits_without_an_affine_lie_on_the_grid_of_the_image():
 
 
 def test_masks_without_names_hold_the_likeliest_level_of_every_voxel():
-    """What the inferer gives, for a box of one level whose upper half is likelier the one above."""
+    """Imitate the output of the inferer for a box of one level whose upper half looks more like the level above."""
     image, whole = scan((0, 0, 0), (0, 0, 0))
     kinds = torch.full((3, *SHAPE), -9.0)
     kinds[0] = 0

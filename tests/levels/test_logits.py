@@ -1,4 +1,4 @@
-"""The same logits from the two networks' answers as from volumes of all levels."""
+"""The output of the two networks gives the same logits as volumes of all levels."""
 
 from __future__ import annotations
 

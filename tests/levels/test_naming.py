@@ -9,7 +9,7 @@ import pytest
 
 from scripts.labels import label_table, structure
 from scripts.levels.instances import Instance
-from scripts.levels.naming import BELOW_SACRUM, DROP_COST, FLOOR, LAST_OFF_COST, LUMBAR_COST, MISCOUNT_COST, Naming, name_bodies
+from scripts.levels.naming import DROP_COST, DROP_SHARE_BELOW_S1, FLOOR, LAST_OFF_COST, LUMBAR_COST, MISCOUNT_COST, Naming, name_bodies
 
 LEVELS = [s.name for s in label_table() if s.kind == "body"]  # T8 .. L5, L6, S1
 FIVE_LUMBAR = [name for name in LEVELS if name != "L6"]
@@ -55,7 +55,7 @@ def best(bodies: list[Instance], rows: list[dict[str, float]]) -> list[str | Non
 
 
 def check(naming: Naming, count: int) -> None:
-    """What holds whatever the votes say."""
+    """Check what must hold whatever the votes say."""
     for channels in (naming.channels, naming.runner_up):
         assert len(channels) == count
         assert all(b > a for a, b in pairwise([c for c in channels if c is not None]))
@@ -247,7 +247,7 @@ def test_flat_votes_of_two_bodies_by_hand():
     naming = name_bodies(column(0, 1), votes({}, {}))
     pairs = 11 + np.exp(-LUMBAR_COST[6]) + np.exp(-LUMBAR_COST[4])  # neighbours, L5 above S1 among them; L5 above L6; L4 above S1
     alone = np.exp(np.log(12) - DROP)  # one of them, which is 12 times as probable as both
-    single = 11 * alone + np.exp(np.log(12) - BELOW_SACRUM * DROP)  # it has any of 12 levels; what lies below S1 is left out for less
+    single = 11 * alone + np.exp(np.log(12) - DROP_SHARE_BELOW_S1 * DROP)  # it has any of 12 levels; below S1, leaving out costs less
     assert naming.runner_up_probability == pytest.approx(1 / (pairs + single))
     assert naming.probability == pytest.approx((1 + alone) / (pairs + single))  # the upper one alone has the level that it has in the pair
     first, second = names(naming.channels), names(naming.runner_up)
@@ -264,7 +264,7 @@ def test_flat_votes_of_five_bodies_by_hand():
 
 
 def test_a_doubtful_piece_leaves_the_levels_certain():
-    """Whether what shows of T12 at the upper end of the view is a vertebra: no other body has another level for that."""
+    """It does not matter for the levels of the others whether the part of T12 at the upper end of the view counts as a vertebra."""
     half = Instance(1, column(0)[0].centre_mm, 0.15 * column(0)[0].volume_mm3)
     bodies = [half, *column(1, 2, 3, 4, 5, 6)]
     naming = name_bodies(bodies, votes({"T12": 0.1}, *({n: 0.95} for n in FIVE_LUMBAR[5:])))

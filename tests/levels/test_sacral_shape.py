@@ -1,4 +1,4 @@
-"""What the shape of a body says for the sacrum."""
+"""The shape of a body tells the sacrum from lumbar bodies."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_bend_backwards_counts_and_one_to_the_front_does_not():
 
 
 def test_the_whole_spine_may_lean():
-    """The same column turned by half a radian to the front: nothing but the shape counts."""
+    """The column is turned by half a radian to the front; only its shape counts."""
     turn = 0.5
     places = [(60 + 30 * k * np.sin(turn), 35 + 30 * k * np.cos(turn), turn, rise) for k, rise in ((2, 0.0), (1, 0.0), (0, -0.5))]
     assert sacral_evidence(*spine(*places))[2] == pytest.approx(NATS_PER_RAD * (0.464 - USUAL_KINK), abs=0.5)

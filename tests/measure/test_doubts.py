@@ -1,4 +1,4 @@
-"""What a report warns of."""
+"""A report warns of what is doubtful."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_body_that_is_far_too_small():
 
 
 def test_a_body_that_could_not_be_measured():
-    """Where the others were; what an end of the view cuts has no measures, of course."""
+    """A body without measures is named if others were measured; one that an end of the view cuts has none, of course."""
     rows = [row("L1"), row("L2", ("superior", "left")), row("L3", ("left",)), row("L4", depth_mm=33.0), row("L4/L5")]
     assert doubts(report(*rows)) == []
     assert doubts({**report(*rows), "spine": {}}) == ["L1, L3 could not be measured: no solid piece, far too small, or hardly in view"]

@@ -75,8 +75,18 @@ def test_what_is_not_measured_is_named():
     image, label = phantom.image[:, :, :top], label[:, :, :top]
     figure = measures_figure(image, label, phantom.affine, measure_spine(label, phantom.affine))
     texts = [text.get_text() for text in figure.texts]
-    assert texts[texts.index("L2") + 1] == "not measured"
+    assert texts[texts.index("L2") + 1] == "not measured: cut by the view (superior)"
     assert "L2/L3" not in texts
+
+
+def test_a_speck_is_named_as_one():
+    phantom = draw_phantom(6, contrast="T2w", order="RAS", oblique_deg=0.0)
+    label = encode(phantom.label)
+    voxels = np.argwhere(label == structure("L2").channel)
+    label[tuple(voxels[5:].T)] = 0
+    figure = measures_figure(phantom.image, label, phantom.affine, measure_spine(label, phantom.affine))
+    texts = [text.get_text() for text in figure.texts]
+    assert texts[texts.index("L2") + 1] == "not measured: smaller than 300 mm³"
 
 
 @pytest.mark.parametrize(("scoliosis", "dashed"), [(0.0, 0), (38.0, 6)])

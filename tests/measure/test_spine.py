@@ -189,7 +189,7 @@ def test_few_bodies(upright, names):
 
 
 def test_what_is_cut_where_the_volume_goes_on(upright):
-    """A blank border of the scan, which the label map does not show."""
+    """A blank border of the scan cuts a structure, which the label map does not show."""
     label, affine = upright
     whole, cut = measure_spine(label, affine), measure_spine(label, affine, {"L2": ["superior"], "L4": ["left"]})
     assert "L2" in whole.bodies
@@ -211,7 +211,7 @@ def test_angles_do_not_wrap():
 
 
 def test_the_cobb_angle_leaves_out_half_a_body():
-    """What is left of it slopes otherwise."""
+    """The half that is left of a body has another slope."""
     phantom = draw_phantom(11, contrast="T2w", scoliosis=30.0, shape=(30, 200, 280), spacing_mm=(1.0, 4.0), order="RAS", oblique_deg=0.0)
     label = encode(phantom.label)
     everything = measure_spine(label, phantom.affine)
@@ -231,7 +231,7 @@ def test_the_cobb_angle_leaves_out_half_a_body():
 
 @pytest.mark.parametrize("slices", [1, 2, 3, 4, 5])
 def test_a_narrow_body_does_not_fall_over(slices):
-    """Of a scoliosis, whose axis is across the slices: its heights are those of the whole body, or there are none."""
+    """In a scoliosis, with the axis across the slices, a narrow part has the heights of the whole body, or none."""
     phantom = draw_phantom(33, contrast="T2w", scoliosis=35.0, order="RAS")
     label = encode(phantom.label)
     narrow = np.zeros_like(label)

@@ -43,7 +43,7 @@ def site(root: Path, patients: int = 8) -> Path:
 
 
 def test_masks_that_the_network_has_drawn_are_no_labels(tmp_path, capsys):
-    """Until somebody has edited or renamed them; a label of another name counts."""
+    """They are labels once somebody has edited or renamed them, and a label of another name counts."""
     values = np.zeros((2, 2, 3), np.uint8)
     values[0, 0] = (20, 120, 26)
     for stem in ("a_T2w", "b_T2w", "c_T2w", "d_T2w"):
@@ -54,9 +54,10 @@ def test_masks_that_the_network_has_drawn_are_no_labels(tmp_path, capsys):
         (tmp_path / f"{stem}_seg.json").write_text(json.dumps(report))
     nib.save(nib.Nifti1Image(values, np.diag([4, 1, 1, 1])), tmp_path / "d_seg.nii.gz")
     prepare(tmp_path, tmp_path / "list.json", validation_fraction=0.3, testing_fraction=0.3)
-    line = capsys.readouterr().out
-    end = "1 scan has no label (a_T2w.nii.gz); uncorrected masks of this bundle are no labels, 2 scans with such a mask\n"
-    assert line.endswith(end)
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "  1 scan without a label: a_T2w.nii.gz",
+        "  2 scans with an uncorrected mask of this bundle, which is not taken as a label",
+    ]
     entries = chain(*json.loads((tmp_path / "list.json").read_text()).values())
     labels = {e["image"].removesuffix("_T2w.nii.gz"): e["label"] for e in entries}
     assert labels == {"b": "b_T2w_seg.nii.gz", "c": "c_T2w_seg.nii.gz", "d": "d_seg.nii.gz"}
@@ -87,10 +88,13 @@ def patients_of(datalist: Path) -> dict[str, list[str]]:
 def test_prepare(tmp_path, capsys):
     root, datalist = site(tmp_path / "data"), tmp_path / "new folder" / "list.json"
     assert prepare(root, datalist, validation_fraction=0.25, testing_fraction=0.1) == datalist
-    assert capsys.readouterr().out == (
-        f"{datalist}: training 5 patients with 10 scans, validation 2 patients with 4 scans, testing 1 patient with 2 scans; "
-        "patients: sub-00, sub-01, sub-02, sub-03, ...; 1 scan has no label (site/unlabelled_T2w.nii)\n"
-    )
+    assert capsys.readouterr().out.splitlines() == [
+        f"{datalist}: 8 patients, sub-00, sub-01, sub-02, sub-03, ...",
+        "  training: 5 patients with 10 scans",
+        "  validation: 2 patients with 4 scans",
+        "  testing: 1 patient with 2 scans",
+        "  1 scan without a label: site/unlabelled_T2w.nii",
+    ]
     splits = patients_of(datalist)
     assert list(splits) == ["training", "validation", "testing"]
     assert sorted(chain(*splits.values())) == [f"sub-{i:02}" for i in range(8)]  # every patient in one split only
@@ -230,7 +234,8 @@ def test_patients_with_a_folder_each(tmp_path, capsys, stems, patients):
     if stems[0] == "sub-00/t2":  # the folder of all patients is the source, not one for each
         assert {e["source"] for e in chain(*json.loads((tmp_path / "list.json").read_text()).values())} == {tmp_path.name}
     by_folder = any("/" in stem and patient in stem.split("/")[:-1] for stem, patient in zip(stems, patients))
-    assert capsys.readouterr().out.endswith("; 0 scans have no label" + "; the names repeat, so a folder is a patient" * by_folder + "\n")
+    said = "  file names repeat from folder to folder, so each folder is taken for a patient"
+    assert capsys.readouterr().out.splitlines()[4:] == [said] * by_folder
 
 
 @pytest.mark.parametrize("pattern", [r"site/(sub-\d+)", r"[^/]+/([^/]+)/", r"(?:t2)?.*(sub-\d+)"])
@@ -261,7 +266,7 @@ def test_copies_are_of_one_patient(tmp_path):
 
 
 def test_equal_headers_are_no_copies(tmp_path):
-    """Of MetaImage, whose voxels lie in another file."""
+    """MetaImage headers may have their voxels in another file."""
     for stem in "abc":
         itk.imwrite(itk.image_from_array(np.full((2, 2, 2), ord(stem), np.uint8)), tmp_path / f"{stem}.mhd")
         header = (tmp_path / f"{stem}.mhd").read_text().replace(f"{stem}.raw", "x.raw")
@@ -305,26 +310,29 @@ def test_names_that_may_be_those_of_one_patient(tmp_path, capsys, stems, twins):
     lines = capsys.readouterr().out.splitlines()
     by_plane = f"(?:(?:.*[ _-])?{PLANE}[ _-])?([^ _-]+)" if "ax" in twins else "(.+)[ _-]"
     pattern = "(.+?)(?:[ _-](?i:t[12]|stir|tirm|pd).*)?$" if "T1" in twins else by_plane
-    question = f"{root}/list.json: are {twins} one patient, and others, too? Then set --patient_pattern '{pattern}'"
-    assert lines[1:] == [question] * bool(twins)
+    question = f"{root}/list.json: are {twins} the same patient, and other names likewise? Then set --patient_pattern '{pattern}'"
+    assert lines[4:] == [question] * bool(twins)
     if "ax" in twins:
         assert {*patient_of_each(root, patient_pattern=by_plane).values()} == {"000", "001", "002"}
         capsys.readouterr()
     prepare(root, root / "list.json", patient_pattern="(.+)", overwrite=True)
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_folders_that_may_be_those_of_patients(tmp_path, capsys):
     stems = [f"p{i}/1.2.84.{2 * i + j}" for i in range(3) for j in range(2)]
     root = labelled(tmp_path, *stems)
     prepare(root, root / "list.json")
-    (_, line) = capsys.readouterr().out.splitlines()
-    assert line == f"{root}/list.json: are the scans in p0 of one patient, and so on? Then set --patient_pattern '([^/]+)/'"
+    *_, line = capsys.readouterr().out.splitlines()
+    assert (
+        line
+        == f"{root}/list.json: are the scans in p0 of one patient, and likewise in the other folders? Then set --patient_pattern '([^/]+)/'"
+    )
     assert patient_of_each(root, patient_pattern="([^/]+)/") == {stem: stem[:2] for stem in stems}
 
 
 def test_labels_of_bids(tmp_path):
-    """In a tree of their own; the source is the data set."""
+    """BIDS keeps labels in a tree of their own; the source is the data set."""
     image = nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4))
     root = tmp_path / "spines"
     for i, word in enumerate(("seg", "dseg", "label-spine_dseg", "label-spine_desc-manual_seg")):
@@ -347,7 +355,7 @@ def test_labels_outside_the_folder(tmp_path):
 
 
 def test_an_empty_label(tmp_path):
-    """A training refuses it too, whatever was searched for."""
+    """An empty label is refused, as a training would refuse it too."""
     root = labelled(tmp_path, "a", "b")
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), root / "a_seg.nii")
     with fails(f"{root}/a_seg.nii: no foreground, all values are 0. Label it, or leave the scan out."):
@@ -364,9 +372,11 @@ def test_a_pattern_that_matches_the_name_is_not_tried_on_the_path(tmp_path):
 def test_prepare_counts_and_names_scans_without_a_label(tmp_path, capsys):
     touch(labelled(tmp_path, "a", "b", "c"), "x/d.nii", "e.nii")
     prepare(tmp_path, tmp_path / "list.json")
-    split = "validation 1 patient with 1 scan, testing 1 patient with 1 scan"
-    line = f"{tmp_path / 'list.json'}: training 1 patient with 1 scan, {split}; patients: a, b, c; 2 scans have no label (e.nii, ...)\n"
-    assert capsys.readouterr().out == line
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'list.json'}: 3 patients, a, b, c",
+        *(f"  {split}: 1 patient with 1 scan" for split in ("training", "validation", "testing")),
+        "  2 scans without a label: e.nii, ...",
+    ]
     with fails(f"{labelled(tmp_path / 'one', 'a')}: 1 patient with labels (a), 3 are needed for these splits. Is --patient_pattern right?"):
         prepare(tmp_path / "one", tmp_path / "one.json")
     with fails(f"{tmp_path / 'x'}: 1 scan, none with a label. A label of a.nii.gz is a_seg.nii.gz, or labels/a.nii.gz beside images/."):
@@ -416,7 +426,7 @@ def test_prepare_explains_a_pattern_without_a_group(tmp_path):
     root = site(tmp_path / "data", 3)
     with pytest.raises(UserError, match="patient_pattern"):
         prepare(root, tmp_path / "list.json", patient_pattern=r"sub-\d+")
-    with pytest.raises(UserError, match=r"^patient_pattern '\(sub' is no regular expression \(missing \)"):
+    with pytest.raises(UserError, match=r"^patient_pattern '\(sub' is not a regular expression \(missing \)"):
         prepare(root, tmp_path / "list.json", patient_pattern="(sub")
     with pytest.raises(UserError, match=r"patient_pattern .* does not match its name"):
         prepare(root, tmp_path / "list.json", patient_pattern="(case)?.*")

@@ -108,7 +108,7 @@ def test_run_stopped_within_an_epoch_repeats_that_epoch(tmp_path):
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path, monkeypatch):
-    """Of this one nobody asked anything; another one has got SIGTERM before step 2."""
+    """This process got no signal, but another one got SIGTERM before step 2."""
     run = Run(tmp_path)
     monkeypatch.setattr(checkpoint.idist, "get_world_size", lambda: 2)
     monkeypatch.setattr(checkpoint.idist, "all_reduce", lambda value, op: 15 if run.trainer.state.iteration == 2 else value)

@@ -1,4 +1,4 @@
-"""What ends a training: no number as loss, no memory left, a signal. One line, and the last good checkpoint stays."""
+"""A training ends with one line for a loss that is not finite, for lack of memory and for a signal; the last good checkpoint stays."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def handler(trainer: SupervisedTrainer, event: Events, kind: type):
 
 
 def interrupt(trainer: SupervisedTrainer, step: int, number: int) -> None:
-    """What a signal in the middle of a step does."""
+    """Imitate a signal in the middle of a step."""
     interruption = handler(trainer, Events.EPOCH_COMPLETED, ResumableCheckpoint).interruption
     trainer.add_event_handler(Events.ITERATION_STARTED(once=step), lambda: interruption.note(number))
 
@@ -197,5 +197,5 @@ def test_another_number_of_steps_or_an_older_file_is_refused(tmp_path):
         training(tmp_path, resume=True).run()
     del states["sampler"]
     torch.save(states, tmp_path / "last.pt")
-    with pytest.raises(UserError, match=r"last.pt: has no sampler, an earlier version wrote it. Start anew, with --pretrained .*last.pt"):
+    with pytest.raises(UserError, match=r"last.pt: has no sampler, an earlier version wrote it. Start anew with --pretrained .*last.pt"):
         training(tmp_path, resume=True).run()

@@ -1,4 +1,4 @@
-"""What train.yaml does differently under MONAI Label; the server itself is started by tests/clients/test_monai_label.py."""
+"""train.yaml serves its weights under MONAI Label; the server itself is started by tests/clients/test_monai_label.py."""
 
 from __future__ import annotations
 
