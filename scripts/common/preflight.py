@@ -49,7 +49,9 @@ def check_fit(path: str | Path, state: Mapping[str, Any], network: torch.nn.Modu
     Raises:
         CallError: if a layer has another name or another size.
     """
-    own = getattr(network, "module", network).state_dict()  # without DistributedDataParallel
+    from scripts.network import unwrapped  # here, because it imports torch
+
+    own = unwrapped(network).state_dict()
     wrong = [name for name in own.keys() | state.keys() if getattr(state.get(name), "shape", None) != getattr(own.get(name), "shape", None)]
     if wrong:
         first = min(wrong)
