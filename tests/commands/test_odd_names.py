@@ -75,7 +75,7 @@ def test_a_report_that_was_edited_is_made_anew(weights, two, tmp_path, capfd, ed
 def test_no_table_at_all(weights, two, tmp_path, capfd):
     (tmp_path / "structures.csv").write_text("mask\n" + "x" * 200_000)  # more than the csv module takes for a field
     assert infer(weights, tmp_path, two, image=str(two / "a.nii.gz"), figures=False) == 1
-    line = f"{tmp_path}/structures.csv: no table (field larger than field limit (131072)). Move it away."
+    line = f"{tmp_path}/structures.csv: not a CSV table (field larger than field limit (131072)). Move it away."
     assert line in capfd.readouterr().err.splitlines()
     assert "a_seg.nii.gz" not in files(tmp_path)  # found before any work was done
 

@@ -24,7 +24,7 @@ def test_a_table_without_the_column(tmp_path):
         with fails(f"{table}: no column 'mask'. Save it with commas, or move it away."):
             read(table, "mask")
     table.write_text("mask\n" + "x" * 200_000)  # more than the csv module takes for a field
-    with fails(f"{table}: no table (field larger than field limit (131072)). Move it away."):
+    with fails(f"{table}: not a CSV table (field larger than field limit (131072)). Move it away."):
         check_column(table, "mask")
     with pytest.raises(csv.Error):
         read_rows(table, "mask")
