@@ -119,7 +119,7 @@ def test_mappings():
     known = "contrast, lumbar, wedged, slipped, scoliosis, spacing_mm, shape, oblique_deg, view, order"
     with fails(f"--phantom_options: there is no option 'lumbr'; choose from {known}. Did you mean lumbar?"):
         check_arguments("phantom_options", {"lumbr": 6}, draw, ["seed"])
-    with fails(f"--phantom_options 3: options by name are needed, such as \"{{'contrast': ...}}\"; there is {known}"):
+    with fails(f"--phantom_options 3: options by name are needed, such as \"{{'contrast': ...}}\"; the options are {known}"):
         check_arguments("phantom_options", 3, draw, ["seed"])
 
 
@@ -206,12 +206,16 @@ def test_configs_check_their_numbers_first(tmp_path):
         ("phantoms", {"phantom_options": {"view": "L9"}}, "view 'L9': this phantom has S4, S3, S2, S1, L5, "),
         ("prepare", {"labelled": [99]}, "--labelled [99]: the label table has no 99. It has 15 = T8, "),
         ("phantoms", {"phantom_options": {"lumbr": 6}}, "--phantom_options: there is no option 'lumbr'; choose from contrast, lumbar, "),
-        ("measure", {"prediction": "none_seg.nii"}, "none_seg.nii: no such file. --prediction takes one."),
-        ("measure", {"prediction": TOOLS, "image": "none.nii"}, "none.nii: no such file. --image takes one."),
-        ("visualize", {"image": "none.nii", "prediction": TOOLS}, "none.nii: no such file. --image takes one."),
-        ("visualize", {"image": TOOLS, "prediction": "none_seg.nii"}, "none_seg.nii: no such file. --prediction takes one."),
-        ("visualize", {"image": TOOLS, "prediction": TOOLS, "reference": "none.nii"}, "none.nii: no such file. --reference takes one."),
-        ("rename", {"prediction": "none_seg.nii", "lowest": "L5"}, "none_seg.nii: no such file. --prediction takes one."),
+        ("measure", {"prediction": "none_seg.nii"}, "none_seg.nii: no such file. Set --prediction to one that exists."),
+        ("measure", {"prediction": TOOLS, "image": "none.nii"}, "none.nii: no such file. Set --image to one that exists."),
+        ("visualize", {"image": "none.nii", "prediction": TOOLS}, "none.nii: no such file. Set --image to one that exists."),
+        ("visualize", {"image": TOOLS, "prediction": "none_seg.nii"}, "none_seg.nii: no such file. Set --prediction to one that exists."),
+        (
+            "visualize",
+            {"image": TOOLS, "prediction": TOOLS, "reference": "none.nii"},
+            "none.nii: no such file. Set --reference to one that exists.",
+        ),
+        ("rename", {"prediction": "none_seg.nii", "lowest": "L5"}, "none_seg.nii: no such file. Set --prediction to one that exists."),
         (
             "rename",
             {"prediction": TOOLS},

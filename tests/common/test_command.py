@@ -160,7 +160,7 @@ def test_nearest_command():
     )
     with fails(f"run explor: no such command in this config; choose one of {commands}. Did you mean explore?"):
         check_command(config, "explor")
-    with fails(f"run: a command of this config belongs behind it; choose one of {commands}."):
+    with fails(f"run: the name of a command is missing behind it; choose one of {commands}."):
         check_command(config, "run")
     with fails("run show: no such command in this config; choose one of show_batch, run. Did you mean show_batch?"):
         check_command(ConfigWorkflow(TRAIN, workflow_type=None).parser.config, "show")
