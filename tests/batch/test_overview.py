@@ -54,7 +54,7 @@ def test_doubtful_masks_come_first(tmp_path):
     assert page.classes == ["doubtful", "doubtful", None, None]
     assert page.of("li") == [
         "/data/bad.nii.gz: cannot be read. Export it again.",
-        "edited since: these numbers are those of the mask before",
+        "the mask was edited after its report: these numbers describe it as it was before",
         "first: <b> & c",
         "second",
     ]

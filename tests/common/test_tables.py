@@ -46,7 +46,7 @@ def test_failures_with_semicolons_stay(tmp_path):
     assert steps == []
     outcomes.failed("b.nii", "bad", "Mend it.")  # saved so while a run goes on: it costs the table of this run, nothing else
     outcomes.close(None)
-    assert outcomes.closing_line.endswith("Save it with commas, or move it away. The lines above say what has failed.")
+    assert outcomes.closing_line.endswith("Save it with commas, or move it away. The lines above say which scans failed and why.")
     assert table.read_text() == content
 
 
