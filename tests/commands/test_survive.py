@@ -169,8 +169,7 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     assert infer(**options) == 0  # corrected by hand
     *before, last = capfd.readouterr().out.splitlines()
     assert last.startswith("0 segmented, 2 skipped")
-    told = "was edited: the tables describe the mask before. To measure it anew, run rename with its lowest body as --lowest"
-    assert [line for line in before if "edited" in line] == [f"{mask}: {told}"]
+    assert [line for line in before if "edited" in line] == [f"{mask}: {handlers.EDITED}"]
     for table in ("structures.csv", "spines.csv"):
         assert {(row["mask"], row["edited_since"]) for row in read_rows(out / table)} == {
             ("a_seg.nii.gz", "True"),
