@@ -103,7 +103,7 @@ def test_one_mask_more_leaves_the_others_in_the_tables(cohort, tmp_path):
         assert list(dict.fromkeys(found)) == [str(masks[1]), str(masks[0])]
     assert len(found) == 2
     shutil.copytree(cohort, tmp_path / "of another patient")
-    with pytest.raises(UserError, match=r"a_T2w_measures.png: is there already, the picture of .*/a_T2w.nii.gz. Move it"):
+    with pytest.raises(UserError, match=r"a_T2w_measures.png: exists already, and is the picture of .*/a_T2w.nii.gz. Move it"):
         measure("", tmp_path, prediction=tmp_path / "of another patient" / "a_T2w_seg.nii.gz")
 
 

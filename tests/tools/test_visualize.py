@@ -85,7 +85,7 @@ def test_the_picture_of_another_patient_stays(folder):
     other = shutil.copy(folder / "c1_T2w.nii.gz", folder / "other")
     picture = visualize(mask, folder / "out", folder / "c1_T2w.nii.gz")
     before = picture.read_bytes()
-    with fails(f"{picture}: is there already, the picture of {folder / 'c1_T2w.nii.gz'}. Move it, or set another --output_dir."):
+    with fails(f"{picture}: exists already, and is the picture of {folder / 'c1_T2w.nii.gz'}. Move it, or set another --output_dir."):
         visualize(mask, folder / "out", other)
     assert picture.read_bytes() == before
     visualize(folder / "channel" / mask.name, folder / "out", folder / "c1_T2w.nii.gz", label_scheme="channel")  # another mask of the scan
@@ -93,7 +93,7 @@ def test_the_picture_of_another_patient_stays(folder):
     (folder / "c1_T2w.nii.gz").unlink()  # or moved, to where it is drawn now
     assert visualize(mask, folder / "out", other) == picture
     Image.new("RGB", (2, 2)).save(picture)  # somebody's own, under the name of the scan
-    with fails(f"{picture}: is there already, and not drawn by this command. Move it, or set another --output_dir."):
+    with fails(f"{picture}: exists already, and this command has not drawn it. Move it, or set another --output_dir."):
         visualize(mask, folder / "out", other)
 
 
