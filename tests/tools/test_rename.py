@@ -59,7 +59,7 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     new = [order[order.index(name) + 1] for name in old]
     monai.bundle.run("rename", config_file=TOOLS, bundle_root=str(BUNDLE), prediction=str(mask), lowest=new[-1])
     out = capfd.readouterr().out
-    assert f"{mask}: {old[0]}-{old[-1]} are {new[0]}-{new[-1]} now" in out
+    assert f"{mask}: {old[0]}-{old[-1]} renamed to {new[0]}-{new[-1]}" in out
 
     assert bodies(mask) == new
     after = encode(read_volume(mask).data)
@@ -110,7 +110,7 @@ def test_names_are_confirmed(small_scan, segmented, tmp_path, capsys):
     before, names, told = encode(read_volume(mask).data), bodies(mask), read_report(mask)
     assert is_uncorrected(mask)
     rename(mask, lowest=names[-1])
-    assert f"{mask}: its names, {names[0]}-{names[-1]}, are confirmed" in capsys.readouterr().out
+    assert f"{mask}: the names {names[0]}-{names[-1]} are confirmed" in capsys.readouterr().out
     np.testing.assert_array_equal(encode(read_volume(mask).data), before)
     report = read_report(mask)
     assert (report["uncertain"], report["renamed"]) == (False, {"lowest": names[-1], "lumbar": 0})
@@ -119,7 +119,7 @@ def test_names_are_confirmed(small_scan, segmented, tmp_path, capsys):
     assert {k: v for k, v in report.items() if k not in changed} == {k: v for k, v in told.items() if k not in changed}
     assert not is_uncorrected(mask)
     assert segment(folder, small_scan, threshold=0.5) == 1  # as in the test above
-    with fails(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number."):
+    with fails(f"{mask}: it has these names already. Set --lowest to the right name of its lowest body, or --lumbar to the right number."):
         rename(mask, lowest=names[-1])
 
 
@@ -161,7 +161,7 @@ def test_a_mask_of_somebody_else(mask, capsys):
     others = files(mask.parent)
     rename(mask, lowest="S1")
     assert bodies(mask) == ["L5", "S1"]
-    assert capsys.readouterr().out == f"{mask}: L4-L5 are L5-S1 now\n{mask}: --lowest L5 --lumbar 5 takes it back\n"
+    assert capsys.readouterr().out == f"{mask}: L4-L5 renamed to L5-S1\n{mask}: to undo this, run rename with --lowest L5 --lumbar 5\n"
     assert files(mask.parent) == others
     np.testing.assert_array_equal(nib.load(mask).affine, np.diag([2.0, 2.0, 2.0, 1.0]))
 
@@ -170,7 +170,7 @@ def test_numbers_of_another_scheme(mask):
     spider = write(mask.parent, encode(read_volume(mask).data), "spider")
     rename(spider, lowest="L3", label_scheme="spider")
     assert np.unique(np.asarray(nib.load(spider).dataobj)).tolist() == [0, 3, 4]
-    tell = f"{spider}: the numbers of spider cannot tell these levels. Segment the scan with --label_scheme verse."
+    tell = f"{spider}: the numbers of spider cannot express these levels. Segment the scan with --label_scheme verse."
     for lowest, lumbar in (("S1", 0), ("L6", 6)):  # it has no S1, and counts from the lowest lumbar vertebra
         with fails(tell):
             rename(spider, lowest=lowest, lumbar=lumbar, label_scheme="spider")
@@ -223,7 +223,7 @@ def test_the_scan_that_a_report_tells_of_is_needed(small_scan, segmented, tmp_pa
     report = mask.with_name(mask.name.replace(".nii.gz", ".json"))
     report.write_text(report.read_text().replace(str(small_scan), str(tmp_path / "moved.nii.gz")))
     before = {p: p.read_bytes() for p in folder.iterdir()}
-    with fails(f"{mask}: the scan that its report and its picture tell of is not found. Set --image."):
+    with fails(f"{mask}: its scan is not found, neither where its report says nor beside it. Set --image."):
         rename(mask, lowest="L1")
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
     rename(mask, lowest="L1", image=small_scan)
@@ -236,7 +236,7 @@ def test_wrong_calls(mask, tmp_path):
         rename("", lowest="S1")
     with pytest.raises(CallError, match=r"^rename needs --prediction"):
         rename(mask)
-    with fails(f"{mask}: it has these names already, and no report beside it in which they could be confirmed."):
+    with fails(f"{mask}: it has these names already, and there is no report beside it in which to confirm them."):
         rename(mask, lumbar=5)
     with fails(f"{tmp_path}/a.nrrd: rename writes NIfTI masks only, .nii or .nii.gz"):
         rename(Path(shutil.copy(mask, tmp_path / "a.nrrd")), lowest="S1")
