@@ -60,8 +60,8 @@ def test_evaluations_of_other_scans(tmp_path, capsys):
 def test_what_is_no_evaluation(tmp_path):
     good, bad = evaluation(tmp_path / "a.json", 0.5, 1.0), tmp_path / "m.json"
     for content, fault in (
-        ('{"x": 1}', "no evaluation, it has no list of rows 'by_source'"),
-        ('{"by_source": [{"source": "a"}]}', "no evaluation, a row of 'by_source' has no 'group'"),
+        ('{"x": 1}', "not an evaluation, it has no list of rows 'by_source'"),
+        ('{"by_source": [{"source": "a"}]}', "not an evaluation, a row of 'by_source' has no 'group'"),
     ):
         bad.write_text(content)
         with fails(f"{bad}: {fault}. --after takes the metrics.json that evaluate.yaml writes."):

@@ -98,7 +98,7 @@ def test_s1_is_added_where_it_lacks(without_s1, tmp_path, capfd):
 
 
 def test_the_labels_themselves_are_not_written_over(without_s1):
-    with fails(f"{without_s1}: holds the labels themselves; set --sacrum_dir to another folder"):
+    with fails(f"{without_s1}: is the dataset's own folder, where labels would be replaced; set --sacrum_dir to another folder"):
         label_sacrum(without_s1, without_s1, "", inference_config(str(BUNDLE)), WEIGHTS)
 
 
@@ -123,5 +123,5 @@ def test_what_an_earlier_call_has_written_stays(without_s1, tmp_path):
     assert label.read_text() == "mine"
     link = tmp_path / "link"
     link.symlink_to(without_s1)
-    with fails(f"{link}: holds the labels themselves; set --sacrum_dir to another folder"):
+    with fails(f"{link}: is the dataset's own folder, where labels would be replaced; set --sacrum_dir to another folder"):
         label_sacrum(without_s1, link, "", inference_config(str(BUNDLE)), WEIGHTS, overwrite=True)
