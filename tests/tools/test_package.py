@@ -143,10 +143,10 @@ def test_a_version_without_a_word_in_the_changelog_is_refused(small_bundle, tmp_
 
 def test_no_folder_but_an_export_is_replaced(small_bundle, tmp_path):
     own = small_bundle.rename(tmp_path / NAME)
-    refused(own, tmp_path, rf"{NAME} is there and is not an export of this bundle")
+    refused(own, tmp_path, rf"{NAME}: exists already and is not an export of this bundle")
     (tmp_path / "out" / NAME).mkdir(parents=True)
     (tmp_path / "out" / NAME / "thesis.txt").write_text("x")
-    refused(own, tmp_path / "out", rf"{NAME} is there and is not an export of this bundle")
+    refused(own, tmp_path / "out", rf"{NAME}: exists already and is not an export of this bundle")
 
 
 def test_what_was_added_to_an_export_stays(small_bundle, tmp_path):
