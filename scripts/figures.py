@@ -50,7 +50,7 @@ class View:
 
     @property
     def size_mm(self) -> tuple[float, float]:
-        """Height and width."""
+        """Height and width of the slice in mm."""
         return self.image.shape[0] * self.spacing_mm[0], self.image.shape[1] * self.spacing_mm[1]
 
 

@@ -169,7 +169,7 @@ def examine(entry: dict, seen: dict[str, Path], label_scheme: str = "verse") -> 
 
 
 def describe(scan: Scan, volume: Volume) -> None:
-    """Fill in geometry and intensities."""
+    """Fill in the geometry and intensities of a scan."""
     data = volume.data
     scan.shape, scan.dtype, scan.axes = data.shape, volume.dtype, "".join(str(c) for c in aff2axcodes(volume.affine))
     scan.spacing_mm = tuple(float(s) for s in np.linalg.norm(volume.affine[:3, :3], axis=0))
