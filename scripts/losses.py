@@ -110,13 +110,13 @@ class MarginalDiceCELoss(_Loss):
         p = logits.softmax(1)
         voxel_weight = known.float()
 
-        # in the label's background the unlabelled classes are as right as background itself
+        # where the label is background, the network may answer any unlabelled class as well (marginal loss)
         in_background = unlabelled.float()
         in_background[:, 0] = 1
         p_background = (p * in_background[..., None]).sum(1)
         predicted = ((p * voxel_weight[:, None]).sum(2) * ~unlabelled).sum(0)
 
-        # so is the labelled class that a voxel is merged with: its probability moves to the background
+        # it may also answer the labelled class that the voxel is merged with, whose probability moves to the background
         merged = torch.zeros_like(label)
         if "merged" in target:
             merged = target["merged"].flatten(1).long()

@@ -54,7 +54,7 @@ class LoadImageVolumesd(LoadImaged):
                 "filename_or_obj": str(d[key]),
                 "original_affine": volume.affine,
                 "spatial_shape": np.array(volume.data.shape),
-                "original_channel_dim": float("nan"),  # none
+                "original_channel_dim": float("nan"),  # no channel axis
                 "space": SpaceKeys.RAS,
                 "notes": "\n".join(volume.notes),
             }
