@@ -1,4 +1,4 @@
-"""The box around the spine, with a network whose coarse answer is a threshold and whose fine answer is pointwise."""
+"""Inferers, with a network whose coarse answer is a threshold and whose fine answer is pointwise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALL = (slice(None), slice(None))
 
 
 def network() -> SpineNet:
-    """Sees L3 in bright voxels: on the coarse grid above a mean of 0.5, on the fine grid more of a body the brighter it is."""
+    """Make a network that sees L3 in bright voxels: on the coarse grid above a mean of 0.5, on the fine grid the likelier the brighter."""
     net = SpineNet(nn.Identity(), nn.Conv3d(1, 3, 1), 1).eval()
     with torch.no_grad():
         level = net.coarse[1]
@@ -57,12 +57,12 @@ def infer(x: torch.Tensor, net: nn.Module | None = None, window: tuple[int, int,
 
 
 def dense(result: torch.Tensor) -> torch.Tensor:
-    """Level logits of all voxels, up to a constant for every voxel; of a box with its affine."""
+    """Convert a result to level logits of all its voxels, up to a constant for every voxel."""
     return MetaTensor(level_logits(result[0])[None], affine=result.affine) if isinstance(result, MetaTensor) else result
 
 
 def box_of(result: MetaTensor, affine: torch.Tensor) -> tuple[slice, slice, slice]:
-    """Where the result lies in the scan, from its affine alone."""
+    """Return the place of the result in the scan, from its affine alone."""
     to_scan = torch.linalg.solve(affine, result.affine)
     start = to_scan[:3, 3].round()
     expected = torch.eye(4, dtype=torch.float64)
@@ -72,12 +72,12 @@ def box_of(result: MetaTensor, affine: torch.Tensor) -> tuple[slice, slice, slic
 
 
 def inner(box: tuple[slice, slice, slice], shape: tuple[int, int, int] = SHAPE) -> tuple[slice, ...]:
-    """Without the six voxels to which the coarse voxels outside the box reach; at the border of the scan there are none."""
+    """Cut the six voxels off a box that coarse voxels outside it reach; none at the border of the scan."""
     return tuple(slice(6 if s.start else None, -6 if s.stop < n else None) for s, n in zip(box, shape))
 
 
 def assert_same_spine(logits: torch.Tensor, whole: torch.Tensor) -> None:
-    """The same logits where a level has 1/C of the probability of the background, and background elsewhere (BCXYZ)."""
+    """Check for equal logits (BCXYZ) where a level has 1/C of the probability of the background, and for background elsewhere."""
     spine = whole[0, 1:].amax(0) > whole[0, 0] - np.log(CHANNELS)
     assert spine.any()
     torch.testing.assert_close(logits.log_softmax(1)[..., spine], whole.log_softmax(1)[..., spine])
@@ -106,7 +106,7 @@ def test_box_is_the_spine_and_its_margin(margin, box):
 
 
 def test_levels_are_the_mean_of_three_views():
-    """A network whose answer is the number of slices in view: log-probabilities of T8 against the background."""
+    """The network answers with the number of slices in view, as the log-probability of T8 against the background."""
 
     class Counting(nn.Module):
         coarse_voxel, seen = (4, 4, 4), []
@@ -326,7 +326,7 @@ def test_both_parts_of_a_training_step_become_float32(monkeypatch):
 
 
 def test_views_are_summed_in_float32():
-    """Autocast on CPUs leaves the logits, and a softmax of them, in bfloat16, of three digits."""
+    """Autocast on CPUs leaves the logits, and their softmax, in bfloat16, which has three digits."""
 
     class Half(nn.Module):
         coarse_voxel = (4, 4, 4)

@@ -1,4 +1,4 @@
-"""The label table, its schemes, and what they do with numbers that they do not know."""
+"""The label table, its schemes, and messages on unknown numbers."""
 
 from __future__ import annotations
 

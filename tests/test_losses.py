@@ -24,12 +24,12 @@ def target(label: torch.Tensor, *labelled: list[bool]) -> dict[str, torch.Tensor
 
 
 def log_of(*probabilities: tuple[float, ...]) -> torch.Tensor:
-    """Logits, shape 1CXYZ, whose softmax is the given probabilities (a tuple of C per voxel)."""
+    """Return logits, shape 1CXYZ, whose softmax is the given probabilities (a tuple of C per voxel)."""
     return torch.tensor(probabilities).log().T.reshape(1, -1, *SHAPE)
 
 
 def reference(logits: torch.Tensor, label: torch.Tensor, labelled: list[list[bool]], smooth: float = 1.0) -> float:
-    """The loss written out in NumPy: merged probabilities, one-hot target, sums over the batch."""
+    """Compute the loss in NumPy: merged probabilities, one-hot target, sums over the batch."""
     exp = np.exp(logits.double().numpy())
     p = exp / exp.sum(1, keepdims=True)
     for scan, row in zip(p, labelled):
@@ -316,7 +316,7 @@ def test_nothing_merged_changes_nothing():
 
 
 def samples(**replaced: torch.Tensor) -> dict:
-    """A batch of one scan, as `RandSpineSamplesd` gives it: labels are floats."""
+    """Return a batch of one scan, as `RandSpineSamplesd` gives it: labels are floats."""
     values = torch.tensor([0, 1, 12, 23, BEYOND, UNKNOWN, NO_BODY, NO_DISC], dtype=torch.float32).view(1, 1, *SHAPE)
     labelled = torch.ones(1, len(label_table()), dtype=torch.bool)
     batch = {"image": torch.rand(1, 1, *SHAPE), "label": values, "view": torch.rand(1, 1, *SHAPE), "view_label": values.flip(2)}

@@ -1,4 +1,4 @@
-"""Dice, distances in mm and levels against hand-computed boxes, and against the scorer that stands outside the bundle."""
+"""Dice, distances in mm and levels against hand-computed boxes, and against a scorer outside the bundle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ L1, L2, L3, DISC, DISC_2 = (structure(name).channel for name in ("L1", "L2", "L3
 
 
 def boxes(*rows: tuple[int, slice], shape: tuple[int, int, int] = (4, 4, 30)) -> np.ndarray:
-    """Map with full-width slabs (channel, z)."""
+    """Return a map with full-width slabs (channel, z)."""
     label = np.zeros(shape, np.uint8)
     for channel, z in rows:
         label[..., z] = channel
@@ -79,7 +79,7 @@ def test_structure_dice_of_an_empty_reference():
 
 
 def test_structure_dice_counts_a_scan_once():
-    """Two processes may have the same scan; files, not values, tell."""
+    """Two processes may have the same scan: equal files count once, equal values do not."""
     metric = StructureDice()
     one_structure = torch.full((1, 1, 2, 1), L1)
     for name, predicted in (("a_seg.nii.gz", L1), ("a_seg.nii.gz", L1), ("b_seg.nii.gz", L2)):

@@ -1,4 +1,4 @@
-"""The page of all masks: read back as a browser reads it."""
+"""The page of all masks, parsed as a browser parses it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LATIN = os.fsdecode(b"R\xfccken")
 
 
 class Page(HTMLParser):
-    """The text of every element, by the tag that it stands in, with classes; and all links."""
+    """Parser that collects the text of every element by tag and class, and all links."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

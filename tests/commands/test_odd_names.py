@@ -1,4 +1,4 @@
-"""File names in other encodings, and tables and reports that somebody has edited."""
+"""File names in other encodings, and edited tables and reports."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_only_half_files_are_replaced_unasked(tmp_path):
 
 
 def test_a_mask_without_its_report_is_replaced_only_as_it_was_drawn(tmp_path):
-    """A run was killed before the report; or somebody has corrected the mask in an editor that keeps the header, and left the report."""
+    """Either a run was killed before the report, or the mask was corrected in an editor that keeps the header, and has no report."""
     mask, values = tmp_path / "a_seg.nii.gz", np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     write_label_map(values, np.diag([-1.0, 2.0, 3.0, 1.0]), mask, signature(values))
     check_replaceable(mask, "a")

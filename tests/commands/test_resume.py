@@ -1,4 +1,4 @@
-"""The training of train.yaml, killed and stopped as it happens to a user, ends with the bits of one that ran through."""
+"""A training of train.yaml that was killed or stopped, and resumed, ends with the same bits as one without a break."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTIONS = {**SMALL, "epochs": EPOCHS, "batch_size": 1, "val_interval": EPOCHS, "
 
 
 class Training:
-    """`python -m monai.bundle run` in a process of its own."""
+    """A training by `python -m monai.bundle run` in a process of its own."""
 
     def __init__(self, folder: Path, **options) -> None:
         self.last, self.log = folder / "last.pt", folder / "log.txt"
@@ -34,7 +34,7 @@ class Training:
         return self.last.stat().st_mtime_ns if self.last.exists() else 0
 
     def end(self, number: signal.Signals) -> int:
-        """Send a signal when a checkpoint has been written; the exit code."""
+        """Send a signal when a checkpoint has been written; return the exit code."""
         while self._time() == self.before:
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             time.sleep(0.01)

@@ -39,7 +39,7 @@ from scripts.training.checkpoint import PretrainedWeights, ResumableCheckpoint, 
 
 
 class RunsCode:
-    """Pickled, it makes a folder when it is loaded."""
+    """Object that makes a folder when its pickle is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,7 +79,7 @@ def test_overrides_that_clients_and_commands_need_pass():
 
 
 def test_switches_below_a_top_level_key():
-    """`fire` leaves `--inferer::inferer::tta false` a text, which is true."""
+    """`fire` reads `--inferer::inferer::tta false` as a text, which would count as true."""
     overrides = {"inferer::inferer::tta": "false", "inferer::amp": "False", "figures": "false"}
     workflow = ConfigWorkflow(INFERENCE, workflow_type=None, bundle_root=str(BUNDLE), **overrides)
     workflow.initialize()
@@ -260,7 +260,7 @@ def test_a_file_where_a_folder_is_to_be(taken, cohort, tmp_path):
 
 @pytest.fixture
 def without_rights():
-    """Root may write everywhere: be nobody for a while."""
+    """Become another user for a while, because root may write everywhere."""
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     if root:
         os.seteuid(65534)

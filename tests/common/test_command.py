@@ -1,4 +1,4 @@
-"""What the command line makes of paths and names, and commands that do not exist."""
+"""Paths and names on the command line, and commands that do not exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.common.options import NEEDED, TEXTS, typed_value
 
 
 def run_command(*arguments: str, cwd: Path = BUNDLE) -> subprocess.CompletedProcess:
-    """`python -m monai.bundle run` in a process of its own."""
+    """Run `python -m monai.bundle run` in a process of its own."""
     line = [sys.executable, "-m", "monai.bundle", "run", *arguments]
     return subprocess.run(line, cwd=cwd, capture_output=True, encoding="utf-8", timeout=100)
 

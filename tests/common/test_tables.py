@@ -1,4 +1,4 @@
-"""Tables that a person has saved again."""
+"""Tables that were saved again by a spreadsheet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two evaluations side by side."""
+"""The command `compare`: two evaluations side by side."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ S1 = 26
 
 @pytest.fixture(scope="module")
 def without_s1(tmp_path_factory) -> Path:
-    """A folder with two training scans and one for validation; the first lacks S1 and the discs in its label."""
+    """Write two training scans and one for validation; the first lacks S1 and the discs in its label."""
     folder = tmp_path_factory.mktemp("without_s1")
     write_cohort(
         folder,

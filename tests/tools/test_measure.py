@@ -30,7 +30,7 @@ from scripts.tools.measure import measure
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
-    """Two phantoms, one of them in a folder of its own."""
+    """Write two phantoms, one of them in a folder of its own."""
     folder = tmp_path_factory.mktemp("masks")
     for seed, stem in ((5, "a"), (6, "b/c")):
         phantom = draw_phantom(seed, contrast="T2w")
@@ -131,7 +131,7 @@ def test_a_mask_has_one_row_however_its_path_is_spelled(cohort, tmp_path, monkey
 
 
 def test_the_signal_in_another_map_of_the_same_grid(cohort, tmp_path):
-    """A map of fat fractions, say, beside the scan that the mask was drawn on."""
+    """The other map may hold fat fractions and lies beside the scan that the mask was drawn on."""
     mask = cohort / "a_T2w_seg.nii.gz"
     label = nib.load(mask)
     values = np.asarray(label.dataobj)
@@ -343,7 +343,7 @@ def test_a_scan_with_a_blank_border(tmp_path, capsys):
 
 
 def test_a_mask_that_was_saved_in_another_order_of_axes(cohort, tmp_path):
-    """It lies where its scan lies: measured as the other one, and drawn."""
+    """The mask covers the same place as its scan, so it is measured and drawn like the original."""
     mask = nib.load(cohort / "a_T2w_seg.nii.gz")
     scan = cohort / "a_T2w.nii.gz"
     turned = mask.as_reoriented(nib.orientations.axcodes2ornt("LSA"))
@@ -380,7 +380,7 @@ def test_a_map_that_is_blank_around_the_structures_changes_no_height(cohort, tmp
 
 
 def test_numbers_of_an_edited_spider_mask_are_those_of_the_file(tmp_path):
-    """A vertebra that its report does not know: it tells no names any more, but the numbers in the file stay what they are."""
+    """A vertebra was added that the report lacks: names are no longer taken from it, but the numbers in the file stay."""
     label = np.zeros((12, 12, 60), np.uint8)
     for place in range(3):
         label[2:10, 2:10, 10 * place + 1 : 10 * place + 9] = place + 1  # counted from L4

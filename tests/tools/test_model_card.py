@@ -1,4 +1,4 @@
-"""What `record` refuses, and that nothing is written then."""
+"""Calls and files that `record` refuses, without writing anything."""
 
 from __future__ import annotations
 

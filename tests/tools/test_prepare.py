@@ -23,13 +23,13 @@ from scripts.data.prepare import prepare
 
 @pytest.fixture(autouse=True)
 def _scans_are_no_copies(request, monkeypatch):
-    """Most scans of these tests are a few voxels with the same values."""
+    """Switch the search for copies off, because most scans of these tests are a few voxels with the same values."""
     if "copies" not in request.node.name:
         monkeypatch.setattr("scripts.data.prepare.sha256_of", str)
 
 
 def site(root: Path, patients: int = 8) -> Path:
-    """Two labelled scans per patient, one scan without a label."""
+    """Write two labelled scans per patient, and one scan without a label."""
     for patient in range(patients):
         for contrast in ("T1w", "T2w"):
             values = np.zeros((2, 2, 3), np.uint8)
@@ -43,7 +43,7 @@ def site(root: Path, patients: int = 8) -> Path:
 
 
 def test_masks_that_the_network_has_drawn_are_no_labels(tmp_path, capsys):
-    """Until somebody has edited or renamed them; a label of another name counts."""
+    """They count once they were edited or renamed; a label of another name counts."""
     values = np.zeros((2, 2, 3), np.uint8)
     values[0, 0] = (20, 120, 26)
     for stem in ("a_T2w", "b_T2w", "c_T2w", "d_T2w"):
@@ -196,7 +196,7 @@ def test_prepare_takes_another_pattern(tmp_path):
 
 
 def labelled(root: Path, *stems: str) -> Path:
-    """Scans of one voxel of L1, with their labels beside them."""
+    """Write scans of one voxel of L1, with their labels beside them."""
     for stem in stems:
         path = root / f"{stem}.nii"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def labelled(root: Path, *stems: str) -> Path:
 
 
 def patient_of_each(root: Path, **options) -> dict[str, str]:
-    """By the scans' paths without their suffix."""
+    """Return the patient of every scan, by its path without suffix."""
     datalist = prepare(root, root / "list.json", overwrite=True, **options)
     return {e["image"].removesuffix(".nii"): e["patient"] for e in chain(*json.loads(datalist.read_text()).values())}
 
@@ -240,7 +240,7 @@ def test_a_pattern_may_match_the_path(tmp_path, pattern):
 
 
 def test_scans_that_share_a_label_are_of_one_patient(tmp_path):
-    """The channels of nnU-Net, and any other names for the scans of a case."""
+    """These are the channels of nnU-Net, and scans of one case with any other names."""
     image = nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4))
     for case in "abc":
         for name in (f"imagesTr/{case}_0000", f"imagesTr/{case}_0001", f"labelsTr/{case}"):
@@ -261,7 +261,7 @@ def test_copies_are_of_one_patient(tmp_path):
 
 
 def test_equal_headers_are_no_copies(tmp_path):
-    """Of MetaImage, whose voxels lie in another file."""
+    """The voxels of a MetaImage header lie in another file."""
     for stem in "abc":
         itk.imwrite(itk.image_from_array(np.full((2, 2, 2), ord(stem), np.uint8)), tmp_path / f"{stem}.mhd")
         header = (tmp_path / f"{stem}.mhd").read_text().replace(f"{stem}.raw", "x.raw")
@@ -324,7 +324,7 @@ def test_folders_that_may_be_those_of_patients(tmp_path, capsys):
 
 
 def test_labels_of_bids(tmp_path):
-    """In a tree of their own; the source is the data set."""
+    """BIDS derivatives lie in a tree of their own; the source is the data set."""
     image = nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4))
     root = tmp_path / "spines"
     for i, word in enumerate(("seg", "dseg", "label-spine_dseg", "label-spine_desc-manual_seg")):
@@ -347,7 +347,7 @@ def test_labels_outside_the_folder(tmp_path):
 
 
 def test_an_empty_label(tmp_path):
-    """A training refuses it too, whatever was searched for."""
+    """A training refuses an empty label too, whatever was searched for."""
     root = labelled(tmp_path, "a", "b")
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), root / "a_seg.nii")
     with fails(f"{root}/a_seg.nii: no foreground, all values are 0. Label it, or leave the scan out."):

@@ -1,4 +1,4 @@
-"""The command `rename`, on a mask of the shipped weights and on masks of somebody else."""
+"""The command `rename`, on a mask of the shipped weights and on masks of other origin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from scripts.tools.rename import rename
 
 
 def segment(folder: Path, scan: Path, **options) -> int:
-    """The exit code of inference with the shipped weights."""
+    """Run inference with the shipped weights and return its exit code."""
     try:
         monai.bundle.run(config_file=INFERENCE, bundle_root=str(BUNDLE), image=str(scan), output_dir=str(folder), num_workers=0, **options)
     except SystemExit as end:
@@ -104,7 +104,7 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
 
 @pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").exists(), reason="no weights are shipped")
 def test_names_are_confirmed(small_scan, segmented, tmp_path, capsys):
-    """The mask counts as somebody's own from then on, as its labels would."""
+    """From then on the mask counts as a user's own label."""
     folder = Path(shutil.copytree(segmented, tmp_path / "masks"))
     mask = next(folder.glob("*_seg.nii.gz"))
     before, names, told = encode(read_volume(mask).data), bodies(mask), read_report(mask)
@@ -145,7 +145,7 @@ def test_a_mask_that_was_edited_is_told_of_anew(small_scan, segmented, tmp_path,
 
 @pytest.fixture
 def mask(tmp_path) -> Path:
-    """L4 and L5 of somebody, in a file without report and scan."""
+    """Write L4 and L5 to a file without report and scan."""
     label = np.zeros((20, 20, 40), np.uint8)
     label[5:15, 5:15, 24:34], label[5:15, 5:15, 8:18] = structure("L4").channel, structure("L5").channel
     return write(tmp_path, label, "verse")
@@ -179,7 +179,7 @@ def test_numbers_of_another_scheme(mask):
 
 @pytest.mark.parametrize("edited", [False, True])
 def test_a_confirmation_keeps_names_and_numbers_together(tmp_path, edited):
-    """SPIDER counts from the lowest lumbar vertebra: that this is L4 the file does not tell, its report does."""
+    """SPIDER counts from the lowest lumbar vertebra; only the report tells that this is L4."""
     phantom = draw_phantom(3, lumbar=4)
     channels = encode(phantom.label)
     scan, mask = tmp_path / "a.nii.gz", tmp_path / "a_seg.nii.gz"
@@ -205,7 +205,7 @@ def test_a_confirmation_keeps_names_and_numbers_together(tmp_path, edited):
 
 
 def test_two_discs_that_share_a_number(tmp_path):
-    """L5/S1 and L6/S1 have one in totalspineseg: those of a mask are told apart by where they lie."""
+    """L5/S1 and L6/S1 share a number in totalspineseg; their place in the mask tells them apart."""
     label = np.zeros((9, 9, 60), np.uint8)
     for place, name in enumerate(("S1", "L5/S1", "L5", "L4/L5", "L4")):
         label[2:7, 2:7, 10 * place + 2 : 10 * place + 10] = structure(name).channel

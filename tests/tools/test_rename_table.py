@@ -1,4 +1,4 @@
-"""Many masks renamed by a table."""
+"""The command `rename` with a table of many masks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.tools.rename_table import rename_listed, run
 
 
 def write(path: Path, *names: str) -> Path:
-    """A column of bodies, from the lowest one up, and nothing beside it."""
+    """Write a column of bodies, from the lowest one up, and nothing beside it."""
     label = np.zeros((6, 6, 12 * len(names)), np.uint8)
     for place, name in enumerate(names):
         label[1:5, 1:5, 12 * place + 1 : 12 * place + 11] = structure(name).channel
@@ -41,7 +41,7 @@ def masks(tmp_path) -> dict[str, Path]:
 
 
 def test_masks_of_a_table(masks, tmp_path, capsys):
-    """As a spreadsheet has saved it: a byte order mark, a number with a point, a column of its own, empty cells."""
+    """The table is one that a spreadsheet has saved: a byte order mark, a number with a point, another column, empty cells."""
     table = tmp_path / "masks" / "names.csv"
     lines = ["mask,note,lowest,lumbar", "a_seg.nii.gz,,L4,", "b/c_seg.nii.gz,six, S1 ,6.0", "d_seg.nii.gz,fine,,", "e_seg.nii.gz,,L5,"]
     table.write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
@@ -71,7 +71,7 @@ def test_the_others_are_renamed_where_some_cannot_be(masks, tmp_path, capsys):
 
 
 def test_the_line_on_tables_comes_once(masks, tmp_path, capsys):
-    """Inference has made two of the masks: their reports say from what."""
+    """Two of the masks have a report with `made_from`, as inference writes it."""
     for stem in "ad":
         mask = masks[stem]
         volume = read_volume(mask)

@@ -1,4 +1,4 @@
-"""The command `visualize`: a mask on its scan, which it finds."""
+"""The command `visualize`: a mask is drawn on its scan, which the command finds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scripts.tools.visualize import visualize
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A scan in the orientation PIR, and its mask in every label scheme."""
+    """Write a scan in the orientation PIR, and its mask in every label scheme."""
     image = np.random.default_rng(0).uniform(0, 100, (40, 50, 9)).astype(np.float32)
     label = np.zeros(image.shape, np.uint8)
     label[10:30, 12:20, 2:7], label[10:30, 26:34, 2:7] = structure("L1").channel, structure("L2").channel
@@ -49,7 +49,7 @@ def test_with_a_reference(folder, capsys):
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[dict]:
-    """What would be drawn."""
+    """Collect the arguments of figures instead of drawing them."""
     calls: list[dict] = []
 
     def draw(image, prediction, affine, *, reference, title, note) -> None:
