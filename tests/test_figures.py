@@ -13,7 +13,7 @@ from scripts import figures
 from scripts.labels import label_table, structure
 
 L1, L2, DISC = (structure(name).channel for name in ("L1", "L2", "L1/L2"))
-SPACING = np.array([4.0, 1.0, 1.5])  # of the phantom, right, anterior, superior
+SPACING = np.array([4.0, 1.0, 1.5])  # voxel size of the phantom to the right, anterior and superior
 
 
 def rotation(degrees: float) -> np.ndarray:
@@ -113,7 +113,7 @@ def test_intensity_window():
     assert figures.intensity_window(image, (image == 20).astype(int)) == pytest.approx((10, 900))  # never below percentile 90
     assert figures.intensity_window(np.full((2, 2, 2), np.nan), np.zeros((2, 2, 2))) == (0, 1)
     assert figures.intensity_window(np.full((2, 2, 2), 7.0), np.zeros((2, 2, 2))) == (7, 8)
-    large = 1000 * np.random.default_rng(0).random((160, 160, 160))  # of which every second voxel is looked at
+    large = 1000 * np.random.default_rng(0).random((160, 160, 160))  # every second voxel is looked at
     assert figures.intensity_window(large, np.zeros(large.shape, np.uint8)) == pytest.approx((10, 995), abs=1)
 
 

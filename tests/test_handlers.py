@@ -230,7 +230,7 @@ def test_figures_get_the_scan_the_map_and_the_reference(tmp_path, scans, monkeyp
     np.testing.assert_array_equal(prediction, PERFECT)
     np.testing.assert_allclose(affine, AFFINE, atol=1e-5)
     assert keywords == {"reference": None, "title": "sub-01.v2_T2w", "note": ""}
-    assert calls[1][1]["note"] == "levels uncertain (0.45), 1 warning"  # that the mask is empty
+    assert calls[1][1]["note"] == "levels uncertain (0.45), 1 warning"  # the warning says that the mask is empty
     np.testing.assert_array_equal(calls[1][1]["reference"], boxes((L2, slice(2, 10))))
     assert not (tmp_path / "out").exists()  # without an output_dir nothing is written
     assert sorted(p.name for p in Path(tmp_path).iterdir()) == ["in"]
@@ -332,7 +332,7 @@ def test_tables_of_all_scans(stored, tmp_path):
     written(tmp_path / "y_seg.nii.gz", b"edited")
     (tmp_path / "z_seg.json").write_text((tmp_path / "y_seg.json").read_text())  # its mask is gone
     shutil.copytree(tmp_path / "a", tmp_path / ".trash")
-    run(handler, steps[:1])  # the other mask is told of by its report
+    run(handler, steps[:1])  # the row of the other mask comes from its report
     assert (tmp_path / "structures.csv").read_text().splitlines() == [
         "mask,edited_since,label_scheme,sequence_probability,uncertain,named_by_hand,"
         "name,value,vote,cut_by_view,volume_mm3,centre_x_mm,centre_y_mm,centre_z_mm,wedge_deg,height_loss_grade",

@@ -16,7 +16,7 @@ from scripts.network import SpineNet
 
 CHANNELS = len(label_table())
 L3 = structure("L3").channel
-SHAPE = (37, 70, 66)  # multiples of nothing
+SHAPE = (37, 70, 66)  # no size is a multiple of a coarse voxel or a stride
 SPINE = (slice(12, 20), slice(28, 40), slice(16, 48))  # coarse voxels 3:5, 7:10, 4:12
 WINDOW = (64, 64, 64)  # one window for every box here
 ALL = (slice(None), slice(None))
@@ -160,7 +160,7 @@ def test_windows_blend_into_the_same_logits():
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
 def test_threshold_is_the_probability_from_which_a_voxel_is_spine(threshold):
     x, affine = image(SPINE), oblique()
-    x[(..., *SPINE)] = torch.linspace(0.3, 0.7, 32)  # of the fine network p(body) / p(background) is exp(12 x - 6)
+    x[(..., *SPINE)] = torch.linspace(0.3, 0.7, 32)  # the fine network has p(body) / p(background) = exp(12 x - 6)
     net = network()
     with torch.no_grad():
         net.coarse[1].bias[L3] = 10.0  # the coarse network sees it everywhere
@@ -237,7 +237,7 @@ def test_no_spine_is_background_everywhere(margin):
     assert not infer(x, margin=margin).argmax(1).any()
     result = infer(MetaTensor(x, affine=affine), margin=margin)
     box = box_of(result, affine)
-    assert all(s.start == 0 and s.stop > 0 for s in box)  # some box, for what comes after
+    assert all(s.start == 0 and s.stop > 0 for s in box)  # one voxel, because the next steps need a box
     assert not result.argmax(1).any()
 
 
@@ -266,7 +266,7 @@ def test_thin_scans_with_a_margin(shape):
 
 
 def test_wrapped_network():
-    class Wrapper(nn.Module):  # as DistributedDataParallel: no locate, delineate or combine of its own
+    class Wrapper(nn.Module):  # like DistributedDataParallel, it has no locate, delineate or combine
         def __init__(self, module: nn.Module) -> None:
             super().__init__()
             self.module = module

@@ -220,7 +220,7 @@ def test_script_of_the_real_network():
     torch.jit.save(torch.jit.script(net), buffer)
     buffer.seek(0)
     script = torch.jit.load(buffer)
-    x = torch.rand(1, 1, 21, 50, 70)  # multiples of nothing
+    x = torch.rand(1, 1, 21, 50, 70)  # no size is a multiple of a stride
     with torch.no_grad():
         levels, kinds, whole = net.locate(x), net.delineate(x), net(x)
         assert whole.shape == (1, CHANNELS, 21, 50, 70)

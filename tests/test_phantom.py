@@ -173,7 +173,7 @@ def test_scoliosis_adds_a_curve(cobb_deg: float) -> None:
     assert added["S1"] == turned["S1"] == shifted["S1"] == 0
     lower, upper = max(added, key=added.get), min(added, key=added.get)
     assert (lower in ("L5", "L4", "L3"), upper in ("T12", "T11", "T10")) == (True, True)
-    assert [added[lower], added[upper]] == pytest.approx([0.5, -0.5], abs=0.05)  # what leans already turns by a little less
+    assert [added[lower], added[upper]] == pytest.approx([0.5, -0.5], abs=0.05)  # a vertebra that leans already turns by a little less
     between = names[names.index(lower) : names.index(upper) + 1]
     assert [added[name] for name in between] == sorted((added[name] for name in between), reverse=True)
     apex = max(turned, key=turned.get)

@@ -287,7 +287,7 @@ def test_measures_join_the_report():
     pred = MeasureSpined()(data)["pred"]
     expected = measure_spine(label, phantom.affine)
     rows = [{"name": "T8", "vote": 0.4, "measures": {}}, {"name": "L3", "vote": 0.9, "measures": expected.structures["L3"]}]
-    discs = [s.name for s in label_table() if s.is_disc and s.name in expected.structures]  # that the report lacks
+    discs = [s.name for s in label_table() if s.is_disc and s.name in expected.structures]  # the report lacks these discs
     assert len(discs) > 4
     rows += [{"name": name, "cut_by_view": [], "measures": expected.structures[name]} for name in discs]
     assert pred.meta["report"] == {"uncertain": False, "structures": rows, "spine": expected.spine}

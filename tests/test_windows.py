@@ -75,7 +75,7 @@ def test_neighbours_share_at_least_the_overlap():
     seen = torch.zeros(20, 20, 76, dtype=torch.bool)
     seen[8:12, 8:12, 10:70] = True
     starts = sorted(w[2].start for w in windows(seen, (0, 0, 0), overlap=0.5))
-    assert starts == [40, 96, 152]  # of 240 voxels from 40 on; half of a window would be 64
+    assert starts == [40, 96, 152]  # the spine has 240 voxels from 40 on; steps of half a window would be 64
 
 
 def test_one_window_has_the_spine_in_its_middle_and_stays_in_the_image():

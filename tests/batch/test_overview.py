@@ -44,7 +44,7 @@ def test_doubtful_masks_come_first(tmp_path):
         {"mask": "a_seg.nii.gz", "warnings": "", "edited_since": False, "lordosis_deg": 52.4, "cobb_deg": None},
         {"mask": "z_seg.nii.gz", "warnings": "first: <b> & c | second", "edited_since": False, "cobb_deg": 12.6},
         {"mask": f"b & c/{LATIN}<1>_seg.nii.gz", "warnings": "", "edited_since": True},
-        {"mask": "old_seg.nii.gz"},  # of a version whose tables had fewer columns
+        {"mask": "old_seg.nii.gz"},  # tables of an older version have fewer columns
     ]
     (tmp_path / "failures.csv").write_text("file,reason,fix\n/data/bad.nii.gz,cannot be read,Export it again.\n")
     assert write_overview(tmp_path, spines) == tmp_path / "overview.html"
@@ -64,7 +64,7 @@ def test_doubtful_masks_come_first(tmp_path):
         "spines.csv",
         *[f"b & c/{LATIN}<1>_seg.png"] * 2,
         *["a_seg.png"] * 2,
-    ]  # of pictures that are there
+    ]  # only pictures that exist are linked
 
 
 def test_a_table_of_failures_that_cannot_be_read(tmp_path):

@@ -64,7 +64,7 @@ def test_killed_while_writing(tmp_path):
     assert path.read_text() == "old"
     (left,) = files(tmp_path) - {path.name}
     assert left.startswith(".partial_")
-    write_whole(path, lambda partial: partial.write_text("new"))  # another process may still be at the other one
+    write_whole(path, lambda partial: partial.write_text("new"))  # another process may still be writing the other file
     assert path.read_text() == "new"
     assert files(tmp_path) == {path.name, left}
 
@@ -84,4 +84,4 @@ def test_left_over_partial_files_are_no_scans(weights, two, tmp_path):
         "structures.csv",
         "spines.csv",
         "overview.html",
-    }  # another may be at it
+    }  # another process may be writing it

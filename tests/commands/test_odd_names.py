@@ -19,7 +19,7 @@ from scripts.common.tables import read_rows
 from scripts.data.masks import write_label_map
 from scripts.data.own_masks import check_replaceable, signature
 
-LATIN = os.fsdecode(b"R\xfccken")  # as old archives leave names: no UTF-8
+LATIN = os.fsdecode(b"R\xfccken")  # not UTF-8, as in names from old archives
 
 
 def test_names_that_are_no_utf8(weights, two, tmp_path, capfd):

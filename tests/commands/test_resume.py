@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from conftest import SMALL, TRAIN, run_bundle
 
-EPOCHS = 12  # of two steps
-# nothing that an untrained network draws is large enough to be named: the validation takes no time
+EPOCHS = 12  # epochs of two steps
+# an untrained network draws nothing large enough to be named, so the validation takes no time
 OPTIONS = {**SMALL, "epochs": EPOCHS, "batch_size": 1, "val_interval": EPOCHS, "min_instance_mm3": 1e9, "tensorboard_cases": 0}
 
 

@@ -132,7 +132,7 @@ def test_messy_folder(weights, scan, tmp_path, capfd):
     assert nib.load(out / "one_slice_seg.nii.gz").shape == (*scan.shape[:2], 1)
     assert not np.asarray(nib.load(out / "no_spine_seg.nii.gz").dataobj).any()
 
-    # the same again: what is done is not touched, what has failed is tried again, and one of them is fine now
+    # run again: done scans are not touched, failed ones are tried again, and one of them is fine now
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*_seg.*")}
     nib.save(scan, data / "empty.nii.gz")
     table = (out / "structures.csv").read_text(encoding="utf-8")

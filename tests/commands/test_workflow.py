@@ -88,7 +88,7 @@ def test_resume_goes_on_where_it_stopped(cohort, tmp_path):
     assert torch.load(tmp_path / "last.pt", weights_only=True)["lr_scheduler"]["last_epoch"] == 2
     run_bundle(TRAIN, resume=str(tmp_path), **{**options, "epochs": 3})
     rates = [g["lr"] for g in torch.load(tmp_path / "last.pt", weights_only=True)["optimizer"]["param_groups"]]
-    assert rates == [pytest.approx(2e-3)]  # after the last epoch: whoever runs on from here, as a federated client, starts anew
+    assert rates == [pytest.approx(2e-3)]  # after the last epoch, so that a federated client that runs on starts anew
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert len(events.Scalars("val_mean_dice")) == 2  # after epoch 2 and, though the interval is 2, after the last one
     assert torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["iteration"] == 3

@@ -72,7 +72,12 @@ def test_override_that_nothing_reads(files, overrides, message):
 
 def test_overrides_that_clients_and_commands_need_pass():
     clients = {"run_name": "site", "tracking_uri": "x", "experiment_name": "y", "train::dataset::data": [], "validate::dataset::data": []}
-    known = {"bundle_root": str(BUNDLE), "output_dir": "out", "datalist": "x.json", "seed": 3}  # `started` and others are read no more
+    known = {
+        "bundle_root": str(BUNDLE),
+        "output_dir": "out",
+        "datalist": "x.json",
+        "seed": 3,
+    }  # the override leaves `started` and other keys unread
     for run_id, overrides in {"run": clients | known, "show_batch": known, "check": known}.items():
         files = TOOLS if run_id == "check" else TRAIN
         ConfigWorkflow(files, workflow_type=None, run_id=run_id, **overrides).initialize()
@@ -270,7 +275,7 @@ def without_rights():
 
 
 def test_read_only_folder(without_rights):
-    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which nobody may not enter
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which the user "nobody" may not enter
         check_writable(folder, "output_dir")
         Path(folder).chmod(0o555)
         for target in (folder, f"{folder}/below"):

@@ -71,7 +71,7 @@ def test_paths_are_what_was_typed_whatever_fire_makes_of_them(monkeypatch, text,
 @pytest.mark.parametrize("file", sorted((BUNDLE / "configs").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_option_that_is_a_path_or_a_name_is_read_as_a_text(file):
     defaults = {key: value for key, value in ConfigParser.load_config_file(file).items() if isinstance(value, str) and "::" not in key}
-    texts = {key for key, value in defaults.items() if not value.startswith(("$", "@")) or "'/" in value}  # others are no paths
+    texts = {key for key, value in defaults.items() if not value.startswith(("$", "@")) or "'/" in value}  # other options are no paths
     assert texts - TEXTS == set()
     assert {key for key in defaults if key.endswith(("_dir", "_path"))} - NEEDED == set()
 

@@ -44,7 +44,7 @@ def test_failures_with_semicolons_stay(tmp_path):
     with fails(f"{table}: no column 'file'. Save it with commas, or move it away."):
         engine.run([0])
     assert steps == []
-    outcomes.failed("b.nii", "bad", "Mend it.")  # saved so while a run goes on: it costs the table of this run, nothing else
+    outcomes.failed("b.nii", "bad", "Mend it.")  # the table may be saved so during a run: only the table of that run is lost
     outcomes.close(None)
     assert outcomes.closing_line.endswith("Save it with commas, or move it away. The lines above say which scans failed and why.")
     assert table.read_text() == content

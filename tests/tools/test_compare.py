@@ -48,7 +48,7 @@ def test_different_scans_and_missing_files(tmp_path):
 
 def test_evaluations_of_other_scans(tmp_path, capsys):
     paths = [evaluation(tmp_path / f"{name}.json", 0.5, 1.0) for name in "abc"]
-    for path, digest in zip(paths, ("1", "2")):  # the third is of an earlier version, which did not say
+    for path, digest in zip(paths, ("1", "2")):  # the third was written by an earlier version without the digest
         path.write_text(json.dumps({**json.loads(path.read_text()), "scans_sha256": digest}))
     a, b, old = paths
     with fails(f"{a} and {b} are evaluations of different scans: evaluate both models on one split"):

@@ -88,7 +88,7 @@ def test_s1_is_added_where_it_lacks(without_s1, tmp_path, capfd):
 
     given, added = nib.load(without_s1 / old["training"][0]["label"]), nib.load(first["label"])
     assert np.allclose(added.affine, given.affine, atol=1e-4)
-    with pytest.raises(ScanError, match="not as this bundle has written it"):  # no mask: a segmentation may not replace it
+    with pytest.raises(ScanError, match="not as this bundle has written it"):  # as a label, which a segmentation may not replace
         check_replaceable(Path(first["label"]), first["image"])
     given, added, truth = (np.asarray(v.dataobj) for v in (given, added, nib.load(without_s1 / "truth.nii.gz")))
     assert (added[added != S1] == given[added != S1]).all()

@@ -56,7 +56,7 @@ def test_a_folder(cohort, tmp_path, capsys):
         found = {row["name"]: row for row in rows if row["mask"] == spine["mask"]}
         label = encode(mask.data)
         voxels = {s.name: int((label == s.channel).sum()) for s in label_table()[1:] if (label == s.channel).any()}
-        assert set(found) == set(voxels) > set(expected.structures)  # those without measures, too
+        assert set(found) == set(voxels) > set(expected.structures)  # structures without measures have rows too
         for name, row in found.items():
             assert int(row["value"]) == structure(name).verse
             assert float(row["volume_mm3"]) == round(voxels[name] * abs(np.linalg.det(mask.affine)), 1)
@@ -124,7 +124,7 @@ def test_a_mask_has_one_row_however_its_path_is_spelled(cohort, tmp_path, monkey
         for name, before in rows.items():
             assert sorted(map(str, read_rows(out / name))) == sorted(map(str, before))
     assert files(out) == pictures
-    # of another folder, with a name that is taken
+    # a mask in another folder whose name is taken
     shutil.copy(cohort / "b" / "c_T2w_seg.nii.gz", tmp_path / "a_T2w_seg.nii.gz")
     measure(tmp_path, out, prediction=tmp_path / "a_T2w_seg.nii.gz")
     assert {row["mask"] for row in read_rows(out / "measures.csv")} == {*names, f"{tmp_path}/a_T2w_seg.nii.gz"}

@@ -181,7 +181,7 @@ def test_prepare_keeps_an_existing_datalist(tmp_path):
         ("5_T2FS", "5"),
         ("5_pd_fs", "5"),
         ("PAT-01-T1 TSE", "PAT-01"),
-        ("lumbar_T2_001", "lumbar_T2_001"),  # of many patients
+        ("lumbar_T2_001", "lumbar_T2_001"),  # a folder of many patients
         ("study_MR_7", "study_MR_7"),
         ("fatima", "fatima"),
     ],
@@ -222,7 +222,7 @@ def patient_of_each(root: Path, **options) -> dict[str, str]:
         ([f"p{i}/t2" for i in range(3)] + ["p9/sag_a", "p9/tse3"], ["p0", "p1", "p2", "p9", "p9"]),  # names of its own
         ([f"p{i}/{c}" for i in range(3) for c in ("t1", "t2", "stir", "t2_tse")], [f"p{i}" for i in range(3) for _ in range(4)]),
         (["T1/a", "T1/b", "T1/c", "T2/a", "T2/b", "T2/c"], ["a", "b", "c", "a", "b", "c"]),  # folders of contrasts
-        (["x/a", "x/b", "x/c", "y/a", "y/d", "y/e"], ["a", "b", "c", "a", "d", "e"]),  # of sites
+        (["x/a", "x/b", "x/c", "y/a", "y/d", "y/e"], ["a", "b", "c", "a", "d", "e"]),  # folders of sites
     ],
 )
 def test_patients_with_a_folder_each(tmp_path, capsys, stems, patients):

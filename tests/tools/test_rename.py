@@ -88,7 +88,7 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     assert "1 skipped (already done)" in last_line(capfd)
     assert [row["name"] for row in read_rows(folder / "structures.csv") if "/" not in row["name"]] == new
     assert read_rows(folder / "spines.csv")[0]["named_by_hand"] == "True"
-    assert "named by hand" not in read_rows(folder / "spines.csv")[0]["warnings"]  # a confirmation is no doubt
+    assert "named by hand" not in read_rows(folder / "spines.csv")[0]["warnings"]  # a confirmation is no warning
     # with other settings too
     assert segment(folder, small_scan, threshold=0.5) == 1
     assert bodies(mask) == new
@@ -164,6 +164,17 @@ def test_a_mask_of_somebody_else(mask, capsys):
     assert capsys.readouterr().out == f"{mask}: L4-L5 renamed to L5-S1\n{mask}: to undo this, run rename with --lowest L5 --lumbar 5\n"
     assert files(mask.parent) == others
     np.testing.assert_array_equal(nib.load(mask).affine, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def test_discs_that_have_no_name_at_their_new_place(tmp_path, capsys):
+    """The label table has no disc below S1; without one of its discs, a mask cannot get its old names back."""
+    label = np.zeros((9, 9, 40), np.uint8)
+    for place, name in enumerate(("L5/S1", "L5", "L4/L5", "L4")):
+        label[2:7, 2:7, 10 * place + 2 : 10 * place + 10] = structure(name).channel
+    mask = write(tmp_path, label, "verse")
+    rename(mask, lowest="S1")
+    removed = "removed L5/S1, because the label table has no such disc at the new place"
+    assert capsys.readouterr().out == f"{mask}: L4-L5 renamed to L5-S1\n{mask}: {removed}\n"
 
 
 def test_numbers_of_another_scheme(mask):

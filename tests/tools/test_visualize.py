@@ -68,7 +68,7 @@ def test_a_report_names_scan_and_scheme(folder, drawn, scheme):
     np.testing.assert_array_equal(drawn[0]["image"], nib.load(scan).dataobj)
     for label in (drawn[0]["prediction"], drawn[0]["reference"]):
         np.testing.assert_array_equal(label, nib.load(folder / "channel" / mask.name).dataobj)
-    assert drawn[0]["title"] == f"c1_T2w: {scheme}/c1_T2w_seg.nii.gz"  # which of several masks of the scan
+    assert drawn[0]["title"] == f"c1_T2w: {scheme}/c1_T2w_seg.nii.gz"  # the title tells which of several masks of the scan is shown
 
 
 def test_what_the_call_says_comes_first(folder, drawn):
@@ -90,9 +90,9 @@ def test_the_picture_of_another_patient_stays(folder):
     assert picture.read_bytes() == before
     visualize(folder / "channel" / mask.name, folder / "out", folder / "c1_T2w.nii.gz", label_scheme="channel")  # another mask of the scan
     assert picture.read_bytes() != before
-    (folder / "c1_T2w.nii.gz").unlink()  # or moved, to where it is drawn now
+    (folder / "c1_T2w.nii.gz").unlink()  # or the scan was moved to where it is drawn now
     assert visualize(mask, folder / "out", other) == picture
-    Image.new("RGB", (2, 2)).save(picture)  # somebody's own, under the name of the scan
+    Image.new("RGB", (2, 2)).save(picture)  # a user's own picture under the name of the scan
     with fails(f"{picture}: exists already, and this command has not drawn it. Move it, or set another --output_dir."):
         visualize(mask, folder / "out", other)
 
