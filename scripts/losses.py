@@ -116,7 +116,8 @@ class MarginalDiceCELoss(_Loss):
         p_background = (p * in_background[..., None]).sum(1)
         predicted = ((p * voxel_weight[:, None]).sum(2) * ~unlabelled).sum(0)
 
-        # it may also answer the labelled class that the voxel is merged with, whose probability moves to the background
+        # it may also answer the class that the voxel is merged with: if that is labelled, its probability moves to the background
+        # (that of an unlabelled class is there already)
         merged = torch.zeros_like(label)
         if "merged" in target:
             merged = target["merged"].flatten(1).long()
