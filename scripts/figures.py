@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 DPI = 120
 WIDTH_INCH = 10.0  # 1200 pixels
-MAX_HEIGHT_INCH = 8.6  # of a panel: the whole figure then fits a laptop screen
-GAP_INCH = 0.42  # between panels: level names stand there where a sagittal slab is narrow
-CURVED_MM = 8.0  # a slice follows a spine that leaves a flat one by this much
-WINDOW_VOXELS = 2**18  # so many, evenly spread, tell black from white
+MAX_HEIGHT_INCH = 8.6  # of a panel; the whole figure then fits a laptop screen
+GAP_INCH = 0.42  # between panels; level names stand there where a sagittal slab is narrow
+CURVED_MM = 8.0  # a slice follows a spine that would leave a flat one by this much
+WINDOW_VOXELS = 2**18  # about so many evenly spread voxels decide which intensities are black and white
 MARGIN_MM = {"sagittal": 40.0, "coronal": 30.0}  # kept in front of and behind (left and right of) the labels; never cut along the spine
 BACKGROUND, TEXT, DIM = "#0d0f12", "#e8eaed", "#8b929b"
 BODY_COLORS = (  # from top to bottom; a table of more than twelve bodies repeats them
@@ -51,12 +51,12 @@ class View:
 
     @property
     def size_mm(self) -> tuple[float, float]:
-        """Height and width."""
+        """Height and width of the slice in mm."""
         return self.image.shape[0] * self.spacing_mm[0], self.image.shape[1] * self.spacing_mm[1]
 
 
 def structure_color(channel: int) -> tuple[float, float, float]:
-    """RGB in [0, 1]; a disc has the colour of the body above it, mixed with white."""
+    """Return the RGB colour of a structure, in [0, 1]; a disc has the colour of the body above it, mixed with white."""
     from matplotlib.colors import to_rgb
 
     structure = label_table()[channel]
@@ -107,7 +107,7 @@ def spine_path(label: np.ndarray, plane: str, spacing_mm: np.ndarray) -> int | n
 
 
 def best_index(label: np.ndarray, plane: str) -> int:
-    """Index of the slice of a RAS label map (channel indices) through most of the bodies, else of all labels, else the middle."""
+    """Return the index of the slice of a RAS label map (channel indices) with most voxels of bodies, else of any label, else the middle."""
     axis = 0 if plane == "sagittal" else 1
     box = occupied_box(label > 0)
     if not box:
@@ -116,7 +116,8 @@ def best_index(label: np.ndarray, plane: str) -> int:
     for counts in ([s.kind == "body" for s in label_table()], [s.channel > 0 for s in label_table()]):
         area = np.array(counts + ignored)[label[box]].sum(axis=tuple({0, 1, 2} - {axis}))
         if area.any():
-            return int((box[axis].start + np.flatnonzero(area == area.max()).mean()).round())  # the middle one of equals
+            largest = np.flatnonzero(area == area.max())
+            return int((box[axis].start + largest.mean()).round())  # the middle one of several equal slices
     return label.shape[axis] // 2
 
 
@@ -127,7 +128,7 @@ def make_view(image: np.ndarray, label: np.ndarray, spacing_mm: np.ndarray, plan
 
 
 def crop_columns(label: np.ndarray, plane: str, spacing_mm: np.ndarray) -> slice:
-    """Columns of the drawn slices that hold the labels plus `MARGIN_MM`; all if there are none. The spine is never cut lengthwise."""
+    """Return the columns of the drawn slices that hold the labels plus `MARGIN_MM`; all columns if there are no labels."""
     axis = 1 if plane == "sagittal" else 0
     box = occupied_box(label > 0)
     if not box:
@@ -137,7 +138,10 @@ def crop_columns(label: np.ndarray, plane: str, spacing_mm: np.ndarray) -> slice
 
 
 def intensity_window(image: np.ndarray, label: np.ndarray) -> tuple[float, float]:
-    """Black and white level: percentiles 1 and 99.5, narrowed so that the labelled structures are mid-grey and fat may saturate."""
+    """Return the intensities drawn black and white: percentiles 1 and 99.5, narrowed so that labelled structures are mid-grey.
+
+    Fat may saturate then.
+    """
     step = max(1, round((image.size / WINDOW_VOXELS) ** (1 / 3)))
     image, label = (volume[::step, ::step, ::step] for volume in (image, label))
     finite = np.isfinite(image)
@@ -151,35 +155,40 @@ def intensity_window(image: np.ndarray, label: np.ndarray) -> tuple[float, float
 
 
 def fitted(text: str, inches: float, points: float) -> str:
-    """The end of a bold text, which tells names apart, as far as the space for it goes."""
+    """Shorten a bold text to the space for it, keeping its end, which tells names apart."""
     most = int(inches * 72 / (0.68 * points))
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
 def draw_view(axes: Axes, view: View, window: tuple[float, float], *, letters: bool = True, font: float = 9, width: float = 1.1) -> None:
-    """Draw one slice with thin outlines, level names beside the bodies and orientation letters. `font` and `width` are in points."""
+    """Draw one slice with thin outlines, level names beside the bodies and orientation letters; `font` and `width` are in points."""
     height, length = view.size_mm
     pixels = np.nan_to_num(np.asarray(view.image, np.float32), nan=window[0])
     axes.imshow(pixels, "gray", vmin=window[0], vmax=window[1], extent=(0, length, height, 0), interpolation="bicubic", aspect="equal")
     present = [int(c) for c in np.unique(view.label) if 0 < c < len(label_table())]
-    _outlines(axes, view, sorted(present, key=lambda c: not label_table()[c].is_disc), width)  # a body's edge lies on top of a disc's
-    drawn = {label_table()[c].name for c in present}
+    discs = [c for c in present if label_table()[c].is_disc]
     bodies = [c for c in present if not label_table()[c].is_disc]
-    alone = [c for c in present if view.plane == "sagittal" and label_table()[c].level not in drawn]  # discs whose body is not there
-    _names(axes, view, sorted(bodies + alone) or present, font)
+    _outlines(axes, view, discs + bodies, width)  # bodies last, so that their edges lie on top
+    drawn = {label_table()[c].name for c in present}
+    without_body = [c for c in discs if view.plane == "sagittal" and label_table()[c].level not in drawn]
+    _names(axes, view, sorted(bodies + without_body) or present, font)
     if letters:
-        left, right = "AP" if view.plane == "sagittal" else "RL"
-        # low, or where no names stand: those are in front of the bodies, or on the patient's left
-        top = 0.95 if view.plane == "sagittal" else 0.05
-        for x, y, text in ((0.05, 0.025, left), (0.5, 0.025, "I"), (0.95, 0.025, right), (top, 0.975, "S")):
-            axes.text(x, y, text, transform=axes.transAxes, color=TEXT, fontsize=font - 1, ha="center", va="center", path_effects=_halo())
+        _letters(axes, view.plane, font - 1)
     axes.set(xlim=(0, length), ylim=(height, 0))
     axes.set_axis_off()
 
 
+def _letters(axes: Axes, plane: str, font: float) -> None:
+    """Write the orientation letters where no level names stand, which are in front of the bodies or on the patient's left."""
+    left, right = "AP" if plane == "sagittal" else "RL"
+    superior_x = 0.95 if plane == "sagittal" else 0.05
+    for x, y, text in ((0.05, 0.025, left), (0.5, 0.025, "I"), (0.95, 0.025, right), (superior_x, 0.975, "S")):
+        axes.text(x, y, text, transform=axes.transAxes, color=TEXT, fontsize=font, ha="center", va="center", path_effects=_halo())
+
+
 def _outlines(axes: Axes, view: View, channels: Sequence[int], width: float) -> None:
-    """Contours through the voxel borders of the array itself, a half voxel padded so that they close at the edge."""
-    from contourpy import contour_generator  # of matplotlib, whose own `contour` takes ten times as long
+    """Draw contours along the borders of voxels, padded by half a voxel so that they close at the edge of the slice."""
+    from contourpy import contour_generator  # matplotlib's own `contour`, which uses it, takes ten times as long
     from matplotlib.collections import LineCollection
 
     lines, colors, widths, styles = [], [], [], []
@@ -197,12 +206,13 @@ def _outlines(axes: Axes, view: View, channels: Sequence[int], width: float) -> 
 
 
 def name_positions(view: View, channels: Sequence[int], gap_mm: float, apart_mm: float) -> list[tuple[int, float, float]]:
-    """Where to write the names of bodies: (channel, x, y) in mm, in front of the body (sagittal) or on the patient's left (coronal).
+    """Choose where to write the names of bodies: (channel, x, y) in mm, in front of a body (sagittal) or on the patient's left (coronal).
 
-    A channel whose pixels lie in several large pieces gets a name beside each of them: one level on two bodies is an error to be seen.
+    A channel whose pixels lie in several large pieces gets a name beside each of them, so that one level on two bodies can be seen.
 
     Args:
-        view, channels: the slice, and the bodies that are present in it.
+        view: the slice.
+        channels: the bodies that are present in it.
         gap_mm: space between the body and its name.
         apart_mm: smallest distance between two names, so that they stay readable where one body carries two labels.
     """
@@ -216,8 +226,8 @@ def name_positions(view: View, channels: Sequence[int], gap_mm: float, apart_mm:
             rows, columns = np.add(np.nonzero(pieces == piece), [[first_row], [first_column]])
             middle = rows.mean()
             if view.plane == "sagittal" and label_table()[channel].name == "S1":
-                middle += 0.25 * np.ptp(rows)  # it is tilted: in front of its middle lies the disc
-            waist = columns[np.abs(rows - middle) <= max(1.0, 0.25 * np.ptp(rows))]  # corners of a tilted body reach further
+                middle += 0.25 * np.ptp(rows)  # S1 is tilted, with the disc in front of its middle
+            waist = columns[np.abs(rows - middle) <= max(1.0, 0.25 * np.ptp(rows))]  # without the corners of a tilted body
             edge = (waist if waist.size else columns) * view.spacing_mm[1]
             x = edge.min() - gap_mm if view.plane == "sagittal" else edge.max() + view.spacing_mm[1] + gap_mm
             found.append((float((middle + 0.5) * view.spacing_mm[0]), float(x), channel))
@@ -237,7 +247,7 @@ def _names(axes: Axes, view: View, channels: Sequence[int], font: float) -> None
 
 
 def _halo() -> list:
-    """Dark rim that keeps text readable on bright tissue."""
+    """Return the dark rim that keeps text readable on bright tissue."""
     from matplotlib.patheffects import withStroke
 
     return [withStroke(linewidth=2, foreground=BACKGROUND)]
@@ -261,24 +271,25 @@ def case_figure(
         image, prediction, reference: (X, Y, Z) on one grid; the latter two hold channel indices.
         affine: (4, 4) voxel -> RAS world in mm.
         title: the case's name.
-        note: stands over the prediction.
+        note: added to the heading of the prediction.
     """
     turned, spacing_mm = to_ras(np.asarray(image), affine)
     labels = [to_ras(np.asarray(label), affine)[0] for label in (prediction, reference) if label is not None]
     guide = labels[-1] if labels[-1].any() else labels[0]
     everything = np.maximum.reduce([label > 0 for label in labels])
     planes = {p: (spine_path(guide, p, spacing_mm), crop_columns(everything, p, spacing_mm)) for p in MARGIN_MM}
-    panels = (
-        [] if reference is not None else [("scan", make_view(turned, np.zeros_like(guide), spacing_mm, "sagittal", *planes["sagittal"]))]
-    )
-    for heading, label in zip((f"prediction (discs dashed){note and f', {note}'}", "reference"), labels):
+    panels = []
+    if reference is None:
+        panels.append(("scan", make_view(turned, np.zeros_like(guide), spacing_mm, "sagittal", *planes["sagittal"])))
+    headings = ("prediction (discs dashed)" + (f", {note}" if note else ""), "reference")
+    for heading, label in zip(headings, labels):
         heading += "" if label.any() else ": no structures"
         panels += [(heading, make_view(turned, label, spacing_mm, plane, *place)) for plane, place in planes.items()]
     return _panel_figure(panels, intensity_window(turned, guide), title)
 
 
 def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float], title: str) -> Figure:
-    """All panels in one row at one scale, a heading over each group."""
+    """Draw all panels in one row at one scale, with a heading over each group."""
     from matplotlib.figure import Figure
 
     head, foot, side = 0.72, 0.12, 0.4  # inches around the panels
@@ -301,16 +312,17 @@ def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float
 
 
 def draw_batch(columns: Mapping[str, Sequence[tuple]], path: str | Path) -> Path:
-    """Draw training samples: a row per scan, a column for every heading, such as the scan and what is left of it after augmentation.
+    """Draw training samples: a row per scan, a column per heading, such as the scan and the sample after augmentation.
 
     Args:
         columns: by heading, per scan (image (X, Y, Z), label (X, Y, Z) of channel indices, affine (4, 4) or spacing_mm (3,), name); with
             spacings alone, the arrays are taken to be in RAS.
-        path: of the PNG file, which is returned.
+        path: the PNG file, which is returned.
     """
     from matplotlib.figure import Figure
 
-    row, head, share = 3.6, 0.4, 1 / len(columns)  # inches, and of the width
+    row, head = 3.6, 0.4  # inches
+    share = 1 / len(columns)  # of the width, for each column
     rows = max(map(len, columns.values()))
     figure = Figure(figsize=(0.4 * WIDTH_INCH * len(columns), row * rows + head), dpi=DPI, facecolor=BACKGROUND)
     height = figure.get_size_inches()[1]
@@ -330,7 +342,7 @@ def draw_batch(columns: Mapping[str, Sequence[tuple]], path: str | Path) -> Path
 
 
 def figure_to_array(figure: Figure) -> np.ndarray:
-    """Pixels of a figure, uint8 (H, W, 3), as TensorBoard takes them with `dataformats="HWC"`."""
+    """Return the pixels of a figure, uint8 (H, W, 3), as TensorBoard takes them with `dataformats="HWC"`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -339,17 +351,18 @@ def figure_to_array(figure: Figure) -> np.ndarray:
 
 
 def save_figure(figure: Figure, path: str | Path, source: str = "") -> Path:
-    """Write a PNG file, whole or not at all; it keeps the name of its `source`, a scan, for `check_picture`."""
+    """Write a PNG file, whole or not at all; it records the name of its `source`, a scan, for `check_picture`."""
     metadata = {"Source": shown(os.path.abspath(source))} if source else {}
-    options = {"format": "png", "dpi": DPI, "facecolor": figure.get_facecolor(), "pil_kwargs": {"compress_level": 1}}  # a third of the time
+    fast = {"compress_level": 1}  # a third of the time
+    options = {"format": "png", "dpi": DPI, "facecolor": figure.get_facecolor(), "pil_kwargs": fast}
     return write_whole(path, lambda partial: figure.savefig(partial, metadata=metadata, **options))
 
 
 def check_picture(path: str | Path, source: str | Path) -> None:
-    """
+    """Refuse to replace a picture that this bundle has not drawn, or that of another scan: scans of one name lie in many folders.
+
     Raises:
-        UserError: if `path` is a picture of somebody else, or that of another scan than `source`, one that is still there: scans of one
-            name lie in many folders.
+        UserError: if the picture at `path` names no source, or another than `source` that still exists.
     """
     from PIL import Image
 
@@ -357,8 +370,8 @@ def check_picture(path: str | Path, source: str | Path) -> None:
         with Image.open(path) as picture:
             other = picture.info.get("Source", "")
     except OSError:
-        return  # none there, or no picture
+        return  # there is no file, or it is no picture
     if not other:
-        raise UserError(f"{path}: is there already, and not drawn by this command. Move it, or set another --output_dir.")
+        raise UserError(f"{path}: exists already, and this command has not drawn it. Move it, or set another --output_dir.")
     if os.path.exists(other) and os.path.realpath(other) != os.path.realpath(source):
-        raise UserError(f"{path}: is there already, the picture of {other}. Move it, or set another --output_dir.")
+        raise UserError(f"{path}: exists already, and is the picture of {other}. Move it, or set another --output_dir.")

@@ -1,8 +1,7 @@
-"""Ignite handlers that write what a person reads: the table of accuracies, one figure and one report per scan."""
+"""Ignite handlers that write the results of a run: the table of accuracies, and a figure and a report per scan."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from functools import partial
@@ -14,12 +13,12 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
-from scripts.batch.overview import warnings_of, write_overview
+from scripts.batch.overview import warnings_of, without_postfix, write_overview
 from scripts.common.distributed import gathered
 from scripts.common.errors import UserError, counted, shown
-from scripts.common.files import alone_in, sha256_of, write_whole
+from scripts.common.files import alone_in, sha256_of, write_json, write_whole
 from scripts.common.tables import aligned, check_column, write_rows
-from scripts.data.find import LABEL_POSTFIX, case_name, distinct_names
+from scripts.data.find import case_name, distinct_names
 from scripts.data.masks import MaskLayout, beside, reported_masks
 from scripts.data.own_masks import is_as_reported, write_report
 from scripts.data.scans import read_scan
@@ -29,23 +28,27 @@ from scripts.measure.report import fresh_report
 from scripts.measure.rows import in_order, spine_row, structure_table
 from scripts.metrics import cell, scans_digest, score_structures, summarise, worst_cases
 
-CHANGED = "was edited: the tables describe the mask before. To measure it anew, run rename with its lowest body as --lowest"
-TABLES = ("structures.csv", "spines.csv")  # of all masks in a folder
+EDITED = (
+    "the mask was edited after its report, and the tables describe it as it was before. "
+    "To measure it anew, run rename with the name of its lowest body as --lowest."
+)
+TABLES = ("structures.csv", "spines.csv")  # tables of all masks in a folder
 
 
 class StructureReport:
-    """`metrics.csv` (a row per scan and structure), `metrics.json` (summaries, worst scans, of which scans and weights) and printed tables.
+    """Write `metrics.csv` (a row per scan and structure) and `metrics.json` (summaries, worst scans, sha256 of scans and weights), and
+    print the summaries.
 
     Attach it to an evaluator whose output holds `pred` and `label` as label maps (1XYZ, channel indices) on the label's own grid.
 
     Args:
-        output_dir: where the two files go.
-        weights: the file that is scored.
+        output_dir: folder for the two files.
+        weights: file of the weights that are scored.
     """
 
     def __init__(self, output_dir: str, weights: str) -> None:
         self.output_dir, self.weights = Path(output_dir), weights
-        self.rows: dict[str, list[dict]] = {}  # of every scan
+        self.rows: dict[str, list[dict]] = {}  # by scan
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
@@ -67,31 +70,36 @@ class StructureReport:
             raise UserError("nothing to score: no label of this split holds a structure")
         names = distinct_names(row["image"] for row in rows)
         rows = [{"case": names[row["image"]], **row} for row in rows]
-        columns = [{k: "" if v == math.inf else v for k, v in row.items() if k != "image"} for row in rows]  # no distance of what is missed
-        write_whole(self.output_dir / "metrics.csv", partial(write_rows, columns))
-        tables = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
+        table = self.output_dir / "metrics.csv"
+        write_whole(table, partial(write_rows, [_csv_row(row) for row in rows]))
+        summaries = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
         made_from = {"scans_sha256": scans_digest(row["image"] for row in rows), "weights_sha256": sha256_of(self.weights)}
-        summary = {**tables, "worst_cases": worst_cases(rows), **made_from}
-        write_whole(self.output_dir / "metrics.json", lambda path: path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8"))
-        files = (f"{self.output_dir / name}" for name in ("metrics.csv", "metrics.json"))
-        print(*("\n" + format_table(table) for table in tables.values()), "", *files, sep="\n")
+        summary = write_json(self.output_dir / "metrics.json", {**summaries, "worst_cases": worst_cases(rows), **made_from})
+        for summarised in summaries.values():
+            print("\n" + format_table(summarised))
+        print("", table, summary, sep="\n")
+
+
+def _csv_row(row: dict) -> dict:
+    """Return a row of scores for `metrics.csv`: without the path, and with empty distances of a structure that was missed."""
+    return {column: "" if value == math.inf else value for column, value in row.items() if column != "image"}
 
 
 def format_table(rows: list[dict]) -> str:
-    """Aligned text of `summarise`: a line per row; words to the left, numbers to the right."""
+    """Format rows of `summarise` as aligned text: a line per row, words to the left, numbers to the right."""
     cells = [list(rows[0])] + [[cell(k, v) for k, v in row.items()] for row in rows]
     return aligned(cells, left=[i for i, v in enumerate(rows[0].values()) if isinstance(v, str)])
 
 
 def stored_scan(batch: dict[str, Any]) -> Volume:
-    """The scan as it is stored, which the `image` of a batch no longer is; read once for all handlers of an iteration."""
+    """Read the scan as it is stored, because the `image` of a batch is preprocessed; once for all handlers of an iteration."""
     if "volume" not in batch:
         batch["volume"] = read_scan(batch["image"].meta["filename_or_obj"])
     return batch["volume"]
 
 
 def batch_report(batch: dict[str, Any], pred: MetaTensor) -> dict[str, Any]:
-    """The `fresh_report` on the mask of a batch, made once for all handlers of an iteration; empty where the levels were not named."""
+    """Make the `fresh_report` on the mask of a batch, once for all handlers of an iteration; empty where the levels were not named."""
     if "report" not in batch:
         notes = batch["image"].meta.get("notes", "").splitlines()
         batch["report"] = fresh_report(pred, stored_scan(batch), notes) if pred.meta.get("report") else {}
@@ -107,7 +115,7 @@ class CaseFigures:
         output_dir: for `<stem>_seg.png`, in the same folders as the masks; nothing is written if empty.
         data_root_dir: see `MaskLayout`.
         summary_writer: TensorBoard writer that gets the figures at the evaluator's epoch.
-        max_cases: draw that many scans per run.
+        max_cases: the most scans that are drawn in a run.
         enabled: False draws nothing.
     """
 
@@ -119,11 +127,11 @@ class CaseFigures:
         self.summary_writer = summary_writer
         self.max_cases = max_cases if enabled else 0
         self.drawn = 0
-        self.names: dict[str, str] = {}  # of scans, under which a tracker keeps their figures, the same in every epoch
+        self.names: dict[str, str] = {}  # by scan: the name of its figure in a tracker, the same in every epoch
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.restart)
-        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.draw)  # within the iteration: an error costs this scan only
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.draw)  # within the iteration, so that an error costs this scan only
 
     def restart(self) -> None:
         self.drawn = 0
@@ -150,12 +158,11 @@ class CaseFigures:
                 self.summary_writer.add_image(name, figure_to_array(figure), engine.state.epoch, dataformats="HWC")
 
     def title_of(self, source: str) -> str:
-        """The stem of a scan, behind its folders in the folder that was searched."""
-        mask = self.layout.filename(source)
-        return mask.with_name(case_name(mask).removesuffix(LABEL_POSTFIX)).relative_to(self.output_dir).as_posix()
+        """Return the stem of a scan with its folders below the one that was searched."""
+        return without_postfix(self.layout.filename(source)).relative_to(self.output_dir).as_posix()
 
     def name_of(self, source: str) -> str:
-        """The stem of a scan, behind as many of its folders as tell it from the other scans that were drawn."""
+        """Return the stem of a scan, with as many of its folders as tell it from the other scans that were drawn."""
         if source not in self.names:
             parts, taken = [*Path(source).parent.parts, case_name(source)], {*self.names.values()}
             tails = ["/".join(parts[-depth:]) for depth in range(1, len(parts) + 1)]
@@ -164,12 +171,14 @@ class CaseFigures:
 
 
 class CaseReports:
-    """`<stem>_seg.json` beside every mask: how sure the level names are, volume, signal, measures and uncertainty of every structure, what
-    to look at, and what the mask was made from. At the end, from the reports of all masks in `output_dir` and below: `structures.csv`, a
-    row per mask and structure, `spines.csv`, a row per mask, and `overview.html`, a page with all of them.
+    """Write a report `<stem>_seg.json` beside every mask, and at the end the tables and the overview of all masks.
+
+    A report says how sure the level names are, has volume, signal, measures and uncertainty of every structure, says what to look at, and
+    what the mask was made from. At the end the reports of all masks in `output_dir` and below give `structures.csv`, a row per mask and
+    structure, `spines.csv`, a row per mask, and `overview.html`, a page with all of them.
 
     Attach it to an evaluator whose output holds label maps on the scan's own grid with a `report` in their metadata (`NameLevelsd`).
-    It comes after whatever else is written for a scan: a scan with a report is done.
+    Attach it behind every handler that writes something for a scan: a scan with a report counts as done.
 
     Args:
         output_dir, data_root_dir: see `MaskLayout`.
@@ -185,9 +194,10 @@ class CaseReports:
         engine.add_event_handler(Events.COMPLETED, self.write_tables)
 
     def check_tables(self) -> None:
-        """
+        """Refuse files in the place of the tables that are not tables of this bundle, or were saved in another format.
+
         Raises:
-            UserError: for a table of that name that is none of ours, or was saved otherwise.
+            UserError: for such a file.
         """
         for name in TABLES:
             check_column(self.output_dir / name, "mask")
@@ -202,24 +212,25 @@ class CaseReports:
                 report["made_from"] = batch["made_from"]
             write_report(self.layout.filename(source), report)
             for key in ("volume", "report"):
-                batch.pop(key, None)  # else the scan is held while the next one is read
+                batch.pop(key, None)  # else the scan stays in memory while the next one is read
 
     def write_tables(self, engine: Engine) -> None:
-        idist.barrier()  # of several processes, the others have written their reports
+        idist.barrier()  # until all processes have written their reports
         if idist.get_rank() != 0:
             return
         structures, spines = [], []
         with alone_in(self.output_dir):
             for mask, report in reported_masks(self.output_dir):
                 edited = not is_as_reported(mask, report)
-                of_mask = {"mask": mask.relative_to(self.output_dir).as_posix(), "edited_since": edited}
+                first_columns = {"mask": mask.relative_to(self.output_dir).as_posix(), "edited_since": edited}
                 if edited:
-                    print(shown(f"{mask}: {CHANGED}"))
-                structures += structure_table(of_mask, report)
-                spines.append({**of_mask, **spine_row(report)})
+                    print(shown(f"{mask}: {EDITED}"))
+                structures += structure_table(first_columns, report)
+                spines.append({**first_columns, **spine_row(report)})
             if not spines:
                 return
             for name, rows in zip(TABLES, (structures, spines)):
                 write_whole(self.output_dir / name, partial(write_rows, in_order(rows)))
             page = write_overview(self.output_dir, spines)
-        print(f"{shown(page)}: {counted(spines, 'mask')}, {sum(map(bool, map(warnings_of, spines)))} with warnings")
+        doubtful = [row for row in spines if warnings_of(row)]
+        print(f"{shown(page)}: {counted(spines, 'mask')}, {len(doubtful)} with warnings")

@@ -14,16 +14,16 @@ from monai.inferers import Inferer
 from scipy import ndimage
 
 from scripts.levels.logits import COARSE_VOXEL, GATED, level_logits
-from scripts.network import KINDS
+from scripts.network import KINDS, unwrapped
 from scripts.windows import Box, background_logits, box_around, draw_windows, scaled, spine_windows
 
-ENDS = ((0.0, 0.2), (0.1, 0.0))  # share of the scan that each further view for the levels lacks at its lower and upper end
-SHORTEST_VIEW_MM = 240.0  # from end to end; a shorter one does more harm than good
-MAX_BOX_MM3 = 12e6  # a whole spine with its margin has 9 litres
+ENDS = ((0.0, 0.2), (0.1, 0.0))  # share of the scan that each additional view leaves out at its lower and upper end
+SHORTEST_VIEW_MM = 240.0  # a shorter view along the spine does more harm than good
+MAX_BOX_MM3 = 12e6  # a whole spine with its margin takes 9 litres
 
 
 class AutocastInferer(Inferer):
-    """Run another inferer in bfloat16 where that is faster, and return float32.
+    """Inferer that runs another one in bfloat16 where that is faster, and returns float32.
 
     It sits here, not in the engine, because MONAI's engines autocast on CUDA only, and because every client of the bundle goes
     through the inferer.
@@ -41,23 +41,23 @@ class AutocastInferer(Inferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """What the inferer returns for `inputs` (B1XYZ), one tensor or several, as float32."""
+        """Return as float32 what the inferer returns for `inputs` (B1XYZ), one tensor or several."""
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.amp and has_bfloat16(inputs.device)):
             result = self.inferer(inputs, network, *args, **kwargs)
         return tuple(r.float() for r in result) if isinstance(result, tuple) else result.float()
 
 
 class CoarseToFineInferer(Inferer):
-    """Find the spine on the whole view, then draw it with windows that follow it: what `SpineNet.forward` does, faster.
+    """Inferer that finds the spine on the whole view, then draws it with windows that follow it: `SpineNet.forward`, but faster.
 
-    A `threshold` other than 0.5 is added to the logits of the background, and is part of all probabilities from there on.
+    A `threshold` other than 0.5 shifts the logits of the background, and with them all later probabilities.
 
     Args:
         roi_size: voxels of a window; the same as in training, because instance norm looks at the whole window.
         sw_batch_size: windows per forward pass.
         overlap: share of a window that its neighbour covers too, at least.
-        margin: voxels around the spine that the coarse network sees, which the windows cover too.
-        tta: test-time augmentation of the levels: the mean log-probabilities of the whole scan and of views that lack an end of it.
+        margin: voxels around the spine, as the coarse network sees it, that the windows cover too.
+        tta: test-time augmentation of the levels: their log-probabilities are averaged over the whole scan and views that lack an end.
         threshold: probability, between 0 and 1, from which on a voxel is body or disc.
 
     Raises:
@@ -78,7 +78,7 @@ class CoarseToFineInferer(Inferer):
             raise ValueError(f"overlap {overlap}: a number from 0 to less than 1 is needed")
         if not 0 < threshold < 1:
             raise ValueError(f"threshold {threshold}: a number between 0 and 1 is needed")
-        self.background_bonus = math.log(threshold / (1 - threshold))  # of its logit: the largest one then decides at the threshold
+        self.background_bonus = math.log(threshold / (1 - threshold))  # added to its logit: then argmax decides at the threshold
         self.tta = tta
         self.roi_size = [int(n) for n in roi_size]
         self.sw_batch_size = sw_batch_size
@@ -87,19 +87,19 @@ class CoarseToFineInferer(Inferer):
         self.importance = compute_importance_map(self.roi_size, mode="gaussian", sigma_scale=0.125)
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Level logits (1CXYZ) of `inputs` (11XYZ, voxels taken to be 1 mm); of a MetaTensor, what `SpineLogits.of` takes for them.
+        """Return the level logits (1CXYZ) of a plain tensor (11XYZ, voxels taken to be 1 mm), or a MetaTensor for `SpineLogits.of`.
 
-        Those are the kind logits (13XYZ) of a box around the spine, with its affine, and in the metadata the levels on the coarse grid:
-        level logits of all voxels would take longer than the networks.
+        A MetaTensor gives the kind logits (13XYZ) of a box around the spine, with the affine of the box, and in the metadata the levels
+        on the coarse grid: level logits of all voxels would take longer than the networks.
 
-        What the coarse network sees far from the spine is left out where the box would be larger than any spine.
+        Where the box would be larger than any spine, whatever the coarse network sees far from the spine is left out.
 
         Raises:
-            ValueError: for more than one scan at a time, whose boxes would differ, or for a spine that fills more than memory can hold.
+            ValueError: for more than one scan at a time, whose boxes would differ, or for a spine whose box is larger than any spine.
         """
         if len(inputs) != 1:
             raise ValueError(f"one scan at a time, got a batch of {len(inputs)}: set the batch size to 1")
-        network = getattr(network, "module", network)
+        network = unwrapped(network)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         voxel_mm = _voxel_mm(inputs)
         levels = self._locate(image, network, voxel_mm[2])
@@ -115,7 +115,7 @@ class CoarseToFineInferer(Inferer):
         return whole
 
     def _locate(self, image: torch.Tensor, network: torch.nn.Module, layer_mm: float) -> torch.Tensor:
-        """Level logits of the image, whose layers along the spine are `layer_mm` apart, on the coarse grid.
+        """Return level logits on the coarse grid of an image whose layers along the spine are `layer_mm` apart.
 
         A short scan is seen as a whole only.
         """
@@ -134,9 +134,9 @@ class CoarseToFineInferer(Inferer):
         return total / views
 
     def _draw(self, image: torch.Tensor, seen: torch.Tensor, network: torch.nn.Module, voxel_mm3: float) -> tuple[Box, Box, torch.Tensor]:
-        """The box around what the coarse network sees, in coarse and in fine voxels, and the kind logits in it (13XYZ)."""
+        """Return the box around what the coarse network sees, in coarse and in fine voxels, and the kind logits in it (13XYZ)."""
         voxel, shape = network.coarse_voxel, image.shape[2:]
-        if not seen.any():  # some box, for what comes after
+        if not seen.any():  # the next steps need a box: one voxel of background
             return (slice(0, 1),) * 3, (slice(0, 1),) * 3, background_logits(image.new_zeros(1, len(KINDS), 1, 1, 1))
         margin = [math.ceil(self.margin / v) for v in voxel]
         coarse_box = box_around(seen, margin)
@@ -152,7 +152,7 @@ class CoarseToFineInferer(Inferer):
         return coarse_box, box, kinds
 
     def _delineate(self, windows: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
-        """Kind logits of a batch of windows; what is left over, a single one, goes through twice on a CPU.
+        """Return the kind logits of a batch of windows; on a CPU a single window left over goes through the network twice.
 
         PyTorch leaves float32 convolutions of one small 3-D sample to a slow path there: one window takes 0.15 s, two take 0.09 s.
         """
@@ -162,10 +162,10 @@ class CoarseToFineInferer(Inferer):
 
 
 def _voxel_mm(inputs: torch.Tensor) -> list[float]:
-    """Edges of a voxel; 1 mm, the working grid, where nothing tells them."""
+    """Return the edges of a voxel; 1 mm, those of the working grid, for a tensor without an affine."""
     if not isinstance(inputs, MetaTensor):
         return [1.0, 1.0, 1.0]
-    return affine_to_spacing(inputs.affine.reshape(4, 4)).tolist()  # of a collated batch, with its axis
+    return affine_to_spacing(inputs.affine.reshape(4, 4)).tolist()  # a collated batch has an affine with a batch axis
 
 
 def _voxels(coarse_box: Box, voxel: Sequence[int]) -> int:
@@ -173,7 +173,7 @@ def _voxels(coarse_box: Box, voxel: Sequence[int]) -> int:
 
 
 def largest_cluster(seen: torch.Tensor) -> torch.Tensor:
-    """The largest piece of a boolean map (XYZ); pieces at most two voxels apart are one, as the vertebrae of a spine are."""
+    """Return the largest piece of a boolean map (XYZ); pieces at most two voxels apart, such as neighbouring vertebrae, are one."""
     mask = seen.cpu().numpy()
     pieces, count = ndimage.label(ndimage.binary_dilation(mask))
     sizes = ndimage.sum_labels(mask, pieces, range(1, count + 1))
@@ -181,10 +181,10 @@ def largest_cluster(seen: torch.Tensor) -> torch.Tensor:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """True where bfloat16 is faster than float32: on GPUs that compute in it, on processors with tiles for it (AMX) and on those of AMD.
+    """Return True where bfloat16 is faster than float32: GPUs that compute in it, processors with tiles for it (AMX), and AMD's.
 
-    AVX512-BF16 alone does not tell: with it a convolution of 32 channels does 390 GFLOPs/s instead of 190 on an AMD EPYC, which
-    alone has SSE4a, and 200 instead of 300 on an Intel Xeon without AMX.
+    AVX512-BF16 alone does not tell: with it, a convolution of 32 channels runs at 390 GFLOPs/s instead of 190 on an AMD EPYC, but at 200
+    instead of 300 on an Intel Xeon without AMX. Only AMD has SSE4a.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,4 +1,4 @@
-"""The label table of `configs/metadata.json`, or one of your own, and its numbering schemes.
+"""The label table of `configs/metadata.json`, or one of your own, and the numbering schemes of label files.
 
 The network, the post-processing and every array inside the bundle use the *channel index*. Files use one of the schemes below,
 and are converted when they are read or written.
@@ -19,12 +19,11 @@ from scripts.common.errors import CallError, UserError, did_you_mean, similar_pa
 
 METADATA_FILE = Path(__file__).resolve().parents[1] / "configs" / "metadata.json"
 SCHEMES = ("verse", "channel", "spider", "totalspineseg")
-SHARED = {("totalspineseg", "L6/S1"), ("spider", "L6")}  # numbers that others have too: files tell by what else they hold
-SPIDER_ALONE = frozenset(range(100, 126))  # what SPIDER's masks hold besides: the canal, and vertebrae that are partly visible
-LISTED = 5  # unknown values in a message
-IS_IT_A_SCAN = " Is it a scan, not a mask?"  # what so many of them mean, mostly
+SHARED = {("totalspineseg", "L6/S1"), ("spider", "L6")}  # their numbers stand for another structure too; the rest of the file tells which
+SPIDER_ALONE = frozenset(range(100, 126))  # other numbers in SPIDER's masks: the canal, and partly visible vertebrae
+LISTED = 5  # a message lists so many unknown values; more of them mostly mean that the file is a scan
 OTHER_TABLE = " It takes VerSe numbers, or those of the table that was given to prepare: set --labels to that."
-OWN_TABLE = "SPINE_MRI_LABELS"  # environment variable, because worker processes have to know too
+OWN_TABLE = "SPINE_MRI_LABELS"  # an environment variable, because worker processes need it too
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Structure:
 
     @property
     def level(self) -> str:
-        """`L1` for the body L1 and for the disc L1/L2."""
+        """The body itself, or the body above a disc: `L1` for the body L1 and for the disc L1/L2."""
         return level_of(self.name)
 
     @property
@@ -53,24 +52,24 @@ class Structure:
 
 
 def names_disc(name: str) -> bool:
-    """A disc is named after the bodies above and below it, `L1/L2`."""
+    """Return True for the name of a disc, which joins the bodies above and below it: `L1/L2`."""
     return "/" in name
 
 
 def level_of(name: str) -> str:
-    """The body of that name, or the one above the disc of that name."""
+    """Return the name of the body itself, or of the body above a disc."""
     return name.split("/")[0]
 
 
 def use_table(path: str = "") -> None:
-    """Use the table of a JSON file from now on, in this process and those it starts; without a path that of metadata.json.
+    """Use the label table of a JSON file from now on, in this process and those it starts; without a path, that of metadata.json.
 
     The file holds a list like `labels` in metadata.json, or an object with such a list under `labels`: the background, bodies from top to
     bottom, discs from top to bottom, each with `channel`, `name` and `verse`, the number in the label files.
 
     Raises:
         CallError: if the file is missing or holds no table.
-        UserError: if its table does not hold together.
+        UserError: if its table contradicts itself.
     """
     os.environ.pop(OWN_TABLE, None)
     if path:
@@ -83,17 +82,17 @@ def use_table(path: str = "") -> None:
 
 
 def label_table() -> tuple[Structure, ...]:
-    """All structures in channel order, background first."""
+    """Return all structures in channel order, background first."""
     return _read_table(os.environ.get(OWN_TABLE, str(METADATA_FILE)))
 
 
 def of_kind(kind: str, absent: Collection[str] = ()) -> list[Structure]:
-    """The bodies (`body`) or the discs (`disc`) of the table, from top to bottom, without those whose names are `absent`."""
+    """Return the bodies (`body`) or discs (`disc`) of the table from top to bottom, leaving out the names in `absent`."""
     return [s for s in label_table() if s.kind == kind and s.name not in absent]
 
 
 def channels_of(kind: str) -> list[int]:
-    """The same as channel indices."""
+    """Return the channel indices of all bodies (`body`) or discs (`disc`), from top to bottom."""
     return [s.channel for s in of_kind(kind)]
 
 
@@ -119,21 +118,31 @@ def _read_table(path: str) -> tuple[Structure, ...]:
         values = [getattr(s, field) for s in table if getattr(s, field) is not None and (field, s.name) not in SHARED]
         if len(set(values)) < len(values):
             raise UserError(f"{path}: two structures share a {field}, {sorted({v for v in values if values.count(v) > 1})}")
-    names = {s.name for s in table}
-    lost = [s.name for s in table if s.is_disc and not {*s.name.split("/")} <= names]
-    if lost:
-        raise UserError(f"{path}: no bodies above and below the discs {lost}; a disc is named after both, e.g. 'L1/L2'")
-    bodies = [s.name for s in table if s.kind == "body"]
-    turned = [s.name for s in table if s.is_disc and bodies.index(s.level) > bodies.index(s.name.split("/")[1])]
-    if turned:  # the sequence of names follows the order of the table
-        raise UserError(f"{path}: the bodies must stand from top to bottom, the disc {turned[0]} says otherwise")
+    _check_order(path, table)
     return table
 
 
-def _check_row(path: str, row: Structure) -> None:
-    """
+def _check_order(path: str, table: Sequence[Structure]) -> None:
+    """Refuse discs without both of their bodies, and bodies that are not listed from top to bottom.
+
     Raises:
-        UserError: for a name that is no text, and a number that no mask can hold.
+        UserError: for either.
+    """
+    names = {s.name for s in table}
+    incomplete = [s.name for s in table if s.is_disc and not {*s.name.split("/")} <= names]
+    if incomplete:
+        raise UserError(f"{path}: no bodies above and below the discs {incomplete}; a disc is named after both, e.g. 'L1/L2'")
+    bodies = [s.name for s in table if s.kind == "body"]
+    inverted = [s.name for s in table if s.is_disc and bodies.index(s.level) > bodies.index(s.name.split("/")[1])]
+    if inverted:  # level names are assigned in the order of the table
+        raise UserError(f"{path}: bodies must be listed from top to bottom, but the disc {inverted[0]} names the lower one first")
+
+
+def _check_row(path: str, row: Structure) -> None:
+    """Refuse a name that is no text, and a number that no mask can hold.
+
+    Raises:
+        UserError: for either.
     """
     if not isinstance(row.name, str) or not row.name:
         raise UserError(f"{path}: channel {row.channel!r} has the name {row.name!r}; a text is needed, such as 'L1'")
@@ -146,33 +155,33 @@ def _check_row(path: str, row: Structure) -> None:
 
 
 def structure(name: str) -> Structure:
-    """The structure called `name` ("L1", "L1/L2")."""
+    """Return the structure called `name` ("L1", "L1/L2")."""
     return {s.name: s for s in label_table()}[name]
 
 
 def anatomical_order() -> list[int]:
-    """Channels from head to feet: each body, then the disc below it. L5/S1 comes before L6."""
+    """Return the channels from head to feet: each body, then the disc below it. L5/S1 comes before L6."""
     table = label_table()[1:]
     bodies = [s.name for s in table if not s.is_disc]
     return [s.channel for s in sorted(table, key=lambda s: (bodies.index(s.level), s.is_disc))]
 
 
 def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> np.ndarray:
-    """Label values of a file -> channel indices (uint8), same shape.
+    """Convert the label values of a file to channel indices (uint8) of the same shape.
 
     SPIDER counts from the lowest lumbar vertebra, which is taken to be L5: its files do not say whether it is L6.
 
     Args:
         values: integers, or floats without a fraction.
         where: file name for the messages.
-        scheme: of the values.
+        scheme: the numbering scheme of the values.
 
     Raises:
         CallError: for an unknown scheme.
         UserError: for fractional or infinite values, NaN, and values that the scheme does not hold.
     """
     check_scheme(scheme)
-    with np.errstate(invalid="ignore"):  # NaN differs from any integer that it becomes
+    with np.errstate(invalid="ignore"):  # casting NaN warns; it is refused below
         integers = values if np.issubdtype(values.dtype, np.integer) else np.rint(values).astype(np.int64)
     if integers is not values and not np.isfinite(values).all():
         raise UserError(f"{where}: label values that are NaN or infinite. Set them to 0, or to the number of their structure.")
@@ -181,15 +190,15 @@ def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> n
             f"{where}: fractional label values, e.g. {values[integers != values].flat[0]:g}. Resample labels by nearest neighbour."
         )
     if integers.size and (integers.min() < 0 or integers.max() > 255):
-        _channels_of_numbers(np.unique(integers), where, scheme, IS_IT_A_SCAN)  # raises: no number of any scheme lies outside 0..255
+        _channels_of_numbers(np.unique(integers), where, scheme)  # raises, because every scheme keeps to 0..255
     channels = np.zeros(256, np.uint8)
     present = np.flatnonzero(np.bincount(integers.ravel().astype(np.uint8), minlength=256))
-    channels[present] = _channels_of_numbers(present, where, scheme, IS_IT_A_SCAN)
+    channels[present] = _channels_of_numbers(present, where, scheme)
     return _split_shared_disc(channels[integers]) if scheme == "totalspineseg" else channels[integers]
 
 
 def _split_shared_disc(channels: np.ndarray) -> np.ndarray:
-    """The discs below L5 and L6 have one number in TotalSpineSeg: of what was read as the lower one, L6/S1 keeps what lies below L6."""
+    """Give the disc above L6 back to L5/S1, where both were read as L6/S1 because TotalSpineSeg has one number for the two."""
     of_name = {s.name: s.channel for s in label_table()}
     if {"L5", "L6", "L5/S1", "L6/S1"} <= of_name.keys():
         l5, l6, discs = (np.argwhere(channels == of_name[name]) for name in ("L5", "L6", "L6/S1"))
@@ -200,7 +209,7 @@ def _split_shared_disc(channels: np.ndarray) -> np.ndarray:
 
 
 def channels_from_verse(values: Iterable[int], where: str = "'labelled'") -> list[int]:
-    """Channel indices of VerSe numbers, or of those of a table of your own, in the given order: what `labelled` lists.
+    """Return the channel indices of VerSe numbers (or the numbers of a table of your own) in the given order, as `labelled` lists them.
 
     Raises:
         UserError: for a number that the label table does not hold; `where` (a file name) is part of the message.
@@ -208,27 +217,49 @@ def channels_from_verse(values: Iterable[int], where: str = "'labelled'") -> lis
     return _channels_of_numbers(values, where, "verse", fix=OTHER_TABLE)
 
 
-def _channels_of_numbers(values: Iterable[int], where: str, scheme: str, if_many: str = "", fix: str = "") -> list[int]:
-    numbers = {getattr(s, scheme): s for s in reversed(label_table())}  # reversed: of two structures with one number the first stays
-    numbers[0] = label_table()[0]  # whatever the scheme
+def _channels_of_numbers(values: Iterable[int], where: str, scheme: str, fix: str = "") -> list[int]:
     values = [int(v) for v in values]
-    by_name = {s.name: s for s in label_table()}
-    if scheme == "totalspineseg" and "L6/S1" in by_name and by_name["L6"].totalspineseg in values:  # one number, below L5 or L6
-        numbers[by_name["L6/S1"].totalspineseg] = by_name["L6/S1"]
-    unknown = sorted({v for v in values if v not in numbers})
+    known = _structures_by_number(scheme, values)
+    unknown = sorted(set(values) - known.keys())
     if unknown:
-        known = ", ".join(f"{number} = {s.name}" for number, s in sorted(numbers.items(), key=lambda n: n[0] or 0) if s.channel and number)
-        many = len(unknown) > LISTED
-        hint = fix or _other_scheme(values, scheme) or f"{if_many * many} The label scheme '{scheme}' has {known}."
-        if scheme == "spider" and SPIDER_ALONE.intersection(unknown):
-            hint += " Set SPIDER's canal (100) and partly visible vertebrae (101 to 125) to 0 first."
-        more = f" and {len(unknown) - LISTED} more" if many else ""
-        raise UserError(f"{where}: unknown label values {unknown[:LISTED]}{more}.{hint}")
-    return [numbers[v].channel for v in values]
+        first, more = unknown[:LISTED], f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
+        raise UserError(f"{where}: unknown label values {first}{more}.{_hint_on_unknown(unknown, values, known, scheme, fix)}")
+    return [known[v].channel for v in values]
+
+
+def _structures_by_number(scheme: str, present: Collection[int]) -> dict[int, Structure]:
+    """Return the structures of a scheme by their number, as a file means them that holds the numbers `present`.
+
+    Of two structures with one number the first in the table is meant, but for the discs L5/S1 and L6/S1 in TotalSpineSeg: their number
+    means L6/S1 in a file with an L6.
+    """
+    table = label_table()
+    by_number = {0: table[0]}  # 0 is the background in every scheme
+    for s in table:
+        if (number := getattr(s, scheme)) is not None:
+            by_number.setdefault(number, s)
+    by_name = {s.name: s for s in table}
+    if scheme == "totalspineseg" and "L6/S1" in by_name and by_name["L6"].totalspineseg in present:
+        lowest_disc = by_name["L6/S1"]
+        by_number[lowest_disc.totalspineseg] = lowest_disc
+    return by_number
+
+
+def _hint_on_unknown(unknown: Sequence[int], values: Sequence[int], known: dict[int, Structure], scheme: str, fix: str) -> str:
+    """Return the sentences behind a list of unknown values: `fix` if it is given, else what may be wrong and what the scheme has."""
+    hint = fix or _other_scheme(values, scheme)
+    if not hint:
+        pairs = ", ".join(
+            f"{number} = {s.name}" for number, s in sorted(known.items(), key=lambda item: item[0] or 0) if number and s.channel
+        )
+        hint = f"{' Is it a scan, not a mask?' if len(unknown) > LISTED else ''} The label scheme '{scheme}' has {pairs}."
+    if scheme == "spider" and SPIDER_ALONE.intersection(unknown):
+        hint += " Set SPIDER's canal (100) and partly visible vertebrae (101 to 125) to 0 first."
+    return hint
 
 
 def _other_scheme(values: Sequence[int], scheme: str) -> str:
-    """A sentence that names the schemes which hold all values, or nothing."""
+    """Return a sentence that names the schemes which hold all values, or an empty text if none does."""
     held = {other: {getattr(s, other) for s in label_table()} for other in SCHEMES if other != scheme}
     fitting = [other for other, own in held.items() if {*values} <= own | (SPIDER_ALONE if other == "spider" else set())]
     which = " or ".join(map(repr, fitting))
@@ -236,12 +267,10 @@ def _other_scheme(values: Sequence[int], scheme: str) -> str:
 
 
 def check_labelled(numbers: Sequence[int]) -> None:
-    """
-    Args:
-        numbers: of the option `labelled`, VerSe's.
+    """Refuse a value of the option `labelled` that is not a list of VerSe numbers in the label table.
 
     Raises:
-        CallError: for anything else, and a number that the label table lacks.
+        CallError: for anything but a list of whole numbers, and for a number that the label table lacks.
     """
     known = {s.verse: s.name for s in label_table()[1:]}
     if not isinstance(numbers, (list, tuple)) or not all(type(n) is int for n in numbers):
@@ -252,9 +281,10 @@ def check_labelled(numbers: Sequence[int]) -> None:
 
 
 def check_scheme(scheme: str) -> None:
-    """
+    """Refuse a scheme that does not exist, or in which no structure of the label table has a number.
+
     Raises:
-        CallError: if `scheme` is none of `SCHEMES`.
+        CallError: for either.
     """
     if scheme not in SCHEMES:
         raise CallError(f"label scheme '{scheme}' does not exist; choose one of {', '.join(SCHEMES)}.{did_you_mean(str(scheme), SCHEMES)}")
@@ -263,7 +293,7 @@ def check_scheme(scheme: str) -> None:
 
 
 def decode(channels: np.ndarray, scheme: str) -> np.ndarray:
-    """Map of channel indices -> map of the scheme's label values (int16), same shape; see `numbers`.
+    """Convert a map of channel indices to the label values of a scheme (int16), same shape; see `numbers`.
 
     Raises:
         CallError: for an unknown `scheme`.
@@ -272,7 +302,7 @@ def decode(channels: np.ndarray, scheme: str) -> np.ndarray:
 
 
 def numbers(channels: np.ndarray, scheme: str) -> np.ndarray:
-    """Label values of a scheme by channel (int16, shape C) in a mask with these channels.
+    """Return the label value of every channel (int16, shape C) in a scheme, for a mask that holds these channels.
 
     SPIDER counts from the lowest lumbar vertebra, so its numbers shift by one where that is L6 (or L4 above a visible S1).
     SPIDER has no number for S1: it becomes background there.

@@ -1,4 +1,4 @@
-"""Accuracy per structure, on the label's own grid and in mm. A structure that the reference does not hold is not scored."""
+"""Accuracy per structure, on the label's own grid and in mm. A structure that the reference lacks is not scored."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ FORMATS = {
 
 
 def cell(column: str, value: float | str | None) -> str:
-    """What stands in a table of accuracies."""
+    """Format a value for a table of accuracies, with the digits of its column; `-` if there is none."""
     return "-" if value is None else format(value, FORMATS.get(column, ""))
 
 
 class StructureDice(CumulativeIterationMetric):
-    """Dice per channel of label maps (B1XYZ, channel indices), shape BC; NaN where the reference has none of that channel.
+    """Dice per channel of label maps (B1XYZ, channel indices), shape BC; NaN for a channel that the reference lacks.
 
-    In place of the background stands a number for the scan's file (NaN without one), which a batch of one alone can tell.
-    Aggregates to the mean over all structures of all scans. In a partly labelled scan the rest costs nothing. A scan that occurs more
-    than once (two processes had it, so that none was idle) counts once.
+    The first column, that of the background, holds a number for the scan's file instead (NaN if the file is not known). It makes a scan
+    count once that two processes had, so that none was idle; files are known only in batches of one.
+    The aggregate is the mean over all structures of all scans. Structures that a scan has no labels of cost nothing.
     """
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs) -> torch.Tensor:
@@ -50,24 +50,27 @@ class StructureDice(CumulativeIterationMetric):
         return torch.stack(scores)
 
     def aggregate(self) -> torch.Tensor:
-        rows = {float(row[0]) if row[0].isfinite() else (i,): row[1:] for i, row in enumerate(self.get_buffer())}
-        return torch.stack(list(rows.values())).nanmean()
+        dice_of_scan = {}
+        for i, row in enumerate(self.get_buffer()):
+            scan = float(row[0]) if row[0].isfinite() else ("file unknown", i)
+            dice_of_scan[scan] = row[1:]
+        return torch.stack(list(dice_of_scan.values())).nanmean()
 
 
 def _number_of(name: str) -> float:
-    """A number that stands for a file, the same in every process: only tensors are gathered."""
+    """Return a number that identifies a file in every process; MONAI's metrics gather tensors only."""
     return float(int.from_bytes(hashlib.blake2b(str(name).encode(), digest_size=6).digest(), "big"))
 
 
 def score_structures(reference: np.ndarray, predicted: np.ndarray, spacing_mm: Sequence[float]) -> list[dict]:
-    """One row per structure of the reference.
+    """Score every structure of the reference.
 
     Args:
         reference, predicted: channel indices, shape XYZ, same grid.
         spacing_mm: voxel size.
 
     Returns:
-        rows with `structure`, `group` and
+        a row per structure, with `structure`, `group` and
         `dice`: with the predicted instance of the same kind that covers most of the structure, whatever its level;
         `level_dice`: with the predicted structure of the same level, 0 where the level is wrong;
         `asd_mm`, `hd95_mm`: symmetric surface distance to that instance, mean and 95th percentile (the larger of the two directions),
@@ -98,9 +101,9 @@ def score_structures(reference: np.ndarray, predicted: np.ndarray, spacing_mm: S
 
 
 def surface_distances_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float]:
-    """Mean and 95th percentile of the distances between the surface voxels of two non-empty masks, both ways.
+    """Return mean and 95th percentile of the distances between the surface voxels of two non-empty masks, both ways.
 
-    What MONAI's `compute_average_surface_distance` (symmetric) and `compute_hausdorff_distance` give, from one pair of distance maps.
+    They equal MONAI's `compute_average_surface_distance` (symmetric) and `compute_hausdorff_distance`, from one pair of distance maps.
     """
     box = occupied_box(a | b)
     a, b = np.pad(a[box], 1), np.pad(b[box], 1)
@@ -112,7 +115,7 @@ def surface_distances_mm(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[floa
 
 
 def scans_digest(images: Iterable[str]) -> str:
-    """sha256 of the names of scans, in any order, from the folder on that holds them all: it may lie elsewhere another time."""
+    """Return the sha256 of the sorted paths of scans, relative to the folder that holds them all, which may move."""
     paths = {Path(image) for image in images}
     shared = max((len(folder.parts) for folder in set.intersection(*({*path.parents} for path in paths))), default=0)
     names = sorted("/".join(path.parts[shared:]) for path in paths)
@@ -120,35 +123,40 @@ def scans_digest(images: Iterable[str]) -> str:
 
 
 def summarise(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
-    """Rows of `score_structures` (with `case`, `source` and, where cases share a name, `image`), grouped by some of their columns, and a
-    last row for all of them.
+    """Summarise rows of `score_structures` by some of their columns: one row per group, and a last one over all.
 
     Mean and standard deviation are over structures. Distances leave out the structures that were not found at all, whose number is
     `missed`; `all_levels` is the share of scans in which every structure carries its level.
+
+    Args:
+        rows: with `case`, `source` and, where cases share a name, `image` added.
+        by: columns to group by.
     """
     groups: dict[tuple[str, ...], list[dict]] = {}
     for row in rows:
         groups.setdefault(tuple(row[k] for k in by), []).append(row)
-    order = {s.name: s.channel for s in label_table()}  # structures from top to bottom, anything else by name
-    named = sorted(groups.items(), key=lambda item: [(order.get(k, 0), k) for k in item[0]])
-    return [{**dict(zip(by, key)), **_summary(r)} for key, r in [*named, (("all",) * len(by), list(rows))]]
+    order = {s.name: s.channel for s in label_table()}  # structures are sorted from top to bottom, anything else by name
+    ordered = sorted(groups.items(), key=lambda item: [(order.get(k, 0), k) for k in item[0]])
+    everything = (("all",) * len(by), list(rows))
+    return [{**dict(zip(by, key)), **_summary(group)} for key, group in [*ordered, everything]]
 
 
 def worst_cases(rows: Sequence[dict], count: int = 3) -> list[dict]:
-    """The scans with the lowest mean `level_dice`, worst first: their means and the structure that is worst in each."""
-    ranked = sorted(_by_scan(rows), key=lambda of_case: np.mean([r["level_dice"] for r in of_case]))
-    means = ("dice", "level_dice", "identified")
-    return [
-        {
-            "case": of_case[0]["case"],
-            "source": of_case[0]["source"],
-            "n": len(of_case),
-            **{k: float(np.mean([r[k] for r in of_case])) for k in means},
-            "worst_structure": (worst := min(of_case, key=lambda r: r["level_dice"]))["structure"],
-            "worst_level_dice": worst["level_dice"],
-        }
-        for of_case in ranked[:count]
-    ]
+    """Return the scans with the lowest mean `level_dice`, worst first: their means and the worst structure of each."""
+    ranked = sorted(_by_scan(rows), key=lambda scan_rows: np.mean([r["level_dice"] for r in scan_rows]))
+    return [_case_summary(scan_rows) for scan_rows in ranked[:count]]
+
+
+def _case_summary(rows: Sequence[dict]) -> dict:
+    worst = min(rows, key=lambda r: r["level_dice"])
+    return {
+        "case": rows[0]["case"],
+        "source": rows[0]["source"],
+        "n": len(rows),
+        **{column: float(np.mean([r[column] for r in rows])) for column in ("dice", "level_dice", "identified")},
+        "worst_structure": worst["structure"],
+        "worst_level_dice": worst["level_dice"],
+    }
 
 
 def _by_scan(rows: Sequence[dict]) -> list[list[dict]]:
@@ -172,7 +180,7 @@ def _summary(rows: list[dict]) -> dict:
         **distances,
         "missed": len(rows) - len(found),
         "identified": float(np.mean([r["identified"] for r in rows])),
-        "all_levels": float(np.mean([min(r["identified"] for r in of_scan) for of_scan in scans])),
+        "all_levels": float(np.mean([min(r["identified"] for r in scan_rows) for scan_rows in scans])),
     }
 
 

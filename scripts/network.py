@@ -1,4 +1,4 @@
-"""The network: a coarse U-Net that names levels on the whole view, a fine one that draws bodies and discs, one forward for both."""
+"""The network: a coarse U-Net names levels on the whole view, a fine one draws bodies and discs, and one forward combines the two."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ GATE_FLOOR = 1e-4  # the least that the coarse network may leave of a fine foreg
 class SpineNet(nn.Module):
     """Level by context, outline by detail: p(level) = p_fine(kind) x p_coarse(level | kind).
 
-    Which level a vertebra is, only the whole view tells; where its border runs, only the fine grid does. The coarse network therefore
+    Only the whole view tells which level a vertebra is, and only the fine grid where its border runs. The coarse network therefore
     sees the image averaged over `coarse_voxel` and answers in levels, the fine network sees the image as it is and answers in three
     kinds: background, body, disc. Where the coarse network sees no spine at all, the fine foreground is gated out.
 
     Args:
-        coarse: image (B1XYZ) -> features (BFXYZ), sizes in multiples of `coarse_multiple`; a linear layer makes level logits of them.
+        coarse: image (B1XYZ) -> features (BFXYZ), sizes in multiples of `coarse_multiple`; a linear layer turns them into level logits.
         fine: image (B1XYZ) -> kind logits (B3XYZ), sizes in multiples of `fine_multiple`.
         features: F; a full-resolution convolution of 24 channels would take most of the time.
         coarse_voxel: size of a coarse voxel in fine voxels.
         view_size: coarse voxels of a view in training; a smaller one is padded to it, so that instance norm sees the same frame.
-        coarse_multiple, fine_multiple: what the strides of the two networks divide; inputs are padded to it.
+        coarse_multiple, fine_multiple: inputs are padded to multiples of these, which the strides of the two networks divide.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class SpineNet(nn.Module):
         super().__init__()
         self.kind_of_channel = [KINDS.index(s.kind) for s in label_table()]
         for kind, group in zip(KINDS[1:], ("bodies", "discs")):
-            # tensors: a table may be without discs, and TorchScript knows no empty list
+            # a tensor, because a table may have no discs and TorchScript cannot type an empty list
             channels = torch.tensor(channels_of(kind), dtype=torch.long)
             self.register_buffer(group, channels, persistent=False)
-        # channels last: oneDNN's bfloat16 convolutions take two thirds of the time then
+        # with channels last, oneDNN's bfloat16 convolutions take two thirds of the time
         self.coarse = nn.Sequential(coarse, nn.Conv3d(features, len(self.kind_of_channel), kernel_size=1)).to(
             memory_format=torch.channels_last_3d
         )
@@ -59,19 +59,20 @@ class SpineNet(nn.Module):
         self.fine_multiple = [int(n) for n in fine_multiple]
 
     def forward(self, x: torch.Tensor, view: torch.Tensor | None = None):
-        """Level logits (BCXYZ) of an image (B1XYZ, intensities in [0, 1]).
+        """Return the level logits (BCXYZ) of an image (B1XYZ, intensities in [0, 1]).
 
-        Training gives a whole view on the coarse grid besides, and gets the level logits of `view` and the kind logits of `x`; what is
-        empty comes back as it is.
+        Training passes a whole `view` on the coarse grid as well, and gets two tensors: the level logits of `view` and the kind logits
+        of `x`. An empty input is returned as it is.
         """
-        if not torch.jit.is_scripting():  # noqa: SIM102 - alone in its line: TorchScript, which has one return type, then skips what is below it
+        # TorchScript allows one return type only: it skips this branch if `is_scripting` stands alone in its condition
+        if not torch.jit.is_scripting():  # noqa: SIM102
             if view is not None:
                 return self.coarse(view) if view.numel() else view, self.delineate(x) if x.numel() else x
         return self.combine(self.locate(x), self.delineate(x))
 
     @torch.jit.export
     def locate(self, x: torch.Tensor) -> torch.Tensor:
-        """Level logits of the image on the coarse grid, shape BC and the spatial sizes divided by `coarse_voxel`, rounded up."""
+        """Return level logits on the coarse grid, shape BC and the image's sizes divided by `coarse_voxel`, rounded up."""
         voxel = [min(v, n) for v, n in zip(self.coarse_voxel, x.shape[2:])]
         pooled = functional.avg_pool3d(x, voxel, ceil_mode=True, count_include_pad=False)
         frame = _frame(pooled.shape, self.coarse_multiple, self.view_size)
@@ -79,44 +80,45 @@ class SpineNet(nn.Module):
 
     @torch.jit.export
     def delineate(self, x: torch.Tensor) -> torch.Tensor:
-        """Kind logits of the image, shape B3XYZ."""
-        least = [self.fine_multiple[0], self.fine_multiple[1], 2 * self.fine_multiple[2]]  # instance norm needs two voxels at the bottom
+        """Return the kind logits of the image, shape B3XYZ."""
+        # instance norm needs two voxels at the coarsest resolution
+        least = [self.fine_multiple[0], self.fine_multiple[1], 2 * self.fine_multiple[2]]
         frame = _frame(x.shape, self.fine_multiple, least)
         return _inner(self.fine(functional.pad(x, frame)), frame, x.shape)
 
     @torch.jit.export
     def combine(self, levels: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-        """Level logits (BCXYZ) from those on the coarse grid and the kind logits (B3XYZ) of the same image.
+        """Combine level logits on the coarse grid with kind logits (B3XYZ) of the same image to level logits (BCXYZ).
 
-        All voxels at once, as an exported network needs it; `SpineLogits` does the same for those that have a level.
+        This computes all voxels at once, as an exported network needs it; `SpineLogits` does the same for voxels that have a level only.
         """
         factor = [float(f) for f in self.coarse_voxel]
         gated = functional.interpolate(self.gated(levels), scale_factor=factor, mode="trilinear", align_corners=False)
         gated = _inner(gated, [0] * 6, kinds.shape)  # the last coarse voxels may reach beyond the image
         log_kind = kinds.float().log_softmax(1)
         levels, gate = gated[:, :-1], gated[:, -1:]
-        shift = [log_kind[:, :1]]  # what makes log-probabilities of the logits of a kind
+        shift = [log_kind[:, :1]]  # added to the level logits of a kind, it turns them into log-probabilities
         for kind, channels in [(1, self.bodies), (2, self.discs)]:
             shift.append(log_kind[:, kind : kind + 1] + gate - levels.index_select(1, channels).logsumexp(1, keepdim=True))
         return torch.cat(shift, 1)[:, self.kind_of_channel].add_(levels)
 
     @torch.jit.export
     def gated(self, levels: torch.Tensor) -> torch.Tensor:
-        """What `combine` interpolates, float32: level logits (BCXYZ), 0 for the background, and behind them the logarithm of the gate.
+        """Return the float32 tensor that `combine` interpolates: level logits (BCXYZ), 0 for the background, then the log of the gate.
 
-        Logits are interpolated, not the log-probabilities: between L3 and L4 the two then still add up to one.
+        Logits are interpolated, not log-probabilities, so that between L3 and L4 the two probabilities still add up to one.
         """
         levels = levels.float()
         gate = functional.max_pool3d(2 * (1 - levels.softmax(1)[:, :1]), 3, 1, 1).clamp(self.gate_floor, 1.0).log()
-        return torch.cat([torch.zeros_like(gate), levels[:, 1:], gate], 1)  # background is the fine network's alone
+        return torch.cat([torch.zeros_like(gate), levels[:, 1:], gate], 1)  # the fine network alone decides on background
 
 
 class ChannelsLastInstanceNorm(nn.InstanceNorm3d):
-    """`InstanceNorm3d` that leaves its input's order in memory as it is, on CPUs as a group norm of one channel per group.
+    """`InstanceNorm3d` that keeps the memory format of its input; on CPUs it runs as a group norm of one channel per group.
 
-    PyTorch's instance norm leaves channels last there, and so does every layer up to the next convolution; a window takes 15 % longer. Its
-    group norm is faster still with channels last, but loses three digits then: it gets the channels first. On GPUs instance norm is the
-    faster one, and stays in bfloat16 under autocast.
+    On CPUs, PyTorch's instance norm gives up channels last, for every layer up to the next convolution, and a window takes 15 % longer.
+    Its group norm would be fastest with channels last, but loses three digits then, so it gets the channels first. On GPUs instance norm
+    is faster, and stays in bfloat16 under autocast.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -127,8 +129,13 @@ class ChannelsLastInstanceNorm(nn.InstanceNorm3d):
         return x.contiguous(memory_format=torch.channels_last_3d) if channels_last else x
 
 
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network itself, without the `DistributedDataParallel` that may wrap it."""
+    return getattr(network, "module", network)
+
+
 def _keep_channels_last(network: nn.Module) -> None:
-    """Replace every `InstanceNorm3d` by the one above; the names in the state_dict stay."""
+    """Replace every `InstanceNorm3d` by `ChannelsLastInstanceNorm`; the names in the state_dict stay."""
     for module in list(network.modules()):
         for name, norm in module.named_children():
             if type(norm) is nn.InstanceNorm3d:
@@ -138,7 +145,7 @@ def _keep_channels_last(network: nn.Module) -> None:
 
 
 def _frame(shape: list[int], multiple: list[int], least: list[int]) -> list[int]:
-    """Padding of BCXYZ, as `functional.pad` takes it, to multiples and to the least size, the same before and behind."""
+    """Return the padding of BCXYZ, as `functional.pad` takes it, to a multiple and at least `least`, evenly on both sides."""
     frame: list[int] = []
     for axis in [2, 1, 0]:
         size = shape[axis + 2]
@@ -149,14 +156,14 @@ def _frame(shape: list[int], multiple: list[int], least: list[int]) -> list[int]
 
 
 def _inner(x: torch.Tensor, frame: list[int], shape: list[int]) -> torch.Tensor:
-    """What the frame surrounds, with the spatial sizes of `shape` (BCXYZ), which are then those of an ONNX file too, with their names."""
+    """Cut the frame off; the result has the spatial sizes of `shape` (BCXYZ), under the same names in an ONNX file."""
     for axis in [2, 3, 4]:
         x = x.narrow(axis, frame[2 * (4 - axis)], shape[axis])
     return x
 
 
 def _larger(a: int, b: int) -> int:
-    """The larger one. `max` would decide while a network is exported, and tie the ONNX file to the size of the example."""
+    """Return the larger number. `max` would decide during an export, and tie the ONNX file to the size of the example."""
     if not torch.jit.is_scripting():
         return torch.sym_max(a, b)
     return max(a, b)

@@ -1,4 +1,4 @@
-"""Dictionary transforms of the bundle; the work is done by the plain functions they call."""
+"""Dictionary transforms of the bundle; they leave the work to plain functions."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from scripts.measure.spine import measure_spine
 
 
 class LoadImageVolumesd(LoadImaged):
-    """Read scans (`read_scan`) and label maps (`read_volume`): float32, shape XYZ, with their grid and nothing else of their headers.
+    """Read scans (`read_scan`) and label maps (`read_volume`) as float32, shape XYZ, with their grid and nothing else of their headers.
 
-    `notes` in the metadata holds a line for each remark of the reader. Headers may hold the patient's name: they stay behind.
-    It is a `LoadImaged` for MONAI Label, which tells such a loader to hand out `<key>_meta_dict` too, and for MONAI Deploy, which drops it.
+    `notes` in the metadata holds a line for each remark of the reader. Headers may hold the patient's name, so they are dropped.
+    It is a `LoadImaged` for MONAI Label, which makes such a loader add `<key>_meta_dict`, and for MONAI Deploy, which drops the loader.
 
     Args:
         keys: files, or folders with a DICOM series.
         scan_key: which of the keys is the scan; the others are label maps.
 
     Raises:
-        ScanError: for what cannot be read, and for a scan that cannot be segmented.
+        ScanError: for a file that cannot be read, and for a scan that cannot be segmented.
     """
 
     def __init__(self, keys: KeysCollection, scan_key: str = "image") -> None:
@@ -54,7 +54,7 @@ class LoadImageVolumesd(LoadImaged):
                 "filename_or_obj": str(d[key]),
                 "original_affine": volume.affine,
                 "spatial_shape": np.array(volume.data.shape),
-                "original_channel_dim": float("nan"),  # none
+                "original_channel_dim": float("nan"),  # no channel axis
                 "space": SpaceKeys.RAS,
                 "notes": "\n".join(volume.notes),
             }
@@ -66,10 +66,10 @@ class LoadImageVolumesd(LoadImaged):
 
 
 class KeysOnlySpacingd(Spacingd):
-    """`Spacingd` that looks at nothing but its keys, and interpolates linearly with little memory (`AxisResample`).
+    """`Spacingd` that ignores all items but its keys, and interpolates linearly with little memory (`AxisResample`).
 
-    MONAI 1.6 takes every other item whose name starts with `image_` for metadata, and fails where it is none: MONAI Label has an
-    `image_path`.
+    MONAI 1.6 takes every other item whose name starts with `image_` for metadata, and fails if it is something else, such as MONAI
+    Label's `image_path`.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -81,10 +81,10 @@ class KeysOnlySpacingd(Spacingd):
 
 
 class CropBlankBordersd(MapTransform):
-    """Leave out the blank slices at the ends of a scan, as padding, masking or reslicing makes them.
+    """Crop blank slices at the ends of a scan, which come from padding, masking or reslicing.
 
-    To the network they are a part of what it sees: with 200 mm of them around a scan it gives vertebrae other levels. It has seen
-    narrow ones in training, so these stay.
+    They change what the network answers: with 200 mm of them around a scan it gives vertebrae other levels. It has seen narrow borders in
+    training, so these stay.
 
     Args:
         keys: the scan, and label maps on its grid, shape CXYZ.
@@ -103,20 +103,20 @@ class CropBlankBordersd(MapTransform):
         for seen, size, step_mm in zip(seen_box(convert_to_numpy(scan[0])), scan.shape[1:], scan.pixdim.tolist()):
             start = seen.start if seen.start * step_mm >= self.least_mm else 0
             box.append(slice(start, seen.stop if (size - seen.stop) * step_mm >= self.least_mm else size))
-        if box != [slice(0, size) for size in scan.shape[1:]]:  # mostly not: no copy then
+        if box != [slice(0, size) for size in scan.shape[1:]]:  # most scans have no such border, and are not copied
             d |= {key: SpatialCrop(roi_slices=box)(d[key]) for key in self.key_iterator(d)}
         return d
 
 
 class ScaleIntensitySampledPercentilesd(MapTransform):
-    """`ScaleIntensityRangePercentilesd` to the range 0 to 1, with clipping, whose percentiles are those of evenly spread voxels.
+    """`ScaleIntensityRangePercentilesd` to the range 0 to 1, with clipping, that takes the percentiles of a sample of evenly spread voxels.
 
-    Those of all voxels take a tenth of the time of a scan.
+    Percentiles of all voxels would take a tenth of the time of a scan.
 
     Args:
         keys: the scans, shape CXYZ.
         lower, upper: percentiles that become 0 and 1.
-        voxels: about so many are looked at, or all of a smaller scan.
+        voxels: approximate size of the sample; a smaller scan is used whole.
     """
 
     def __init__(self, keys: KeysCollection, lower: float, upper: float, voxels: int = 2**20) -> None:
@@ -135,25 +135,25 @@ class ScaleIntensitySampledPercentilesd(MapTransform):
 
 
 class EncodeLabelsd(MapTransform):
-    """Numbers of a label file -> channel indices, and the list of what is labelled -> one boolean per channel.
+    """Convert the numbers of a label file to channel indices, and the list of labelled structures to one boolean per channel.
 
     A scan without `labelled` counts as labelled for the structures that its label file holds.
 
     Args:
         keys: the label map, shape 1XYZ.
-        ref_key: the scan, if it is there: the label file must be on its grid.
+        ref_key: the scan; if it is there, the label file must be on its grid.
         labelled_key: item with the VerSe numbers that are annotated in this scan; becomes a boolean tensor, shape C.
-        label_scheme: of the numbers in the file, unless the item `label_scheme` names another: `verse`, `channel`, `spider` or
+        label_scheme: scheme of the numbers in the file, unless the item `label_scheme` names another: `verse`, `channel`, `spider` or
             `totalspineseg`.
 
     Raises:
-        UserError: for values that the label table does not hold or another grid; the message names the file.
+        UserError: for values that the label table lacks, or a label on another grid; the message names the file.
     """
 
     def __init__(
         self, keys: KeysCollection = "label", ref_key: str = "image", labelled_key: str = "labelled", label_scheme: str = "verse"
     ) -> None:
-        check_scheme(label_scheme)  # here, not with the first scan
+        check_scheme(label_scheme)  # before the first scan
         super().__init__(keys)
         self.ref_key = ref_key
         self.labelled_key = labelled_key
@@ -176,7 +176,7 @@ class EncodeLabelsd(MapTransform):
 
 
 class CompleteLabelsd(MapTransform):
-    """`complete_labels` of label maps with channel indices, shape 1XYZ; `labelled_key` (boolean, shape C) is completed too."""
+    """Apply `complete_labels` to label maps of channel indices, shape 1XYZ, and to `labelled_key` (boolean, shape C)."""
 
     def __init__(self, keys: KeysCollection = "label", labelled_key: str = "labelled") -> None:
         super().__init__(keys)
@@ -192,11 +192,12 @@ class CompleteLabelsd(MapTransform):
 
 
 class NameLevelsd(MapTransform):
-    """`name_levels` of what the inferer gives; its report also says which faces of the scan, or which blank borders within it,
-    cut a structure (`cut_by_view`).
+    """Apply `name_levels` to the output of the inferer, and report which faces of the scan, or of its blank borders, cut a structure.
+
+    The faces are `cut_by_view` in the row of the structure.
 
     Args:
-        keys: level logits (CXYZ) on the working grid, or what `CoarseToFineInferer` gives for a box of it; becomes `NamedLevels`.
+        keys: level logits (CXYZ) on the working grid, or what `CoarseToFineInferer` returns for a box of it; becomes `NamedLevels`.
         ref_key: the preprocessed image.
         min_instance_mm3: smaller pieces have no vote and become background.
     """
@@ -212,7 +213,8 @@ class NameLevelsd(MapTransform):
         view = view_box(image[0].cpu().numpy())
         for key in self.key_iterator(d):
             affine = _affine_of(d[key], image)
-            offset = np.rint(np.linalg.solve(np.asarray(image.affine, np.float64), affine)[:3, 3]).astype(int)  # of the box of the logits
+            # first voxel of the logits' box in the image
+            offset = np.rint(np.linalg.solve(np.asarray(image.affine, np.float64), affine)[:3, 3]).astype(int)
             d[key] = named = name_levels(SpineLogits.of(d[key]), affine, self.min_instance_mm3, max(0, view[2].start - offset[2]))
             cut = cut_faces(view, offset, named.channel_map, voxel_sizes(affine))
             for row in named.report["structures"]:
@@ -221,11 +223,11 @@ class NameLevelsd(MapTransform):
 
 
 class RestoreGridd(MapTransform):
-    """Class logits -> label map (channel indices, 1XYZ, uint8) on the grid that `ref_key` was read from.
+    """Convert class logits to a label map (channel indices, 1XYZ, uint8) on the grid that `ref_key` was read from.
 
     Args:
         keys: `NamedLevels`, whose report goes into the metadata as `report`; or level logits, as `NameLevelsd` takes them, which are
-            decided voxel by voxel; or other logits, shape CXYZ, on the working grid or, with an affine of their own, on a box of it.
+            decided voxel by voxel; or other logits, shape CXYZ, on the working grid or, with their own affine, on a box of it.
         ref_key: the preprocessed image; its metadata hold the working grid, the original grid and the file name.
     """
 
@@ -249,7 +251,7 @@ class RestoreGridd(MapTransform):
 
 
 def _original_grid(image: MetaTensor) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Affine and shape that the scan had before the first transform; MONAI Deploy, which loads scans itself, notes neither."""
+    """Return the affine and shape of the scan before the first transform, also where MONAI Deploy loaded it, which records neither."""
     first = image.applied_operations[0] if image.applied_operations else {}
     affine = image.meta.get("original_affine", first.get("extra_info", {}).get("original_affine"))
     shape = image.meta.get("spatial_shape", first.get("orig_size"))
@@ -257,10 +259,10 @@ def _original_grid(image: MetaTensor) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def _affine_of(logits: torch.Tensor, image: MetaTensor) -> np.ndarray:
-    """Affine of the logits: their own, as of a box of the image, or that of the image.
+    """Return the affine of the logits: their own, if they cover a box of the image, or that of the image.
 
     Raises:
-        ValueError: if they have none and are not on the image's grid.
+        ValueError: if they have no affine and are not on the image's grid.
     """
     if not isinstance(logits, MetaTensor) and logits.shape[1:] != image.shape[1:]:
         raise ValueError(f"logits of shape {tuple(logits.shape[1:])} without an affine do not fit the image, {tuple(image.shape[1:])}")
@@ -273,7 +275,7 @@ def _grid_mismatch(a: MetaTensor, b: MetaTensor) -> str:
 
 
 class CleanLabelMapd(MapTransform):
-    """`clean_label_map` of label maps with channel indices, shape 1XYZ; see there for the thresholds."""
+    """Apply `clean_label_map`, which explains the thresholds, to label maps of channel indices, shape 1XYZ."""
 
     def __init__(self, keys: KeysCollection = "pred", min_instance_mm3: float = 300.0, min_speck_mm3: float = 20.0) -> None:
         super().__init__(keys)
@@ -288,10 +290,10 @@ class CleanLabelMapd(MapTransform):
 
 
 class MeasureSpined(MapTransform):
-    """`measure_spine` of label maps with channel indices, shape 1XYZ: what it finds is added to their `report`, if they have one.
+    """Apply `measure_spine` to label maps of channel indices, shape 1XYZ, and add the measures to their `report`, if they have one.
 
-    Those of a structure are `measures` in its row, nothing if it could not be measured; those of the spine are `spine`. A disc between
-    two bodies that was not drawn gets a row of its own.
+    The measures of a structure are `measures` in its row, empty if it could not be measured; those of the spine are `spine`. A disc
+    between two bodies that was not drawn gets a row of its own.
     """
 
     def __init__(self, keys: KeysCollection = "pred") -> None:
@@ -320,10 +322,10 @@ class SaveImageLabelsd(SaveImaged):
 
     Args:
         keys: label maps with channel indices, shape 1XYZ.
-        output_dir: where to; folders below `data_root_dir` are repeated there.
+        output_dir: folder of the masks; folders below `data_root_dir` are repeated there.
         data_root_dir: the folder that was searched for scans.
         label_scheme: `verse`, `channel`, `spider` or `totalspineseg`.
-        overwrite: replace also what this bundle has not written, or somebody has changed since.
+        overwrite: replace also files that this bundle has not written, or that were changed since.
 
     Raises:
         ScanError: for such a file, without `overwrite`.
@@ -332,7 +334,7 @@ class SaveImageLabelsd(SaveImaged):
     def __init__(
         self, keys: KeysCollection, output_dir: str, data_root_dir: str = "", label_scheme: str = "verse", overwrite: bool = False
     ) -> None:
-        check_scheme(label_scheme)  # here, not after the first scan
+        check_scheme(label_scheme)  # before the first scan
         super().__init__(keys, output_dir=output_dir, folder_layout=MaskLayout(output_dir, data_root_dir))
         self.label_scheme = label_scheme
         self.overwrite = overwrite
@@ -343,7 +345,7 @@ class SaveImageLabelsd(SaveImaged):
             path = self.saver.folder_layout.filename(label.meta["filename_or_obj"])
             if not self.overwrite:
                 check_replaceable(path, str(label.meta["filename_or_obj"]))
-            beside(path, ".json").unlink(missing_ok=True)  # an older report: it tells of the mask that goes now
+            beside(path, ".json").unlink(missing_ok=True)  # an older report describes the mask that is replaced now
             values = decode(label[0].numpy(), self.label_scheme)
             write_label_map(values, label.affine.numpy(), path, signature(values))
             label.meta["saved_to"] = str(path)

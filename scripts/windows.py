@@ -1,4 +1,4 @@
-"""Windows of a sliding-window inference that follow the spine, where MONAI's cover a box."""
+"""Sliding-window inference with windows that follow the spine; MONAI's windows cover a whole box."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ Box = tuple[slice, ...]  # voxels of an image, one slice per axis
 
 
 def box_around(seen: torch.Tensor, margin: Sequence[int]) -> Box:
-    """The smallest box that holds what is true (XYZ, not all false), and a margin in voxels, clipped to the map."""
+    """Return the bounding box of the true voxels (XYZ, not all false) with a margin in voxels, clipped to the map."""
     box = occupied_box(seen.cpu().numpy())
     return tuple(slice(max(0, s.start - m), min(s.stop + m, n)) for s, m, n in zip(box, margin, seen.shape))
 
 
 def scaled(box: Box, voxel: Sequence[int]) -> Box:
-    """A box of coarse voxels in fine ones."""
+    """Convert a box of coarse voxels to fine voxels."""
     return tuple(slice(s.start * v, s.stop * v) for s, v in zip(box, voxel))
 
 
 def spine_windows(
     seen: torch.Tensor, voxel: Sequence[int], margin: Sequence[int], shape: Sequence[int], roi_size: Sequence[int], overlap: float
 ) -> list[Box]:
-    """Windows that cover every coarse voxel that is seen, and a margin around it.
+    """Return windows that cover every coarse voxel of the spine, and a margin around it.
 
-    The last axis, along the spine, is divided into slabs, and every slab has a box of its own: a spine is curved, and a grid of windows
-    over the box around all of it is half empty.
+    The last axis, along the spine, is divided into slabs, and every slab has a box of its own: a spine is curved, so a grid of windows
+    over the box around all of it would be half empty.
 
     Args:
         seen: where the spine is, boolean, coarse XYZ, not all false.
@@ -41,10 +41,10 @@ def spine_windows(
         overlap: share of a window that its neighbour covers too, at least.
 
     Returns:
-        boxes of `roi_size` in fine voxels; where the image is smaller than that, they reach beyond it on both sides.
+        boxes of `roi_size` in fine voxels, which reach beyond the image on both sides where it is smaller than that.
     """
     along = scaled(box_around(seen, margin), voxel)[2]
-    beyond = max(0, margin[2] - int(overlap * roi_size[2]) // voxel[2])  # of a slab: margins that its neighbours do not reach
+    beyond = max(0, margin[2] - int(overlap * roi_size[2]) // voxel[2])  # coarse voxels of the margin that neighbouring slabs miss
     windows = []
     for start in _starts(along, roi_size[2], shape[2], overlap):
         first, last = start // voxel[2] - beyond, math.ceil((start + roi_size[2]) / voxel[2]) + beyond
@@ -58,7 +58,7 @@ def spine_windows(
 
 
 def _starts(part: slice, size: int, end: int, overlap: float) -> list[int]:
-    """First voxels of windows of `size` that cover `part` of an axis of `end` voxels, evenly spread, within the axis where they fit."""
+    """Return the first voxels of evenly spread windows of `size` that cover `part` of an axis of `end` voxels, within it if they fit."""
     length = min(part.stop, end) - part.start
     if length <= size or end <= size:
         centred = part.start + (length - size) // 2
@@ -75,14 +75,14 @@ def draw_windows(
     importance: torch.Tensor,
     batch: int,
 ) -> torch.Tensor:
-    """What `predict` makes of windows of an image, blended in a box of it.
+    """Predict windows of an image and blend them in a box.
 
     Args:
-        image: 11XYZ.
-        windows: as of `spine_windows`; beyond the image they are padded with 0.
-        box: within the image; parts of windows outside it are dropped.
-        predict: batch of windows (B1...) -> logits (BC...), of which the first are the background's.
-        importance: weight of the voxels of a window, of its shape, positive.
+        image: shape 11XYZ.
+        windows: see `spine_windows`; beyond the image they are padded with 0.
+        box: part of the image; whatever windows predict outside it is dropped.
+        predict: batch of windows (B1...) -> logits (BC...), background first.
+        importance: weight of each voxel of a window, positive, in the shape of a window.
         batch: windows at a time.
 
     Returns:
@@ -92,32 +92,37 @@ def draw_windows(
     weights, total = image.new_zeros(shape, dtype=torch.float32), torch.empty(0)
     importance = importance.to(image.device)
     for first in range(0, len(windows), batch):
-        some = windows[first : first + batch]
-        drawn = predict(torch.cat([_cut(image, window) for window in some]))
+        group = windows[first : first + batch]
+        predicted = predict(torch.cat([_cut(image, window) for window in group]))
         if not len(total):
-            total = weights.new_zeros(1, drawn.shape[1], *shape)
-        for window, logits in zip(some, drawn):
-            both = [(max(w.start, b.start), min(w.stop, b.stop)) for w, b in zip(window, box)]
-            of_box, of_window = (tuple(slice(a - s.start, z - s.start) for (a, z), s in zip(both, place)) for place in (box, window))
-            weight = importance[of_window]
-            total[(0, slice(None), *of_box)].addcmul_(logits[(slice(None), *of_window)], weight)
-            weights[of_box] += weight
-    bare = weights == 0
-    total /= weights.masked_fill_(bare, 1.0)  # in place: the box is large
+            total = weights.new_zeros(1, predicted.shape[1], *shape)
+        for window, logits in zip(group, predicted):
+            shared = tuple(slice(max(w.start, b.start), min(w.stop, b.stop)) for w, b in zip(window, box))
+            in_box, in_window = _shifted(shared, box), _shifted(shared, window)
+            weight = importance[in_window]
+            total[(0, slice(None), *in_box)].addcmul_(logits[(slice(None), *in_window)], weight)
+            weights[in_box] += weight
+    uncovered = weights == 0
+    total /= weights.masked_fill_(uncovered, 1.0)  # in place, because the box is large
     for channel, logit in zip(total[0], background_logits(total[..., :1, :1, :1]).flatten().tolist()):
-        channel.masked_fill_(bare, logit)
+        channel.masked_fill_(uncovered, logit)
     return total
 
 
+def _shifted(part: Box, whole: Box) -> Box:
+    """Return the place of `part` in an array that holds the voxels of `whole`."""
+    return tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, whole))
+
+
 def background_logits(like: torch.Tensor) -> torch.Tensor:
-    """Logits of the shape of `like` (BCXYZ) that say background everywhere."""
+    """Return logits in the shape of `like` (BCXYZ) that say background everywhere."""
     logits = torch.full_like(like, -20.0)
     logits[:, 0] = 0
     return logits
 
 
 def _cut(image: torch.Tensor, window: Box) -> torch.Tensor:
-    """The window of an image (11XYZ), with zeros beyond it."""
+    """Cut a window out of an image (11XYZ), with zeros beyond its border."""
     inside = tuple(slice(max(0, w.start), min(w.stop, n)) for w, n in zip(window, image.shape[2:]))
     frame = [edge for w, i in zip(window[::-1], inside[::-1]) for edge in (i.start - w.start, w.stop - i.stop)]
     part = image[(..., *inside)]

@@ -13,17 +13,17 @@ from scripts import figures
 from scripts.labels import label_table, structure
 
 L1, L2, DISC = (structure(name).channel for name in ("L1", "L2", "L1/L2"))
-SPACING = np.array([4.0, 1.0, 1.5])  # of the phantom, right, anterior, superior
+SPACING = np.array([4.0, 1.0, 1.5])  # voxel size of the phantom to the right, anterior and superior
 
 
 def rotation(degrees: float) -> np.ndarray:
-    """(3, 3): about x, then about z."""
+    """Return a rotation (3, 3) about x, then about z."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
 
 def phantom() -> tuple[np.ndarray, np.ndarray]:
-    """RAS image and channel indices (9, 40, 50): L1 above a disc above L2, widest in the sagittal slice 5 and the coronal slice 22."""
+    """Return a RAS image and channel indices (9, 40, 50): L1 above a disc above L2, widest in sagittal slice 5 and coronal slice 22."""
     label = np.zeros((9, 40, 50), np.uint8)
     for channel, low, high in ((L1, 28, 38), (DISC, 24, 28), (L2, 14, 24)):
         label[3:8, 16:28, low:high] = channel
@@ -36,7 +36,7 @@ def phantom() -> tuple[np.ndarray, np.ndarray]:
 
 
 def turned(volume: np.ndarray, codes: str, degrees: float = 0) -> tuple[np.ndarray, np.ndarray]:
-    """`volume` stored along the axes `codes` ("PIR"), and its affine, oblique by `degrees`."""
+    """Return `volume` stored along the axes `codes` ("PIR"), and its affine, oblique by `degrees`."""
     ras = np.eye(4)
     ras[:3, :3] = rotation(degrees) @ np.diag(SPACING)
     ras[:3, 3] = (-30, 12, 70)
@@ -144,7 +144,7 @@ def test_intensity_window():
     assert figures.intensity_window(image, (image == 20).astype(int)) == pytest.approx((10, 900))  # never below percentile 90
     assert figures.intensity_window(np.full((2, 2, 2), np.nan), np.zeros((2, 2, 2))) == (0, 1)
     assert figures.intensity_window(np.full((2, 2, 2), 7.0), np.zeros((2, 2, 2))) == (7, 8)
-    large = 1000 * np.random.default_rng(0).random((160, 160, 160))  # of which every second voxel is looked at
+    large = 1000 * np.random.default_rng(0).random((160, 160, 160))  # every second voxel is looked at
     assert figures.intensity_window(large, np.zeros(large.shape, np.uint8)) == pytest.approx((10, 995), abs=1)
 
 
@@ -172,7 +172,7 @@ def test_name_positions():
 
 
 def share(pixels: np.ndarray, channel: int) -> int:
-    """Pixels in the colour of a structure."""
+    """Count the pixels in the colour of a structure."""
     return int((np.abs(pixels / 255 - figures.structure_color(channel)).max(axis=-1) < 0.04).sum())
 
 
@@ -259,7 +259,7 @@ def test_a_name_is_no_formula(tmp_path):
 
 @pytest.mark.parametrize(("kept", "names"), [((L1, DISC, L2), {"L1", "L2"}), ((DISC,), {"L1/L2"})])
 def test_what_is_named(kept, names):
-    """Bodies, or discs where nothing else is labelled."""
+    """Bodies are named, or discs where nothing else is labelled."""
     image, label = phantom()
     figure = figures.case_figure(image, np.where(np.isin(label, kept), label, 0), np.diag([*SPACING, 1.0]))
     written = {text.get_text() for axes in figure.axes for text in axes.texts} - set("APRLIS")

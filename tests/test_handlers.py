@@ -1,4 +1,4 @@
-"""What the handlers write, to the letter, when they hang on a bare Ignite engine."""
+"""Exact output of the handlers, attached to a bare Ignite engine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def meta_tensor(data: np.ndarray, path: str) -> MetaTensor:
 
 
 def step(path: str, predicted: np.ndarray, reference: np.ndarray | None = None, **extra: str) -> tuple[list[dict], list[dict]]:
-    """Batch and output of one iteration, as MONAI's evaluators hold them after `decollate`."""
+    """Return batch and output of one iteration, as MONAI's evaluators hold them after `decollate`."""
     batch = {"image": meta_tensor(np.zeros((2, 2, 2), np.float32), path), **extra}
     output = {"pred": meta_tensor(predicted, path)}
     if reference is not None:
@@ -182,7 +182,7 @@ def test_report_of_empty_references(tmp_path):
 
 
 class Writer:
-    """Stands in for TensorBoard's SummaryWriter."""
+    """Stand-in for TensorBoard's SummaryWriter."""
 
     def __init__(self) -> None:
         self.calls: list[tuple] = []
@@ -230,7 +230,7 @@ def test_figures_get_the_scan_the_map_and_the_reference(tmp_path, scans, monkeyp
     np.testing.assert_array_equal(prediction, PERFECT)
     np.testing.assert_allclose(affine, AFFINE, atol=1e-5)
     assert keywords == {"reference": None, "title": "sub-01.v2_T2w", "note": ""}
-    assert calls[1][1]["note"] == "levels uncertain (0.45), 1 warning"  # that the mask is empty
+    assert calls[1][1]["note"] == "levels uncertain (0.45), 1 warning"  # the warning says that the mask is empty
     np.testing.assert_array_equal(calls[1][1]["reference"], boxes((L2, slice(2, 10))))
     assert not (tmp_path / "out").exists()  # without an output_dir nothing is written
     assert sorted(p.name for p in Path(tmp_path).iterdir()) == ["in"]
@@ -281,7 +281,7 @@ def test_figures_of_scans_with_one_stem_have_names_of_their_own(scans, monkeypat
 
 @pytest.fixture
 def stored(monkeypatch) -> list[str]:
-    """Every scan has the grid of the mask; those that were read."""
+    """Let every scan have the grid of the mask; return the list of scans that were read."""
     were_read = []
     scan = Volume(np.zeros((4, 4, 4), np.float32), AFFINE, "float32")
     monkeypatch.setattr(handlers, "read_scan", lambda path: were_read.append(path) or scan)
@@ -289,7 +289,7 @@ def stored(monkeypatch) -> list[str]:
 
 
 def reported(path: str, rows: list[dict], **naming) -> tuple[list[dict], list[dict]]:
-    """One iteration whose prediction carries a report; three voxels of 2.88 mm3 are L1."""
+    """Return one iteration whose prediction carries a report; three voxels of 2.88 mm3 are L1."""
     predicted = np.zeros((4, 4, 4), np.uint8)
     predicted[0, 0, :3] = L1
     batch, (output,) = step(path, predicted)
@@ -332,7 +332,7 @@ def test_tables_of_all_scans(stored, tmp_path):
     written(tmp_path / "y_seg.nii.gz", b"edited")
     (tmp_path / "z_seg.json").write_text((tmp_path / "y_seg.json").read_text())  # its mask is gone
     shutil.copytree(tmp_path / "a", tmp_path / ".trash")
-    run(handler, steps[:1])  # the other mask is told of by its report
+    run(handler, steps[:1])  # the row of the other mask comes from its report
     assert (tmp_path / "structures.csv").read_text().splitlines() == [
         "mask,edited_since,label_scheme,sequence_probability,uncertain,named_by_hand,"
         "name,value,vote,cut_by_view,volume_mm3,centre_x_mm,centre_y_mm,centre_z_mm,wedge_deg,height_loss_grade",

@@ -1,4 +1,4 @@
-"""The box around the spine, with a network whose coarse answer is a threshold and whose fine answer is pointwise."""
+"""Inferers, with a network whose coarse answer is a threshold and whose fine answer is pointwise."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from scripts.network import SpineNet
 
 CHANNELS = len(label_table())
 L3 = structure("L3").channel
-SHAPE = (37, 70, 66)  # multiples of nothing
+SHAPE = (37, 70, 66)  # no size is a multiple of a coarse voxel or a stride
 SPINE = (slice(12, 20), slice(28, 40), slice(16, 48))  # coarse voxels 3:5, 7:10, 4:12
 WINDOW = (64, 64, 64)  # one window for every box here
 ALL = (slice(None), slice(None))
 
 
 def network() -> SpineNet:
-    """Sees L3 in bright voxels: on the coarse grid above a mean of 0.5, on the fine grid more of a body the brighter it is."""
+    """Make a network that sees L3 in bright voxels: on the coarse grid above a mean of 0.5, on the fine grid the likelier the brighter."""
     net = SpineNet(nn.Identity(), nn.Conv3d(1, 3, 1), 1).eval()
     with torch.no_grad():
         level = net.coarse[1]
@@ -57,12 +57,12 @@ def infer(x: torch.Tensor, net: nn.Module | None = None, window: tuple[int, int,
 
 
 def dense(result: torch.Tensor) -> torch.Tensor:
-    """Level logits of all voxels, up to a constant for every voxel; of a box with its affine."""
+    """Convert a result to level logits of all its voxels, up to a constant for every voxel."""
     return MetaTensor(level_logits(result[0])[None], affine=result.affine) if isinstance(result, MetaTensor) else result
 
 
 def box_of(result: MetaTensor, affine: torch.Tensor) -> tuple[slice, slice, slice]:
-    """Where the result lies in the scan, from its affine alone."""
+    """Return the place of the result in the scan, from its affine alone."""
     to_scan = torch.linalg.solve(affine, result.affine)
     start = to_scan[:3, 3].round()
     expected = torch.eye(4, dtype=torch.float64)
@@ -72,12 +72,12 @@ def box_of(result: MetaTensor, affine: torch.Tensor) -> tuple[slice, slice, slic
 
 
 def inner(box: tuple[slice, slice, slice], shape: tuple[int, int, int] = SHAPE) -> tuple[slice, ...]:
-    """Without the six voxels to which the coarse voxels outside the box reach; at the border of the scan there are none."""
+    """Cut the six voxels off a box that coarse voxels outside it reach; none at the border of the scan."""
     return tuple(slice(6 if s.start else None, -6 if s.stop < n else None) for s, n in zip(box, shape))
 
 
 def assert_same_spine(logits: torch.Tensor, whole: torch.Tensor) -> None:
-    """The same logits where a level has 1/C of the probability of the background, and background elsewhere (BCXYZ)."""
+    """Check for equal logits (BCXYZ) where a level has 1/C of the probability of the background, and for background elsewhere."""
     spine = whole[0, 1:].amax(0) > whole[0, 0] - np.log(CHANNELS)
     assert spine.any()
     torch.testing.assert_close(logits.log_softmax(1)[..., spine], whole.log_softmax(1)[..., spine])
@@ -106,7 +106,7 @@ def test_box_is_the_spine_and_its_margin(margin, box):
 
 
 def test_levels_are_the_mean_of_three_views():
-    """A network whose answer is the number of slices in view: log-probabilities of T8 against the background."""
+    """The network answers with the number of slices in view, as the log-probability of T8 against the background."""
 
     class Counting(nn.Module):
         coarse_voxel, seen = (4, 4, 4), []
@@ -160,7 +160,7 @@ def test_windows_blend_into_the_same_logits():
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
 def test_threshold_is_the_probability_from_which_a_voxel_is_spine(threshold):
     x, affine = image(SPINE), oblique()
-    x[(..., *SPINE)] = torch.linspace(0.3, 0.7, 32)  # of the fine network p(body) / p(background) is exp(12 x - 6)
+    x[(..., *SPINE)] = torch.linspace(0.3, 0.7, 32)  # the fine network has p(body) / p(background) = exp(12 x - 6)
     net = network()
     with torch.no_grad():
         net.coarse[1].bias[L3] = 10.0  # the coarse network sees it everywhere
@@ -237,7 +237,7 @@ def test_no_spine_is_background_everywhere(margin):
     assert not infer(x, margin=margin).argmax(1).any()
     result = infer(MetaTensor(x, affine=affine), margin=margin)
     box = box_of(result, affine)
-    assert all(s.start == 0 and s.stop > 0 for s in box)  # some box, for what comes after
+    assert all(s.start == 0 and s.stop > 0 for s in box)  # one voxel, because the next steps need a box
     assert not result.argmax(1).any()
 
 
@@ -266,7 +266,7 @@ def test_thin_scans_with_a_margin(shape):
 
 
 def test_wrapped_network():
-    class Wrapper(nn.Module):  # as DistributedDataParallel: no locate, delineate or combine of its own
+    class Wrapper(nn.Module):  # like DistributedDataParallel, it has no locate, delineate or combine
         def __init__(self, module: nn.Module) -> None:
             super().__init__()
             self.module = module
@@ -326,7 +326,7 @@ def test_both_parts_of_a_training_step_become_float32(monkeypatch):
 
 
 def test_views_are_summed_in_float32():
-    """Autocast on CPUs leaves the logits, and a softmax of them, in bfloat16, of three digits."""
+    """Autocast on CPUs leaves the logits, and their softmax, in bfloat16, which has three digits."""
 
     class Half(nn.Module):
         coarse_voxel = (4, 4, 4)

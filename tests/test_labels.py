@@ -1,4 +1,4 @@
-"""The label table, its schemes, and what they do with numbers that they do not know."""
+"""The label table, its schemes, and messages on unknown numbers."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_table_from_bottom_to_top(tmp_path):
     names = ["background", "L5", "L4", "L4/L5"]
     path = tmp_path / "table.json"
     path.write_text(json.dumps([{"channel": i, "name": name, "verse": i} for i, name in enumerate(names)]))
-    with fails(f"{path}: the bodies must stand from top to bottom, the disc L4/L5 says otherwise"):
+    with fails(f"{path}: bodies must be listed from top to bottom, but the disc L4/L5 names the lower one first"):
         use_table(str(path))
 
 

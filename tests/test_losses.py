@@ -15,7 +15,7 @@ from scripts.labels import label_table
 from scripts.losses import MarginalDiceCELoss, PrepareSamples, SpineLoss
 
 SHAPE = (2, 2, 2)
-ALL, WITHOUT_2 = [True, True, True], [True, True, False]  # of background and two structures
+ALL, WITHOUT_2 = [True, True, True], [True, True, False]  # classes: background and two structures
 LABEL = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2]).view(1, 1, *SHAPE)  # 4 voxels of background, 3 of class 1, 1 of class 2
 
 
@@ -24,12 +24,12 @@ def target(label: torch.Tensor, *labelled: list[bool]) -> dict[str, torch.Tensor
 
 
 def log_of(*probabilities: tuple[float, ...]) -> torch.Tensor:
-    """Logits, shape 1CXYZ, whose softmax is the given probabilities (a tuple of C per voxel)."""
+    """Return logits, shape 1CXYZ, whose softmax is the given probabilities (a tuple of C per voxel)."""
     return torch.tensor(probabilities).log().T.reshape(1, -1, *SHAPE)
 
 
 def reference(logits: torch.Tensor, label: torch.Tensor, labelled: list[list[bool]], smooth: float = 1.0) -> float:
-    """The loss written out in NumPy: merged probabilities, one-hot target, sums over the batch."""
+    """Compute the loss in NumPy: merged probabilities, one-hot target, sums over the batch."""
     exp = np.exp(logits.double().numpy())
     p = exp / exp.sum(1, keepdims=True)
     for scan, row in zip(p, labelled):
@@ -100,7 +100,9 @@ def test_unlabelled_class_is_free_in_the_background():
     # by hand: background 0.8, class 1 0.2 in five voxels and 0.8 in three
     dice, cross_entropy = (2 * 2.4 + 1) / (3 + 3.4 + 1), -math.log(0.8)
     assert loss(after, target(label, WITHOUT_2)).item() == pytest.approx(1 - dice + cross_entropy, abs=1e-6)
-    assert loss(after, target(label, ALL)).item() > loss(before, target(label, ALL)).item() + 1  # 5/8 ln 7 more, were it labelled
+    assert (
+        loss(after, target(label, ALL)).item() > loss(before, target(label, ALL)).item() + 1
+    )  # it would be 5/8 ln 7 more if class 2 were labelled
 
 
 def test_unlabelled_class_costs_inside_a_labelled_structure():
@@ -167,7 +169,7 @@ def test_gradients_with_partial_labels():
     np.testing.assert_allclose((gradient[1, 2] / p[1, 2]).numpy(), (gradient[1, 0] / p[1, 0]).numpy(), rtol=1e-3, atol=1e-6)
     background = label[1, 0] == 0
     assert (gradient[1, 0][background] < 0).all()
-    assert (gradient[1, 2][background] < 0).all()  # not pushed down where it may be
+    assert (gradient[1, 2][background] < 0).all()  # the class is not pushed down where it may be
 
 
 def test_gradient_of_the_cross_entropy_by_hand():
@@ -285,14 +287,14 @@ def test_value_with_merged_voxels_by_hand():
     cross_entropy = MarginalDiceCELoss(0, 1)(torch.zeros(1, 3, 4, 1, 1), {**target(label, ALL), "merged": merged})
     assert cross_entropy.item() == pytest.approx((2 * math.log(3) + 2 * math.log(3 / 2)) / 4, abs=1e-6)
     dice = MarginalDiceCELoss(1, 0)(torch.zeros(1, 3, 4, 1, 1), {**target(label, ALL), "merged": merged})
-    assert dice.item() == pytest.approx(1 - (2 / 3 + 1) / (1 + 3 * 1 / 3 + 1), abs=1e-6)  # where it may be, a body is no false one
+    assert dice.item() == pytest.approx(1 - (2 / 3 + 1) / (1 + 3 * 1 / 3 + 1), abs=1e-6)  # a body is no error where it may be
 
 
 def test_a_merged_class_that_is_not_labelled_counts_once():
     background, labelled = torch.zeros(1, 1, 2, 1, 1, dtype=torch.int64), torch.tensor([[True, True, False]])
     given = {"label": background, "labelled": labelled, "merged": torch.full_like(background, 2)}
     loss = MarginalDiceCELoss(0, 1)(torch.zeros(1, 3, 2, 1, 1), given)
-    assert loss.item() == pytest.approx(math.log(3 / 2), abs=1e-6)  # of three equal classes, two may be there
+    assert loss.item() == pytest.approx(math.log(3 / 2), abs=1e-6)  # two of three equal classes may be there
 
 
 def test_merged_classes_share_their_gradient():
@@ -316,7 +318,7 @@ def test_nothing_merged_changes_nothing():
 
 
 def samples(**replaced: torch.Tensor) -> dict:
-    """A batch of one scan, as `RandSpineSamplesd` gives it: labels are floats."""
+    """Return a batch of one scan, as `RandSpineSamplesd` gives it: labels are floats."""
     values = torch.tensor([0, 1, 12, 23, BEYOND, UNKNOWN, NO_BODY, NO_DISC], dtype=torch.float32).view(1, 1, *SHAPE)
     labelled = torch.ones(1, len(label_table()), dtype=torch.bool)
     batch = {"image": torch.rand(1, 1, *SHAPE), "label": values, "view": torch.rand(1, 1, *SHAPE), "view_label": values.flip(2)}

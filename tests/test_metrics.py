@@ -1,4 +1,4 @@
-"""Dice, distances in mm and levels against hand-computed boxes, and against the scorer that stands outside the bundle."""
+"""Dice, distances in mm and levels against hand-computed boxes, and against a scorer outside the bundle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ L1, L2, L3, DISC, DISC_2 = (structure(name).channel for name in ("L1", "L2", "L3
 
 
 def boxes(*rows: tuple[int, slice], shape: tuple[int, int, int] = (4, 4, 30)) -> np.ndarray:
-    """Map with full-width slabs (channel, z)."""
+    """Return a map with full-width slabs (channel, z)."""
     label = np.zeros(shape, np.uint8)
     for channel, z in rows:
         label[..., z] = channel
@@ -79,7 +79,7 @@ def test_structure_dice_of_an_empty_reference():
 
 
 def test_structure_dice_counts_a_scan_once():
-    """Two processes may have the same scan; files, not values, tell."""
+    """Two processes may have the same scan: equal files count once, equal values do not."""
     metric = StructureDice()
     one_structure = torch.full((1, 1, 2, 1), L1)
     for name, predicted in (("a_seg.nii.gz", L1), ("a_seg.nii.gz", L1), ("b_seg.nii.gz", L2)):
@@ -274,7 +274,7 @@ def test_summary_by_structure():
         "structure", "scans", "n", "dice", "dice_sd", "level_dice", "asd_mm", "hd95_mm", "missed", "identified", "all_levels",
     ]  # fmt: skip
     l2 = summary[1]
-    assert (l2["n"], l2["missed"], l2["asd_mm"], l2["hd95_mm"]) == (2, 1, 2.0, 4.0)  # the missed one is no distance
+    assert (l2["n"], l2["missed"], l2["asd_mm"], l2["hd95_mm"]) == (2, 1, 2.0, 4.0)  # the missed structure has no distance
     assert (l2["dice"], l2["dice_sd"], l2["identified"], l2["all_levels"]) == pytest.approx((0.4, 0.4, 0.5, 0.5))
     everything = summary[-1]
     assert (everything["scans"], everything["n"], everything["missed"]) == (3, 6, 1)
@@ -315,7 +315,7 @@ def test_worst_cases():
         row(case, "x", name, dice, 1.0, 1.0)
         for case, name, dice in [("a", "L1", 1.0), ("a", "L2", 0.5), ("b", "L1", 0.9), ("c", "L1", 0.2)]
     ]
-    rows[2]["level_dice"] = 0.0  # of b: a body under another name
+    rows[2]["level_dice"] = 0.0  # scan b has a body under another name
     worst = worst_cases(rows, count=2)
     assert [w["case"] for w in worst] == ["b", "c"]
     assert worst[0] == {

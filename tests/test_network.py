@@ -1,4 +1,4 @@
-"""How the two networks are combined, with stand-ins whose answers are known; and the real ones in TorchScript."""
+"""Combination of the two networks, with stand-ins whose answers are known; and the real ones in TorchScript."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DISCS = [s.channel for s in TABLE if s.kind == "disc"]
 
 
 class Recorder(nn.Module):
-    """Pointwise stand-in that notes what it is given."""
+    """Pointwise stand-in that records its inputs."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def stand_in(**options) -> SpineNet:
 
 
 def level_logits(shape: tuple[int, int, int], **odds: float) -> torch.Tensor:
-    """Coarse logits of probabilities that are the same everywhere; what is left is shared by the other levels."""
+    """Return coarse logits of the same probabilities everywhere; the other levels share the rest."""
     by_channel = {structure(name).channel: p for name, p in odds.items()}
     rest = (1 - sum(by_channel.values())) / (CHANNELS - len(by_channel))
     p = torch.tensor([by_channel.get(c, rest) for c in range(CHANNELS)]).clamp(min=1e-12)
@@ -220,7 +220,7 @@ def test_script_of_the_real_network():
     torch.jit.save(torch.jit.script(net), buffer)
     buffer.seek(0)
     script = torch.jit.load(buffer)
-    x = torch.rand(1, 1, 21, 50, 70)  # multiples of nothing
+    x = torch.rand(1, 1, 21, 50, 70)  # no size is a multiple of a stride
     with torch.no_grad():
         levels, kinds, whole = net.locate(x), net.delineate(x), net(x)
         assert whole.shape == (1, CHANNELS, 21, 50, 70)
@@ -256,7 +256,7 @@ def test_instance_norm_is_exact_far_from_zero():
 
 @pytest.mark.parametrize("channels", [8, 16, 64])
 def test_instance_norm_in_bfloat16(channels):
-    """The order in memory stays, with and without gradients, and the result has what digits bfloat16 leaves."""
+    """The memory format stays, with and without gradients, and the result is as exact as bfloat16 allows."""
     torch.manual_seed(0)
     x = (torch.randn(2, channels, 12, 20, 32) * 3 + 5).bfloat16().to(memory_format=torch.channels_last_3d)
     norm = SpineNet(nn.Conv3d(1, 6, 1), nn.Sequential(nn.InstanceNorm3d(channels, affine=True)), 6).fine[0]

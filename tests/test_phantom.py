@@ -30,13 +30,13 @@ def vertebra(phantom: Phantom, name: str) -> dict:
 
 
 def sampled(phantom: Phantom, array: np.ndarray, points_mm: np.ndarray) -> np.ndarray:
-    """Nearest voxels of an array at world points (..., 3); 0 outside."""
+    """Return the nearest voxels of an array at world points (..., 3); 0 outside."""
     indices = nib.affines.apply_affine(np.linalg.inv(phantom.affine), points_mm)
     return ndimage.map_coordinates(array, np.moveaxis(indices, -1, 0), order=0)
 
 
 def end_plates_mm(phantom: Phantom, name: str, u: float) -> np.ndarray:
-    """Heights (2,) of the lowest and highest labelled point over a body's mid-plane in the mid-sagittal plane."""
+    """Return the heights (2,) of the lowest and highest labelled point over a body's mid-plane in the mid-sagittal plane."""
     v = vertebra(phantom, name)
     steps = np.arange(-30, 30, 0.05)
     points = v["centre_mm"] + u * v["depth_mm"] * v["anterior"] + steps[:, None] * v["superior"]
@@ -173,7 +173,7 @@ def test_scoliosis_adds_a_curve(cobb_deg: float) -> None:
     assert added["S1"] == turned["S1"] == shifted["S1"] == 0
     lower, upper = max(added, key=added.get), min(added, key=added.get)
     assert (lower in ("L5", "L4", "L3"), upper in ("T12", "T11", "T10")) == (True, True)
-    assert [added[lower], added[upper]] == pytest.approx([0.5, -0.5], abs=0.05)  # what leans already turns by a little less
+    assert [added[lower], added[upper]] == pytest.approx([0.5, -0.5], abs=0.05)  # a vertebra that leans already turns by a little less
     between = names[names.index(lower) : names.index(upper) + 1]
     assert [added[name] for name in between] == sorted((added[name] for name in between), reverse=True)
     apex = max(turned, key=turned.get)

@@ -1,4 +1,4 @@
-"""The dictionary transforms on files with oblique, anisotropic grids: values, grids, names and formats of what they write."""
+"""The dictionary transforms on files with oblique, anisotropic grids: values, grids, names and formats of the written files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ L1, L5, S1, DISC = (structure(name).channel for name in ("L1", "L5", "S1", "L1/L
 
 
 def pir_affine(spacing_mm: tuple[float, float, float] = (0.8, 0.9, 4.0), degrees: float = 13.0) -> np.ndarray:
-    """Stored posterior x inferior x right, as sagittal scans often are, and turned about two axes."""
+    """Return an affine for voxels stored posterior x inferior x right, as in many sagittal scans, turned about two axes."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     turn = np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     affine = np.eye(4)
@@ -62,7 +62,7 @@ def label_tensor(values: np.ndarray, name: str = "case_seg.nii.gz") -> MetaTenso
 
 
 def test_blank_borders_go_and_the_rest_stays_where_it_is():
-    """Those of 1.6 mm and more, with voxels of 0.8 x 0.9 x 4 mm."""
+    """Borders of 1.6 mm and more are cropped; voxels have 0.8 x 0.9 x 4 mm."""
     scan = torch.zeros(1, 9, 8, 7)
     scan[0, 2:8, 1:8, 3:5] = torch.rand(6, 7, 2, generator=torch.Generator().manual_seed(0)) + 1
     scan[0, 4] = 0.0  # a blank slice within
@@ -79,7 +79,7 @@ def test_blank_borders_go_and_the_rest_stays_where_it_is():
 
 
 def test_a_padded_scan_gets_the_same_mask(small_scan, tmp_path):
-    """On its own grid, which has the blank slices."""
+    """The mask is on the scan's own grid, with the blank slices."""
     scan = nib.load(small_scan)
     padded = np.pad(np.asarray(scan.dataobj), ((9, 30), (0, 80), (90, 11)))
     place = scan.affine @ nib.affines.from_matvec(np.eye(3), [-9, 0, -90])
@@ -287,7 +287,7 @@ def test_measures_join_the_report():
     pred = MeasureSpined()(data)["pred"]
     expected = measure_spine(label, phantom.affine)
     rows = [{"name": "T8", "vote": 0.4, "measures": {}}, {"name": "L3", "vote": 0.9, "measures": expected.structures["L3"]}]
-    discs = [s.name for s in label_table() if s.is_disc and s.name in expected.structures]  # that the report lacks
+    discs = [s.name for s in label_table() if s.is_disc and s.name in expected.structures]  # the report lacks these discs
     assert len(discs) > 4
     rows += [{"name": name, "cut_by_view": [], "measures": expected.structures[name]} for name in discs]
     assert pred.meta["report"] == {"uncertain": False, "structures": rows, "spine": expected.spine}

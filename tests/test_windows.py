@@ -1,4 +1,4 @@
-"""Windows that follow a spine, on coarse maps whose places are known."""
+"""Windows that follow a spine, on coarse maps with a known spine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VOXEL, ROI, SHAPE = (4, 4, 4), (48, 80, 128), (80, 256, 301)
 
 
 def leaning(shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
-    """A column of 40 x 40 mm that moves forward by half of what it rises, in coarse voxels."""
+    """Return a column of 40 x 40 mm that moves forward by half of its rise, in coarse voxels."""
     seen = torch.zeros([-(-n // 4) for n in shape], dtype=torch.bool)
     for z in range(5, 70):
         seen[5:15, 2 + z // 2 : 12 + z // 2, z] = True
@@ -54,7 +54,7 @@ def test_windows_cover_the_spine_and_its_margin(overlap, margin, gap):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_small_windows_cover_any_piece_and_its_margin(seed):
-    """Windows so short that the margins of what one slab holds reach into the slabs beyond its neighbours."""
+    """The windows are so short that the margin of one slab reaches into the slabs beyond its neighbours."""
     rng = np.random.default_rng(seed)
     seen = torch.from_numpy(ndimage.binary_dilation(rng.random((12, 14, 20)) < 0.002, np.ones((3, 3, 3))))
     seen[6, 7, 10] = True
@@ -75,7 +75,7 @@ def test_neighbours_share_at_least_the_overlap():
     seen = torch.zeros(20, 20, 76, dtype=torch.bool)
     seen[8:12, 8:12, 10:70] = True
     starts = sorted(w[2].start for w in windows(seen, (0, 0, 0), overlap=0.5))
-    assert starts == [40, 96, 152]  # of 240 voxels from 40 on; half of a window would be 64
+    assert starts == [40, 96, 152]  # the spine has 240 voxels from 40 on; steps of half a window would be 64
 
 
 def test_one_window_has_the_spine_in_its_middle_and_stays_in_the_image():
@@ -104,7 +104,7 @@ def test_nothing_is_drawn_between_two_pieces():
 
 
 def test_blended_by_hand():
-    """Two windows of constant answers, whose weights are 1 and 3 along the axis in which they overlap."""
+    """Two windows with constant answers overlap with the weights 1 and 3."""
     image = torch.arange(8.0).reshape(1, 1, 1, 1, 8)
     seen: list[torch.Tensor] = []
 

@@ -1,4 +1,4 @@
-"""Which scans are done: their reports record what the masks were made from, which is compared before a scan is read again."""
+"""Find out which scans are done: reports record what masks were made from, which is compared before a scan is read again."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from scripts.data.masks import MaskLayout, beside, is_report, read_report
 from scripts.data.own_masks import other_scan
 from scripts.labels import METADATA_FILE, label_table
 
-SECTIONS = ("network_def", "preprocessing", "inferer", "postprocessing")  # of a config: what they hold changes masks
+SECTIONS = ("network_def", "preprocessing", "inferer", "postprocessing")  # sections of a config that change masks
 
 
 class Done:
-    """What the masks of a run are made from, and whether a scan has whole outputs made from just that.
+    """Check that tells whether a scan already has whole outputs, made from the present weights, settings and scan.
 
     A mask may have been corrected by hand since: it counts as done as long as it is a whole file.
 
@@ -30,9 +30,9 @@ class Done:
         output_dir, data_root_dir: see `MaskLayout`.
         weights: file with the weights.
         settings: knobs that change masks, with their values.
-        config_file: whose sections `SECTIONS` change masks; the workflow that runs, which has overrides too, comes first if it has them.
-        figures: whether a scan needs its figure to be done.
-        overwrite: True: nothing is done.
+        config_file: config with the `SECTIONS`, used unless the running workflow, which has overrides too, holds them itself.
+        figures: True if a scan needs its figure to be done.
+        overwrite: True if no scan counts as done.
     """
 
     def __init__(
@@ -51,29 +51,29 @@ class Done:
 
     @cached_property
     def of_run(self) -> dict[str, str]:
-        """sha256 of the weights and of everything else that is the same for all scans."""
+        """The sha256 of the weights, and that of everything else that is the same for all scans."""
         version = json.loads(METADATA_FILE.read_text(encoding="utf-8"))["version"]
         parts = [version, self.settings, self.sections, [str(s) for s in label_table()]]
-        settings = json.dumps(parts, sort_keys=True, default=str).replace("#", "::")  # as a workflow writes ids
+        settings = json.dumps(parts, sort_keys=True, default=str).replace("#", "::")  # a workflow writes ids so, a file may not
         return {
             "weights_sha256": sha256_of(self.weights),
             "settings_sha256": hashlib.sha256(settings.encode()).hexdigest(),
         }
 
     def made_from(self, scan: str | Path) -> dict[str, str]:
-        """What a mask of `scan` (a file or a folder with a DICOM series) would be made from now; all values are text.
+        """Return what a mask of `scan` (a file or a folder with a DICOM series) would be made from now; all values are text.
 
         Raises:
             OSError: if the scan is not there.
         """
         path = Path(scan)
-        slices = [p for p in path.iterdir() if p.is_file() and not is_no_slice(p)] if path.is_dir() else []  # masks may lie beside them
+        slices = [p for p in path.iterdir() if p.is_file() and not is_no_slice(p)] if path.is_dir() else []  # masks may lie beside slices
         files = [p.stat() for p in (slices or [path, *files_of_voxels(path)])]
         identity = f"{sum(f.st_size for f in files)} bytes, modified at {max((f.st_mtime_ns for f in files), default=0)} ns"
         return {**self.of_run, "scan": identity}
 
     def __call__(self, scan: str | Path, made_from: Mapping[str, str]) -> bool:
-        """True if mask, report and, if wanted, figure are there and whole, and were made from `made_from`."""
+        """Return True if mask, report and, if wanted, figure are there and whole, and were made from `made_from`."""
         if self.overwrite:
             return False
         mask = self.layout.filename(str(scan))
@@ -83,14 +83,14 @@ class Done:
 
 
 def _plain(value: Any) -> Any:
-    """A setting, however it is spelled: 300 is 300.0."""
+    """Convert a setting to one spelling: 300 becomes 300.0, a tuple a list."""
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return float(value) if isinstance(value, (int, float)) else value
 
 
 def is_whole_png(path: Path) -> bool:
-    """The first and the last chunk are there."""
+    """Return True if a PNG file has its signature and its last chunk."""
     try:
         content = path.read_bytes()
     except OSError:

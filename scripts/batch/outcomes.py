@@ -1,4 +1,4 @@
-"""How every scan of a run has ended: a table of those that failed, a closing line, and the exit code."""
+"""Outcomes of a run: a table of the scans that failed, a closing line, and the exit code."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ COLUMNS = ("file", "reason", "fix")
 
 
 class Outcomes:
-    """`failures.csv` (columns `file`, `reason`, `fix`) and the closing line of a run.
+    """Ignite handler that collects how every scan has ended, for `failures.csv` (columns `file`, `reason`, `fix`) and the closing line.
 
-    The table keeps what earlier runs have written there on scans that this one has not looked at; without failures there is no table.
+    The table keeps the rows of earlier runs on scans that this run has not looked at; without failures there is no table.
 
     Args:
-        output_dir: where the table goes.
+        output_dir: folder of the table.
     """
 
     def __init__(self, output_dir: str) -> None:
         self.table = Path(output_dir) / FAILURES
-        self.rows: dict[str, list[dict]] = {}  # of every scan of this process
+        self.rows: dict[str, list[dict]] = {}  # one row for every scan of this process
         self.any_failed = False  # in any process
-        self.closing_line = ""  # of the first process
+        self.closing_line = ""  # only in the first process
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.restart)
         engine.add_event_handler(Events.COMPLETED, self.close)
 
     def restart(self) -> None:
-        """
+        """Forget the last run, and refuse a table of an earlier run that could not be added to.
+
         Raises:
-            UserError: for a table of an earlier run that cannot be added to.
+            UserError: for such a table.
         """
         self.rows.clear()
         check_column(self.table, "file")
@@ -56,7 +57,7 @@ class Outcomes:
     def failed(self, scan: str, reason: str, fix: str) -> None:
         print(shown(f"{scan}: {reason}. {fix}"))
         self.rows[scan] = [{"file": scan, "outcome": "failed", "reason": reason, "fix": fix}]
-        if idist.get_world_size() == 1:  # now, because the run may be killed
+        if idist.get_world_size() == 1:  # at once, because the run may be killed
             self._write([row for rows in self.rows.values() for row in rows])
 
     def close(self, engine: Engine) -> None:
@@ -81,7 +82,7 @@ class Outcomes:
             raise SystemExit(1)
 
     def _write(self, rows: list[dict]) -> str:
-        """Write or remove the table; why it could not be done, which costs nothing else, or an empty text."""
+        """Write or remove the table; return why that failed, which must not end the run, or an empty text."""
         try:
             looked_at = {_place(row["file"]) for row in rows}
             failures = [{k: row[k] for k in COLUMNS} for row in rows if row["outcome"] == "failed"]
@@ -94,12 +95,13 @@ class Outcomes:
                 else:
                     self.table.unlink(missing_ok=True)
         except UserError as error:
-            return f"{error} The lines above say what has failed."
+            return f"{error} The lines above say which scans failed and why."
         except (OSError, csv.Error) as error:
-            return f"{self.table} cannot be written ({getattr(error, 'strerror', None) or error}), the lines above say why"
+            reason = getattr(error, "strerror", None) or error
+            return f"{self.table} cannot be written ({reason}). The lines above say which scans failed and why."
         return ""
 
 
 def _place(file: str) -> str:
-    """A file in its real folder, however that is spelled; the file itself may be a link, and its target another scan of the run."""
+    """Return a path with its folder resolved, but not the file: that may be a link to another scan of the run."""
     return os.path.join(os.path.realpath(os.path.dirname(file)), os.path.basename(file))

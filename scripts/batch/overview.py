@@ -1,4 +1,4 @@
-"""A page with all masks of a folder, the doubtful ones first: what somebody looks at before the numbers are used."""
+"""A page with all masks of a folder, doubtful ones first, to be looked at before the numbers are used."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def write_overview(folder: Path, spines: Sequence[Mapping[str, Any]]) -> Path:
     """Write `overview.html`: picture, warnings and angles of every mask, and which scans have failed. It loads nothing but the pictures.
 
     Args:
-        folder: with the masks and `failures.csv`, if there is one; the page goes there.
+        folder: holds the masks and perhaps `failures.csv`, and gets the page.
         spines: rows of `spines.csv`.
     """
     failures = []
-    with suppress(csv.Error, OSError):  # whatever is wrong with the table, `Outcomes` has said it
+    with suppress(csv.Error, OSError):  # `Outcomes` reports whatever is wrong with this table
         failures = read_rows(folder / FAILURES)
     doubtful = [row for row in spines if warnings_of(row)]
     title = f"{counted(spines, 'mask')}, {len(doubtful)} with warnings"
@@ -66,7 +66,7 @@ def write_overview(folder: Path, spines: Sequence[Mapping[str, Any]]) -> Path:
     )
     page = PAGE.format(
         title=title,
-        summary=f"Those with warnings come first. All numbers: {tables}.",
+        summary=f"Masks with warnings come first. All numbers: {tables}.",
         failures=f"<ul>\n{failed}</ul>" if failed else "",
         cards="\n".join(_card(folder, row) for row in sorted(spines, key=lambda row: (not warnings_of(row), str(row["mask"])))),
     )
@@ -74,15 +74,20 @@ def write_overview(folder: Path, spines: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def warnings_of(row: Mapping[str, Any]) -> list[str]:
-    """The warnings of a row of `spines.csv`, and whether its mask has been edited since."""
-    edited = ["edited since: these numbers are those of the mask before"] if row.get("edited_since") else []
+    """Return the warnings of a row of `spines.csv`, and one more if its mask was edited after its report."""
+    edited = ["the mask was edited after its report: these numbers describe it as it was before"] if row.get("edited_since") else []
     return [*filter(None, str(row.get("warnings") or "").split(" | ")), *edited]
+
+
+def without_postfix(mask: Path) -> Path:
+    """Return the path of a mask without `_seg` and the suffix of the file, which names its scan in pictures and pages."""
+    return mask.with_name(case_name(mask).removesuffix(LABEL_POSTFIX))
 
 
 def _card(folder: Path, row: Mapping[str, Any]) -> str:
     mask, doubts = Path(str(row["mask"])), warnings_of(row)
     picture = beside(mask, ".png")
-    name = _text(mask.with_name(case_name(mask).removesuffix(LABEL_POSTFIX)).as_posix())
+    name = _text(without_postfix(mask).as_posix())
     parts = [f"<h2>{name}</h2>"]
     if (folder / picture).is_file():
         link = _link(picture.as_posix())
@@ -101,7 +106,7 @@ def _card(folder: Path, row: Mapping[str, Any]) -> str:
 def _number(cell: Any) -> float | None:
     try:
         return float(cell)
-    except (TypeError, ValueError):  # not there, or whatever somebody has written into a report
+    except (TypeError, ValueError):  # the cell is missing, or a report was edited
         return None
 
 

@@ -25,18 +25,18 @@ logger = logging.getLogger(__name__)
 
 
 class Scans(Dataset):
-    """Scans to be segmented. Where one cannot be read, what is wrong comes in its place; one that is done is not read.
+    """Dataset of scans to be segmented, in which an unreadable scan is an item too, and a scan that is done is not read.
 
-    An item holds `file`, its path, and either the transformed scan with what it is `made_from`, or `reason` and `fix`, or `skipped`.
+    An item holds the path `file` and one of three: the transformed scan with `made_from`; `reason` and `fix` if that failed; `skipped`.
 
     Args:
         data: entries with an `image` each.
         transform: reads and prepares the scan.
-        done: tells what is done.
+        done: tells which scans are done.
     """
 
     def __init__(self, data: Sequence[dict], transform: Transform, done: Done) -> None:
-        super().__init__(from_first(data), transform)  # a scan that arrives meanwhile would shift the shares of several processes
+        super().__init__(from_first(data), transform)  # processes share the first one's list: a new file would shift their shares
         self.done = done
         self.first = done.layout.first_scans(self.data)
 
@@ -52,7 +52,7 @@ class Scans(Dataset):
             if self.done(file, made_from):
                 return {"file": file, "skipped": True}
             if not self.done.overwrite:
-                check_replaceable(mask, file)  # before the network has taken its time
+                check_replaceable(mask, file)  # now, before time is spent on the network
             return {**super().__getitem__(index), "file": file, "made_from": made_from}
         except ANY_FAULT as error:
             return failed(file, error)
@@ -69,23 +69,23 @@ def failed(file: str, error: BaseException) -> dict[str, str]:
 class SurvivingLoader(DataLoader):
     """`DataLoader`, one scan at a time, that goes on if a worker process dies: killed for its memory, or by a reader that crashes.
 
-    A new worker tries the scan that was waited for by itself; if that one dies too, the scan has failed.
+    A new worker gets only the scan that was being waited for; if that worker dies too, the scan has failed.
     """
 
     def __init__(self, dataset: Scans, num_workers: int = 0, **kwargs: Any) -> None:
-        # one scan ahead: a large one takes as much memory as the network
+        # only one scan is read ahead, because a large one takes as much memory as the network
         ahead = {"prefetch_factor": 1, "worker_init_fn": map_large_memory} if num_workers else {}
         self.options = {"batch_size": 1, "num_workers": num_workers, **ahead}
         super().__init__(dataset, **self.options, **kwargs)
 
     def __iter__(self) -> Iterator[dict]:
         waiting = list(self.sampler)
-        alone = False  # whether the next scan is tried by itself
+        alone = False  # True: the next worker gets one scan only
         while waiting:
             try:
                 batches = iter(DataLoader(Subset(self.dataset, waiting[: 1 if alone else None]), **self.options))
                 if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-                    # PyTorch would raise in the middle of another scan's network; here it is seen when the scan is waited for
+                    # PyTorch's handler would raise while another scan is in the network; without it the next wait for a scan raises
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for batch in batches:
                     yield batch
@@ -104,12 +104,13 @@ class SurvivingLoader(DataLoader):
 
 
 class ScanEvaluator(SupervisedEvaluator):
-    """`SupervisedEvaluator` in which one scan fails, not the run, whatever its reading, the network, the post-processing or the handlers
-    of `MODEL_COMPLETED` raise.
+    """`SupervisedEvaluator` in which an error of one scan does not end the run.
+
+    That holds for whatever reading, the network, the post-processing or the handlers of `MODEL_COMPLETED` raise.
 
     Args:
         outcomes: is told how every scan has ended.
-        kwargs: of `SupervisedEvaluator`.
+        kwargs: arguments of `SupervisedEvaluator`.
     """
 
     def __init__(self, outcomes: Outcomes, **kwargs: Any) -> None:
@@ -126,7 +127,7 @@ class ScanEvaluator(SupervisedEvaluator):
                 output = super()._iteration(engine, batchdata)
             except ANY_FAULT as error:
                 batchdata = {key: [value] for key, value in failed(file, error).items()}
-                engine.state.output = None  # its memory is needed
+                engine.state.output = None  # frees its memory
             else:
                 self.outcomes.segmented(file)
                 return output

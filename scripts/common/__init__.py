@@ -1,1 +1,1 @@
-"""What every command shares: errors, checks before a run, whole files, several processes."""
+"""Code shared by all commands: errors, checks before a run, whole files, several processes."""

@@ -1,4 +1,4 @@
-"""Several processes, with or without GPUs: start and end of the process group, and who takes which scan."""
+"""Several processes, with or without GPUs: start and end of the process group, and which process takes which scan."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch.utils.data import Sampler
 
 from scripts.common.errors import CallError
 
-TIMEOUT = timedelta(days=7)  # for a process that still has scans to segment; torchrun ends all of them as soon as one dies
+TIMEOUT = timedelta(days=7)  # one process may still have scans to segment; torchrun ends all as soon as one dies
 
 
 def start(share_gpus: bool = False) -> None:
     """Join the other processes that `torchrun` started, and take this process's GPU where there are any.
 
     Args:
-        share_gpus: several processes may have the same GPU; they can then exchange what lies in the memory of the CPU alone.
+        share_gpus: several processes may have the same GPU; they can then exchange only tensors in the memory of the CPU.
 
     Raises:
         CallError: without `torchrun`, or with more processes than GPUs on this machine that they do not share.
@@ -37,20 +37,20 @@ def start(share_gpus: bool = False) -> None:
     if not dist.is_initialized():
         dist.init_process_group(backend="nccl" if gpus and not share_gpus else "gloo", timeout=TIMEOUT)
     idist.sync()
-    os.environ["LOCAL_RANK"] = str(local)  # under Slurm Ignite puts the rank that srun gave to all processes of one torchrun
+    os.environ["LOCAL_RANK"] = str(local)  # under Slurm, Ignite overwrites it with srun's rank, the same for all processes of a torchrun
     if gpus:
         torch.cuda.set_device(local % gpus)
 
 
 def finish() -> None:
-    """Wait for the others and leave."""
+    """Wait for the other processes, then leave the process group."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
 
 def from_first(value: Any) -> Any:
-    """`value` of rank 0, on every rank; all of them must call it at the same point."""
+    """Return rank 0's `value` on every rank; all of them must call it at the same point."""
     values = [value]
     if dist.is_initialized():
         dist.broadcast_object_list(values)
@@ -58,13 +58,13 @@ def from_first(value: Any) -> Any:
 
 
 class ScanSampler(Sampler[int]):
-    """Every n-th scan of a dataset for each of n processes; one may get a scan more than another.
+    """Sampler that gives each of n processes every n-th scan of a dataset; one may get a scan more than another.
 
     MONAI's `DistributedSampler` refuses fewer scans than processes.
 
     Args:
-        dataset: of scans.
-        never_empty: a process left without a scan gets one that another has too, because an engine with nothing to do skips its run,
+        dataset: the scans.
+        never_empty: give a process left without a scan one that another has too, because an engine with nothing to do skips its run,
             and the others wait for it where results are gathered. `StructureDice` and `StructureReport` count such a scan once.
     """
 
@@ -81,7 +81,7 @@ class ScanSampler(Sampler[int]):
 
 
 def run(evaluator: Evaluator) -> None:
-    """Run it; a process without a scan takes part in what the handlers gather at the end."""
+    """Run an evaluator; in a process without a scan, fire the events in which its handlers gather results from all processes."""
     if evaluator.state.epoch_length:
         evaluator.run()
     else:
@@ -90,10 +90,10 @@ def run(evaluator: Evaluator) -> None:
 
 
 def gathered(of_scan: dict[str, list]) -> list:
-    """Rows of all processes, scan by scan in the order of the dataset; a scan that two processes had occurs once.
+    """Gather the rows of all processes, scan by scan in the order of the dataset; a scan that two processes had occurs once.
 
     Args:
-        of_scan: the file of a scan -> its rows, in this process, which took every n-th scan.
+        of_scan: rows of this process, which took every n-th scan, by the file of the scan.
     """
     parts = idist.all_gather(of_scan) if idist.get_world_size() > 1 else [of_scan]
     merged: dict[str, list] = {}

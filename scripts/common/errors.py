@@ -1,4 +1,4 @@
-"""The exceptions for what a user can mend: one line on stderr, no traceback."""
+"""Exceptions for errors that a user can fix, shown as one line on stderr without traceback, and the words of their messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _debug = False
 
 
 class UserError(SystemExit):
-    """Bad input: one line that names the file or the setting and the fix; exit code 1.
+    """Error in the input: its one line names the file or the setting and the fix; exit code 1.
 
     It derives from ``SystemExit`` so that `python -m monai.bundle run` ends with that line on stderr instead of a traceback: MONAI and
     Ignite wrap or log every other exception on its way up.
@@ -29,16 +29,16 @@ class UserError(SystemExit):
 
     @property
     def code(self) -> int:
-        """What Python asks an uncaught ``SystemExit`` for when it ends: prints the line, after the traceback if that is asked for.
+        """Print the error, after its traceback if tracebacks are on, and return the exit code.
 
-        It does so once: others may ask more often.
+        Python reads this attribute of an uncaught ``SystemExit`` when it ends. Others may read it too, so only the first time prints.
         """
         if self.printed:
             return self.exit_code
         self.printed = True
         if _debug:
             self.__suppress_context__ = False
-            if self.__traceback__ is None:  # the interpreter has put it aside
+            if self.__traceback__ is None:  # the interpreter has already removed it
                 sys.stderr.write("".join(["Traceback (most recent call last):\n", *traceback.format_list(self.raised_at)]))
             traceback.print_exception(self)
         else:
@@ -50,18 +50,18 @@ ANY_FAULT = (Exception, UserError)  # a UserError is a SystemExit, which `Except
 
 
 class CallError(UserError):
-    """A wrong call, found before anything is read or written; exit code 2."""
+    """Error in the call, found before anything is read or written; exit code 2."""
 
     exit_code = 2
 
 
 class ScanError(UserError):
-    """What is wrong with one file, and what to do about it.
+    """Error in one file, with its reason and its fix.
 
     Args:
         path: the file.
-        reason: without a full stop.
-        fix: one sentence or two.
+        reason: what is wrong with it, without a full stop.
+        fix: what to do about it, one sentence or two.
     """
 
     def __init__(self, path: str | Path, reason: str, fix: str) -> None:
@@ -71,24 +71,24 @@ class ScanError(UserError):
 
 
 def show_tracebacks(show: bool) -> None:
-    """Whether the errors of this module end a process with a traceback too."""
+    """Let the errors of this module end a process with a traceback too, or without one."""
     global _debug
     _debug = show
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """' Did you mean X?' with the nearest of the known names, behind `prefix`, to end a message with; empty if none is near."""
-    longer = sorted(k for k in known if len(name) > 2 and k.startswith(name))  # somebody has left off the end
+    """Return ' Did you mean X?' to end a message with, X being `prefix` and the known name nearest to `name`; empty if none is near."""
+    longer = sorted(k for k in known if len(name) > 2 and k.startswith(name))  # the end of the name may have been left off
     nearest = longer or difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {prefix}{nearest[0]}?" if nearest else ""
 
 
 def similar_path(path: str | Path) -> str:
-    """The same for a file or folder, if it does not exist, among its neighbours."""
+    """Return ' Did you mean X?' with the neighbour most like a path that does not exist; empty if it exists or none is near."""
     path = Path(path)
     if path.exists() or not path.parent.is_dir():
         return ""
-    nearest = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1, cutoff=0.85)  # a.nii is not meant by b.nii
+    nearest = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1, cutoff=0.85)  # b.nii is not a misspelt a.nii
     return f" Did you mean {path.with_name(nearest[0])}?" if nearest else ""
 
 
@@ -107,8 +107,8 @@ FIX_OF_ERRNO = {
 
 
 def explain(error: BaseException, path: str | Path) -> tuple[str, str]:
-    """Reason and fix, a line each, for whatever went wrong with the scan at `path`."""
-    while error.__cause__ is not None and str(error).startswith("applying transform"):  # MONAI's wrapping
+    """Return reason and fix, a line each, for whatever went wrong with the scan at `path`."""
+    while error.__cause__ is not None and str(error).startswith("applying transform"):  # MONAI has wrapped it
         error = error.__cause__
     text = " ".join(str(error).split())
     if isinstance(error, ScanError):
@@ -124,22 +124,22 @@ def explain(error: BaseException, path: str | Path) -> tuple[str, str]:
 
 
 def counted(items: int | Sized, what: str) -> str:
-    """`1 scan`, `2 scans`."""
+    """Return a number with its noun: `1 scan`, `2 scans`."""
     count = items if isinstance(items, int) else len(items)
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def listed(items: Iterable[object], most: int = 1) -> str:
-    """`a, b, ...`: the first ones."""
+    """Return the first items of a list, with dots if there are more: `a, b, ...`."""
     items = [str(item) for item in items]
     return ", ".join(items[:most]) + (", ..." if len(items) > most else "")
 
 
 def shown(text: object) -> str:
-    """The text in one line that can be printed and drawn anywhere: file names may hold line breaks, and bytes that are no UTF-8."""
+    """Escape whatever cannot be printed or drawn in one line: file names may hold line breaks, and bytes that are no UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def read_reason(error: BaseException) -> str:
-    """Why a reader gave up, in a few words."""
+    """Return in a few words why a reader gave up."""
     return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,9 +1,10 @@
-"""Write files so that a reader never sees half of one, see whether one is whole, and tell whether it has changed."""
+"""Write files so that a reader never sees half of one, check whether a file is whole, and hash its content."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import time
 import uuid
@@ -12,23 +13,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-PREFIX = ".partial_"  # hidden: never taken for a scan
-GZIP = b"\x1f\x8b"  # the first bytes of a file
+PREFIX = ".partial_"  # hidden files are never taken for scans
+GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 CHUNK_BYTES = 2**20  # read at a time
-STALE_S = 6 * 3600.0  # a partial file that nobody has written to for so long belongs to a run that was killed
+STALE_S = 6 * 3600.0  # a partial file that has not changed for so long is left over from a killed run
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a file beside `path`, then rename it: a crash or a full disk leaves no half file under the real name.
 
-    The partial file has a name of its own, so that two processes may write the same file. What a killed process has left is removed
-    by the next one that writes to this folder.
+    The partial file has a unique name, so that two processes may write the same file. Partial files of a killed process are removed by
+    the next one that writes to this folder.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,9 +44,14 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
-@cache
+def write_json(path: str | Path, content: Any) -> Path:
+    """Write an indented JSON file, whole or not at all."""
+    text = json.dumps(content, indent=1) + "\n"
+    return write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+@cache  # once per folder in a process, because a folder of many masks takes long to list
 def _remove_stale(folder: Path) -> None:
-    """Once in a process: a folder of many masks takes long to look through."""
     for left in folder.glob(f"{PREFIX}*"):
         if _age_s(left) > STALE_S:
             left.unlink(missing_ok=True)
@@ -52,7 +59,7 @@ def _remove_stale(folder: Path) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Other processes that ask for this folder wait, so that none changes a table between another's reading and writing it.
+    """Lock a folder against other processes that ask for it, so that none changes a table between another's reading and writing it.
 
     Where the system or the file system has no such locks, nobody waits.
     """
@@ -71,17 +78,17 @@ def alone_in(folder: Path) -> Iterator[None]:
 def _age_s(path: Path) -> float:
     try:
         return time.time() - path.stat().st_mtime
-    except FileNotFoundError:  # another process was faster
+    except FileNotFoundError:  # another process has just removed or renamed it
         return 0.0
 
 
 def sha256_of(path: str | Path) -> str:
-    """sha256 of a file, as hexadecimal digits."""
+    """Return the sha256 of a file, as hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def is_half_gzip(path: Path) -> bool:
-    """An empty file, or a gzip file that ends too early. What cannot be read, or is no gzip file, is none."""
+    """Return True for an empty file or a gzip file that ends too early; False for other formats, and for an unreadable file."""
     try:
         with path.open("rb") as handle:
             start = handle.read(2)
@@ -91,7 +98,7 @@ def is_half_gzip(path: Path) -> bool:
 
 
 def is_whole_gzip(path: Path) -> bool:
-    """Read it to the checksum at its end."""
+    """Return True if a gzip file can be read up to the checksum at its end."""
     try:
         with gzip.open(path) as handle:
             while handle.read(CHUNK_BYTES):

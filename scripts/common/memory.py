@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # from glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -18,10 +18,12 @@ def keep_freed_memory() -> None:
 
 
 def map_large_memory(worker: int = 0) -> None:
-    """Undo `keep_freed_memory` in a process that reads: what a step of a large scan frees is often too small for the next one to use.
+    """Undo `keep_freed_memory` in a process that reads scans.
+
+    Blocks that one step of a large scan frees are often too small for the next step to use.
 
     Args:
-        worker: its number, which `DataLoader` gives to a `worker_init_fn`.
+        worker: unused; `DataLoader` passes its number to a `worker_init_fn`.
     """
     _set({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**20, M_TRIM_THRESHOLD: 2**20, M_TOP_PAD: 2**17})
 
@@ -34,7 +36,7 @@ def _set(options: dict[int, int]) -> None:
 
 
 def return_freed_memory() -> None:
-    """Give the kernel back what `keep_freed_memory` keeps: a process that reads scans would hold its peak while the network computes."""
+    """Return to the kernel what `keep_freed_memory` keeps: else a process that reads scans holds its peak while the network computes."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

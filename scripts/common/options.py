@@ -1,4 +1,4 @@
-"""Options as they are meant: what the command line makes of paths, names and switches is undone before anything reads them."""
+"""Options as they were typed: paths, names and switches that `fire` turned into other values are restored before anything reads them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ TEXTS = NEEDED | {
     "datalist", "image", "split", "labels", "pretrained", "resume", "prediction", "reference", "before", "after", "metrics", "name",
     "patient_pattern", "pattern", "label_scheme", "read_scheme", "train_only", "lowest", "names",
 }  # fmt: skip
-LISTS = {"also_train_on", "scans", "parts"}  # options that are lists of such
+LISTS = {"also_train_on", "scans", "parts"}  # options that are lists of paths or names
 SWITCHES = {"allow_outside", "amp", "train_amp", "tta", "figures", "overwrite", "debug"}  # True or False
 
 
 def is_command() -> bool:
-    """True where `python -m monai.bundle` runs the config, not a program that has other plans with its hooks and signals."""
+    """Return True if `python -m monai.bundle` runs the config, and not a program that uses hooks and signals in its own way."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec is not None and spec.name == "monai.bundle.__main__"
 
 
 def read_options(parser: ConfigParser) -> None:
-    """Make texts of the options that are paths or names, lists of those that are lists of them, and True or False of switches, before
-    anything reads them.
+    """Convert options to the type they should have, before anything reads them: paths and names to text, lists of them to lists of text,
+    switches to True or False.
 
     Raises:
         CallError: for one that has no value, or that MONAI has changed, and for a switch that is neither True nor False.
@@ -48,7 +48,7 @@ def read_options(parser: ConfigParser) -> None:
 
 
 def _switches(config: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Name, mapping and id of every switch at any depth, as `--inferer::inferer::tta` sets one."""
+    """Find every switch at any depth, such as `--inferer::inferer::tta`, with its name, the mapping that holds it and its id."""
     for key, item in config.items() if isinstance(config, dict) else enumerate(config):
         if isinstance(config, dict) and key in SWITCHES and not isinstance(item, (dict, list)):
             yield key, config, f"{place}{key}"
@@ -57,19 +57,19 @@ def _switches(config: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any
 
 
 def as_switch(name: str, value: Any) -> Any:
-    """A switch as it comes from YAML or the command line, where `--figures false` is a text; an expression stays one."""
+    """Convert a switch from YAML or the command line, where `--figures false` is a text, to a boolean; expressions stay as they are."""
     return value if is_expression(value) else is_true(value, name)
 
 
 def as_text(name: str, value: Any) -> Any:
-    """The value of an option that is a path or a name. `fire` reads it as Python: 20240501 is a number then, `a,b` a list.
+    """Convert an option that is a path or a name back to text. `fire` reads it as Python: 20240501 as a number, `a,b` as a list.
 
     Args:
         name: the option.
-        value: in the config.
+        value: its value in the config.
 
     Returns:
-        What stands on the command line, or the number as a text; what a program or a config gives otherwise as it is.
+        the text on the command line, or a number as text; any other value of a program or a config as it is.
 
     Raises:
         CallError: for an option without a value, or with a `#`.
@@ -87,7 +87,7 @@ def as_text(name: str, value: Any) -> Any:
 
 
 def list_of_texts(name: str, value: Any) -> Any:
-    """The same for an option that is a list of paths or names; one alone is a list of one."""
+    """Convert an option that is a list of paths or names to a list of texts; one alone becomes a list of one."""
     if isinstance(value, (list, tuple)):
         texts = [str(item) if isinstance(item, (int, float)) else item for item in value]
         for text in texts:
@@ -104,7 +104,7 @@ def _check_hash(name: str, value: str) -> None:
 
 
 def typed_value(name: str) -> str | None:
-    """What follows `--name` on the command line, as `fire` finds it; None if nothing does."""
+    """Return the text behind `--name` on the command line, as `fire` finds it; None if there is none."""
     found = None
     for argument, following in zip(sys.argv, [*sys.argv[1:], "--"]):
         key, equals, value = argument.partition("=")

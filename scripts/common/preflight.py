@@ -1,4 +1,4 @@
-"""Checks that turn a failure deep in a run into one line before it."""
+"""Checks before a run: a call that would fail deep in it ends with one line instead."""
 
 from __future__ import annotations
 
@@ -18,38 +18,41 @@ if TYPE_CHECKING:
 
 
 def check_weights(path: str, option: str, network: torch.nn.Module | None = None) -> dict[str, torch.Tensor]:
-    """The weights in a file that fit.
+    """Read the weights in a file, and check that they fit a network.
 
     Args:
-        path: of a state_dict.
-        option: the setting that names it.
-        network: what is to hold the weights; None checks the file alone.
+        path: file with a state_dict.
+        option: name of the setting that holds the path.
+        network: network that will load the weights; None checks the file alone.
 
     Raises:
-        CallError: if there is no file at `path`, its weights are those of another network, or as `load_weights`.
+        CallError: if there is no file at `path`, its weights are those of another network, or `load_weights` refuses it.
     """
     if not Path(path).is_file():
         hint = f"Train some with configs/train.yaml, or set --{option} to a model.pt."
         raise CallError(f"{path}: no weights there. {hint}{similar_path(path)}")
     state = load_weights(path)
-    state = state.get("model", state)  # of a last.pt
+    state = state.get("model", state)  # a last.pt holds more than the weights
     if network is not None:
         check_fit(path, state, network, f"Give the --network_def and --labels that they were trained with, or another --{option}.")
     return state
 
 
 def check_fit(path: str | Path, state: Mapping[str, Any], network: torch.nn.Module, fix: str) -> None:
-    """
+    """Refuse weights that do not fit a network.
+
     Args:
-        path: of the file, for the message.
-        state: its weights.
-        network: what is to hold them.
+        path: file of the weights, for the message.
+        state: the weights.
+        network: network that will load them.
         fix: what to do, one sentence.
 
     Raises:
         CallError: if a layer has another name or another size.
     """
-    own = getattr(network, "module", network).state_dict()  # without DistributedDataParallel
+    from scripts.network import unwrapped  # here, because it imports torch
+
+    own = unwrapped(network).state_dict()
     wrong = [name for name in own.keys() | state.keys() if getattr(state.get(name), "shape", None) != getattr(own.get(name), "shape", None)]
     if wrong:
         first = min(wrong)
@@ -60,34 +63,36 @@ def check_fit(path: str | Path, state: Mapping[str, Any], network: torch.nn.Modu
 
 
 def check_files(**files: Any) -> None:
-    """
+    """Refuse options whose files do not exist.
+
     Args:
-        files: options by name, a path each; an empty one was not given.
+        files: the path of each option by name; an empty path means that the option was not given.
 
     Raises:
-        CallError: for a path where nothing is.
+        CallError: naming the first of them.
     """
     for option, path in files.items():
         if path and not Path(path).exists():
-            raise CallError(f"{path}: no such file. --{option} takes one.{similar_path(path)}")
+            raise CallError(f"{path}: no such file. Set --{option} to one that exists.{similar_path(path)}")
 
 
 def check_start(train_only: str, pretrained: str, resume: str) -> None:
-    """
+    """Refuse to train one of the two networks while the other has random weights.
+
     Raises:
-        CallError: for a training of one network that would leave the other at random.
+        CallError: if only a part is to be trained, but no trained network is given.
     """
     if train_only != "both" and not (pretrained or resume):
         raise CallError(f"--train_only {train_only} keeps the rest of a trained network: set --pretrained, to models/model.pt for example")
 
 
 def load_weights(path: str | Path) -> dict[str, Any]:
-    """What `torch.save` wrote, on the CPU; tensors and plain values only, so that nothing in the file is ever run.
+    """Load a file of `torch.save` to the CPU; tensors and plain values only, so that no code in the file is ever run.
 
     Raises:
         CallError: if the file is damaged, or holds anything else.
     """
-    import torch  # here: it takes seconds to import, and everything else in this module does without
+    import torch  # here, because it takes seconds to import and most of this module does without
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -97,8 +102,8 @@ def load_weights(path: str | Path) -> dict[str, Any]:
             raise CallError(
                 f"{path}: refused, it holds {code[1]} beside weights, which could run code. Take a plain state_dict."
             ) from error
-        is_other = isinstance(error, pickle.UnpicklingError)  # PyTorch's message is a page on its own options
-        reason = "torch.save did not write it" if is_other else read_reason(error)
+        is_other_format = isinstance(error, pickle.UnpicklingError)  # for which PyTorch's message is a page on its own options
+        reason = "torch.save did not write it" if is_other_format else read_reason(error)
         raise CallError(f"{path}: cannot be read as weights ({reason}). Copy or train it again.") from error
     if not isinstance(state, dict):
         raise CallError(f"{path}: holds a {type(state).__name__}, not a state_dict")
@@ -106,19 +111,22 @@ def load_weights(path: str | Path) -> dict[str, Any]:
 
 
 def check_arguments(option: str, given: Any, function: str, without: Collection[str] = ()) -> None:
-    """
+    """Refuse a setting that does not hold arguments of a function.
+
     Args:
-        option: the setting.
-        given: its value, arguments of a function by name.
-        function: its dotted path.
-        without: arguments that the setting may not hold.
+        option: name of the setting.
+        given: its value, arguments by name.
+        function: dotted path of the function.
+        without: arguments of the function that the setting may not hold.
 
     Raises:
-        CallError: for a value that is no such mapping, or holds an argument that the function does not have.
+        CallError: for a value that is no mapping, or holds an argument that the function does not have.
     """
     known = [name for name in inspect.signature(pydoc.locate(function)).parameters if name not in without]
     if not isinstance(given, Mapping):
-        raise CallError(f"--{option} {given}: options by name are needed, such as \"{{'{known[0]}': ...}}\"; there is {', '.join(known)}")
+        raise CallError(
+            f"--{option} {given}: options by name are needed, such as \"{{'{known[0]}': ...}}\"; the options are {', '.join(known)}"
+        )
     for name in given:
         if name not in known:
             hint = did_you_mean(str(name), known)
@@ -126,7 +134,7 @@ def check_arguments(option: str, given: Any, function: str, without: Collection[
 
 
 def check_device(device: Any) -> None:
-    """Put an empty tensor there.
+    """Refuse a device on which an empty tensor cannot be made.
 
     Args:
         device: a `torch.device`, or its name.
@@ -144,9 +152,10 @@ def check_device(device: Any) -> None:
 
 
 def check_input(image: str, datalist: str, split: str, pattern: str) -> None:
-    """
+    """Refuse a call that gives one scan and also options for several scans.
+
     Raises:
-        CallError: for one scan and several scans at once.
+        CallError: naming those options.
     """
     others = " and ".join(f"--{name}" for name, value in (("datalist", datalist), ("split", split), ("pattern", pattern)) if value)
     if image and others:
@@ -154,19 +163,20 @@ def check_input(image: str, datalist: str, split: str, pattern: str) -> None:
 
 
 def check_bundle_root(bundle_root: str) -> None:
-    """
+    """Refuse a folder that holds no bundle.
+
     Raises:
-        CallError: if it is not the folder of a bundle.
+        CallError: if it has no `configs/metadata.json`.
     """
     if not (Path(bundle_root) / "configs" / "metadata.json").is_file():
         raise CallError(f"--bundle_root {bundle_root}: no bundle there, it has no configs/metadata.json. Set it to the bundle's folder.")
 
 
 def check_writable(folder: str, option: str) -> None:
-    """Make a folder, and a file in it that is gone at once.
+    """Make a folder if it is missing, and check that it can be written to, with a file that is removed at once.
 
     Raises:
-        CallError: if either does not work.
+        CallError: if either fails.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -178,7 +188,7 @@ def check_writable(folder: str, option: str) -> None:
 
 
 def is_true(value: bool | str, option: str) -> bool:
-    """The switch `option` as it comes from YAML or the command line, where `--figures false` is a string.
+    """Convert the value of a switch from YAML or the command line, where `--figures false` is a string, to a boolean.
 
     Raises:
         CallError: if it is neither true nor false.

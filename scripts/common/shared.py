@@ -1,4 +1,4 @@
-"""What train.yaml takes from inference.yaml, the only place where preprocessing, inferer and post-processing are written."""
+"""Access to inference.yaml for train.yaml: only inference.yaml defines preprocessing, inferer and post-processing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scripts.common.errors import CallError
 
 
 def inference_config(bundle_root: str, **overrides: Any) -> ConfigParser:
-    """The parsed `configs/inference.yaml` with some of its top-level values replaced.
+    """Parse `configs/inference.yaml` with some of its top-level values replaced.
 
     Raises:
         CallError: if `bundle_root` is not this bundle, or an override names a key that inference.yaml does not have.

@@ -1,4 +1,4 @@
-"""Tables, as text and as files."""
+"""Tables as text and as CSV files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from scripts.common.errors import UserError
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
-    """Rows of text as aligned columns; the columns numbered in `left` are flush left, the others right."""
+    """Format rows of text as aligned columns; the columns numbered in `left` are flush left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip() for row in rows
-    )
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def write_rows(rows: list[dict], path: Path) -> None:
-    """Write a table; a row that lacks a column has nothing there. Names of files are written as they are, UTF-8 or not."""
+    """Write a CSV table; a column that a row lacks stays empty there. Names of files are written byte by byte, UTF-8 or not."""
     columns = dict.fromkeys(name for row in rows for name in row)
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
         writer = csv.DictWriter(handle, fieldnames=list(columns))
@@ -27,15 +29,15 @@ def write_rows(rows: list[dict], path: Path) -> None:
 
 
 def read_rows(path: Path, column: str = "") -> list[dict[str, str]]:
-    """A table that `write_rows` has written, or a spreadsheet since; no rows if there is no file, or nothing in it.
+    """Read a CSV table as `write_rows` or a spreadsheet writes it; no rows if there is no file, or nothing in it.
 
     Args:
-        path: of the table.
-        column: that it must have; any table will do if empty.
+        path: the file.
+        column: a column that it must have; empty: any table will do.
 
     Raises:
         csv.Error: if it is no table.
-        UserError: if it lacks the column, as one does whose cells are separated by semicolons.
+        UserError: if it lacks the column, which is also so where semicolons separate the cells.
     """
     if not path.is_file():
         return []
@@ -43,22 +45,22 @@ def read_rows(path: Path, column: str = "") -> list[dict[str, str]]:
         table = csv.DictReader(handle)
         if column and table.fieldnames and column not in table.fieldnames:
             raise UserError(f"{path}: no column '{column}'. Save it with commas, or move it away.")
-        return [{name: cell for name, cell in row.items() if name is not None} for row in table]  # None: cells beyond the last column
+        return [{name: cell for name, cell in row.items() if name is not None} for row in table]  # None holds cells beyond the last column
 
 
 def check_column(path: Path, column: str) -> None:
-    """Before hours are spent on new rows of a table.
+    """Refuse a file in the place of a table that could not be added to, before hours are spent on new rows.
 
     Raises:
-        UserError: as `read_rows`, and for what is no table.
+        UserError: if it is no table, or lacks the column.
     """
     try:
         read_rows(path, column)
     except (csv.Error, OSError) as error:
-        raise UserError(f"{path}: no table ({getattr(error, 'strerror', None) or error}). Move it away.") from error
+        raise UserError(f"{path}: not a CSV table ({getattr(error, 'strerror', None) or error}). Move it away.") from error
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
-    """Markdown table whose first columns hold words, the others numbers."""
+    """Format a Markdown table whose first `words` columns hold words, the others numbers."""
     lines = [header, ["---"] * words + ["---:"] * (len(header) - words), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)

@@ -20,14 +20,14 @@ from scripts.inferers import has_bfloat16
 from scripts.labels import label_table
 
 MIN_PYTHON = (3, 10)
-MIN_MEMORY_GIB = 4.0  # inference of a large scan, with the scores of all classes
-MIN_DISK_GIB = 2.0  # checkpoints and results of one training
-PROBE_SHAPE = (1, 1, 32, 32, 32)  # of an image; the fine network halves a patch four times
+MIN_MEMORY_GIB = 4.0  # for inference of a large scan, with the scores of all classes
+MIN_DISK_GIB = 2.0  # for checkpoints and results of one training
+PROBE_SHAPE = (1, 1, 32, 32, 32)  # of a tiny image; the fine network halves a patch four times
 GIB = 2**30
 
 
 class Check(NamedTuple):
-    """Outcome of one check; all but `ok` are words for the table."""
+    """Outcome of one check, with words for the table."""
 
     ok: bool
     name: str
@@ -41,10 +41,10 @@ def check_setup(
     """Print a line per check; every check runs, whatever the others say.
 
     Args:
-        requirements_file: lines such as `name==1.2` or `name>=1,<2`.
-        network_def: gets a tiny volume; None skips that check.
-        device: that will be used, e.g. "cuda:0".
-        weights: file that the network is to load; empty skips that check.
+        requirements_file: file of lines such as `name==1.2` or `name>=1,<2`.
+        network_def: network that is tried on a tiny volume; None skips that check.
+        device: device that will be used, e.g. "cuda:0".
+        weights: file that the network will load; empty skips that check.
 
     Raises:
         UserError: at the end, naming the checks that failed.
@@ -70,7 +70,7 @@ def check_setup(
 
 
 def guarded(name: str, check: Callable[[], list[Check]]) -> list[Check]:
-    """The checks, or one that failed with the error's first line: a broken driver must not hide the other lines."""
+    """Run checks; an error becomes a failed check with its first line, because a broken driver must not hide the other lines."""
     try:
         return check()
     except (Exception, SystemExit) as error:
@@ -82,7 +82,7 @@ def check_python() -> Check:
 
 
 def check_requirements(requirements_file: str | Path) -> list[Check]:
-    """A check per package of a requirements file. Comments, options (`--index-url`) and lines for other systems are skipped.
+    """Check every package of a requirements file. Comments, options (`--index-url`) and lines for other systems are skipped.
 
     Raises:
         UserError: if the file is missing or a line cannot be parsed.
@@ -112,7 +112,7 @@ def check_requirements(requirements_file: str | Path) -> list[Check]:
 
 
 def check_device(device: torch.device) -> Check:
-    """Name of the GPU with its memory, or cores and vector units of the CPU; a small sum runs on it."""
+    """Run a small sum on the device; report the name and memory of a GPU, or cores and vector units of the CPU."""
     if device.type == "cuda" and not torch.cuda.is_available():
         return Check(False, "device", f"{device}: torch {torch.__version__} sees no GPU", "a CUDA GPU, or device cpu")
     if float(torch.ones(8, device=device).sum()) != 8:
@@ -128,7 +128,7 @@ def check_device(device: torch.device) -> Check:
 
 
 def available_memory_gib() -> float | None:
-    """Memory that can be used without swapping; None where the system does not tell."""
+    """Return the memory that can be used without swapping; None where the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:"))  # given in KiB
@@ -141,10 +141,10 @@ def available_memory_gib() -> float | None:
 
 
 def check_memory() -> Check:
-    free = available_memory_gib()
-    return Check(
-        free is None or free >= MIN_MEMORY_GIB, "memory", "unknown" if free is None else f"{free:.1f} GiB free", f">={MIN_MEMORY_GIB:g} GiB"
-    )
+    free, expected = available_memory_gib(), f">={MIN_MEMORY_GIB:g} GiB"
+    if free is None:
+        return Check(True, "memory", "unknown", expected)
+    return Check(free >= MIN_MEMORY_GIB, "memory", f"{free:.1f} GiB free", expected)
 
 
 def check_disk(folder: Path) -> Check:
@@ -153,16 +153,17 @@ def check_disk(folder: Path) -> Check:
 
 
 def check_label_table() -> Check:
-    """How many channels it has.
+    """Check the label table, and report how many channels it has.
 
     Raises:
-        UserError: if it does not hold together.
+        UserError: if it contradicts itself.
     """
     return Check(True, "label table", f"{len(label_table())} channels", "unique names and numbers")
 
 
 def check_file_of_weights(path: str, network: torch.nn.Module) -> Check:
-    """
+    """Check that a file of weights fits the network, and report its size.
+
     Raises:
         UserError: if the file is missing, damaged, or holds the weights of another network.
     """
@@ -171,7 +172,7 @@ def check_file_of_weights(path: str, network: torch.nn.Module) -> Check:
 
 
 def check_network(network: torch.nn.Module, device: torch.device) -> Check:
-    """Forward pass of a tiny volume: one score per structure and voxel, all finite. The network's mode and device are kept."""
+    """Check that a tiny volume gives one finite score per structure and voxel; the network's mode and device are kept."""
     training = network.training
     home = next((p.device for p in network.parameters()), device)
     try:

@@ -1,4 +1,4 @@
-"""Two evaluations side by side, e.g. of the weights before and after fine-tuning."""
+"""Compare two evaluations, e.g. of the weights before and after fine-tuning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ METRICS = ("dice", "level_dice", "missed", "asd_mm", "identified", "all_levels")
 
 
 def compare(before: str | Path, after: str | Path) -> list[list[str]]:
-    """Print, and return, a row per source and group with every metric as `before -> after`.
+    """Print and return a row per source and group, with every metric as `before -> after`.
 
     Args:
         before, after: `metrics.json` of evaluations of the same scans, or the folders that hold them.
@@ -24,7 +24,7 @@ def compare(before: str | Path, after: str | Path) -> list[list[str]]:
         UserError: if the two are of different scans, or do not score the same structures.
     """
     evaluations = [_read(path, option) for path, option in ((before, "before"), (after, "after"))]
-    scans = {evaluation["scans_sha256"] for evaluation in evaluations if "scans_sha256" in evaluation}  # older ones do not say
+    scans = {evaluation["scans_sha256"] for evaluation in evaluations if "scans_sha256" in evaluation}  # older files lack it
     if len(scans) > 1:
         raise UserError(f"{before} and {after} are evaluations of different scans: evaluate both models on one split")
     tables = [{(row["source"], row["group"]): row for row in evaluation["by_source"]} for evaluation in evaluations]

@@ -1,8 +1,9 @@
-"""Look at a dataset before training: geometry, intensities and label volumes of every scan, and what is wrong with it."""
+"""Describe a dataset before training: geometry, intensities and label volumes of every scan, and its problems."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PERCENTILES = {"min": 0, "p1": 1, "median": 50, "p99": 99, "max": 100}  # of the intensities
-MONTAGE = 12  # scans in the picture
+MONTAGE = 12  # the most scans in the picture
 
 
 @dataclass
 class Scan:
-    """What one scan of the dataset is like. Fields stay empty where a file could not be read."""
+    """Description of one scan of the dataset. Fields stay empty if a file could not be read."""
 
     split: str
     source: str
@@ -49,7 +50,7 @@ class Scan:
     volume_ml: dict[int, float] = field(default_factory=dict)  # by channel; only structures that are present
     problems: list[str] = field(default_factory=list)
     label_scheme: str = "verse"  # of the label
-    case: str = ""  # its name, with the folders that tell it from others
+    case: str = ""  # name, with the folders that tell it from others
 
 
 def explore(
@@ -61,8 +62,8 @@ def explore(
 ) -> int:
     """Describe a dataset and find its problems.
 
-    Prints a table of scans, totals and the problems, and writes `explore.csv` (a row per scan; volumes in ml) and `explore.png`. One
-    scan at a time is in memory, and a file that cannot be read does not stop the rest.
+    This prints a table of scans, totals and the problems, and writes `explore.csv` (a row per scan; volumes in ml) and `explore.png`. One
+    scan at a time is in memory, and a file that cannot be read does not stop the others.
 
     Args:
         dataset_dir: folder of the scans.
@@ -70,10 +71,10 @@ def explore(
         datalist: JSON file with the splits; empty: `datalist.json` in `dataset_dir`, or, without one, all scans there and below, paired
             with labels by name.
         allow_outside: see `read_datalist`.
-        label_scheme: of the numbers in the labels.
+        label_scheme: scheme of the numbers in the labels.
 
     Returns:
-        The number of problems.
+        the number of problems.
 
     Raises:
         UserError: if the folder or the datalist itself cannot be used.
@@ -103,7 +104,7 @@ def explore(
 
 
 def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = "", **options: Any) -> None:
-    """`explore` as a bundle command, which fails if there are problems.
+    """Run `explore` as a bundle command, which fails if there are problems.
 
     Raises:
         UserError: with the number of problems, after everything is printed and written.
@@ -113,7 +114,7 @@ def run(dataset_dir: str | Path, output_dir: str | Path, datalist: str | Path = 
 
 
 def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: bool) -> Mapping[str, Sequence[dict]]:
-    """Entries by split. Without a datalist the split is "-" and the source is the scan's folder."""
+    """List the entries by split. Without a datalist the split is "-" and the source is the scan's folder."""
     default = Path(dataset_dir) / "datalist.json"
     if datalist or default.is_file():
         return read_datalist(datalist or default, dataset_dir, must_exist=False, allow_outside=allow_outside)
@@ -122,21 +123,23 @@ def list_entries(dataset_dir: str | Path, datalist: str | Path, allow_outside: b
 
 
 def unfit_splits(splits: Mapping[str, Sequence[dict]]) -> list[str]:
-    """What a datalist lacks to train with: the splits of a training, and a label for every scan in them."""
-    if "-" in splits:  # there is none
+    """Return the problems that keep a datalist from training: splits that it lacks, and scans without a label."""
+    if "-" in splits:  # there is no datalist
         return []
     has = f"it has {', '.join(splits)}"
     problems = [f"no split '{s}': {has}. Rename one, or write a datalist with prepare." for s in SPLITS[:2] if s not in splits]
-    return problems + [f"{e['image']}: no label, under '{s}'" for s in SPLITS if s in splits for e in splits[s] if not e.get("label")]
+    for split in SPLITS:
+        problems += [f"{entry['image']}: no label, under '{split}'" for entry in splits.get(split, []) if not entry.get("label")]
+    return problems
 
 
 def examine(entry: dict, seen: dict[str, Path], label_scheme: str = "verse") -> Scan:
-    """Read one scan and its label.
+    """Read one scan and its label, and describe them.
 
     Args:
-        entry: of a datalist, with its `split`.
+        entry: entry of a datalist, with its `split`.
         seen: images by path and by digest of their voxels, to find duplicates; this one is added.
-        label_scheme: of the numbers in the label, if the entry names none.
+        label_scheme: scheme of the numbers in the label, if the entry names none.
     """
     scan = Scan(entry["split"], entry.get("source", ""), Path(entry["image"]), Path(entry["label"]) if entry.get("label") else None)
     scan.label_scheme = entry.get("label_scheme", label_scheme)
@@ -166,7 +169,7 @@ def examine(entry: dict, seen: dict[str, Path], label_scheme: str = "verse") -> 
 
 
 def describe(scan: Scan, volume: Volume) -> None:
-    """Fill in geometry and intensities."""
+    """Fill in the geometry and intensities of a scan."""
     data = volume.data
     scan.shape, scan.dtype, scan.axes = data.shape, volume.dtype, "".join(str(c) for c in aff2axcodes(volume.affine))
     scan.spacing_mm = tuple(float(s) for s in np.linalg.norm(volume.affine[:3, :3], axis=0))
@@ -180,20 +183,20 @@ def describe(scan: Scan, volume: Volume) -> None:
 
 
 def check_label(label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarray] | None, labelled: list[int] | None) -> list[str]:
-    """Problems of a label map; fills in the volumes of `scan`.
+    """Return the problems of a label map, and fill in the volumes of `scan`.
 
     Args:
-        label: of the scan, numbers of its `label_scheme`.
-        scan: that the label belongs to.
+        label: label map in the numbers of the scan's `label_scheme`.
+        scan: the scan that the label belongs to.
         grid: shape and affine of the image; None if that could not be read.
-        labelled: VerSe numbers that the datalist says are annotated; None if it does not say.
+        labelled: VerSe numbers that are annotated according to the datalist; None if it does not say.
     """
     where = str(scan.label)
     channels, problems = label_problems(label, where, scan.image, grid, scan.label_scheme)
     counts = np.bincount(channels.ravel(), minlength=len(label_table()))
     voxel_ml = voxel_mm3(label.affine) / 1000
     scan.volume_ml = {int(c): float(counts[c] * voxel_ml) for c in np.flatnonzero(counts) if c}
-    if labelled:  # an empty list is what the label holds, as none is
+    if labelled:  # an empty list means whatever the label holds, and so does None
         missing = [label_table()[c] for c in sorted(set(scan.volume_ml) - set(channels_from_verse(labelled, where)))]
         if missing:
             names = ", ".join(f"{s.verse} ({s.name})" for s in missing)
@@ -202,7 +205,7 @@ def check_label(label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarr
 
 
 def write_csv(scans: Iterable[Scan], path: Path) -> None:
-    """A row per scan; volumes in ml, empty where a structure is not labelled."""
+    """Write a row per scan; volumes in ml, empty where a structure is not labelled."""
     rows = []
     for s in scans:
         row = {"case": s.case, "split": s.split, "source": s.source, "image": s.image, "label": s.label or ""}
@@ -214,7 +217,7 @@ def write_csv(scans: Iterable[Scan], path: Path) -> None:
 
 
 def scan_table(scans: Iterable[Scan]) -> str:
-    """A line per scan: geometry, intensities and the labelled range."""
+    """Format a line per scan: geometry, intensities and the labelled range."""
     rows = [["case", "split", "source", "labels", "shape", "spacing_mm", "axes", "dtype", *PERCENTILES, "label_ml", "problems"]]
     for s in scans:
         present = [label_table()[c].name for c in anatomical_order() if c in s.volume_ml]
@@ -227,36 +230,51 @@ def scan_table(scans: Iterable[Scan]) -> str:
 
 
 def totals(scans: list[Scan]) -> str:
-    """Scans per split and source, ranges of the geometry, and volume per structure."""
-    splits, sources = (list(dict.fromkeys(getattr(s, name) for s in scans)) for name in ("split", "source"))
+    """Format the scans per split and source, the ranges of the geometry, and the volumes per structure."""
+    parts = ["", aligned(_counts(scans)), "", *_ranges([s for s in scans if s.shape])]
+    volumes = _volumes(scans)
+    if len(volumes) > 1:
+        parts += ["", aligned(volumes)]
+    return "\n".join(parts)
+
+
+def _counts(scans: Sequence[Scan]) -> list[list[str]]:
+    """Count the scans by source (rows) and split (columns), with totals."""
+    splits, sources = dict.fromkeys(s.split for s in scans), dict.fromkeys(s.source for s in scans)
     count = Counter((s.split, s.source) for s in scans)
+    of_source, of_split = Counter(s.source for s in scans), Counter(s.split for s in scans)
     rows = [["scans", *splits, "all"]]
-    rows += [
-        [shown(source) or "-", *(str(count[split, source]) for split in splits), str(sum(count[p, source] for p in splits))]
-        for source in sources
-    ]
-    rows += [["all", *(str(sum(count[split, source] for source in sources)) for split in splits), str(len(scans))]]
-    text = ["", aligned(rows), ""]
-    readable = [s for s in scans if s.shape]
-    if readable:
-        for name, form in (("shape", "d"), ("spacing_mm", ".3g")):
-            values = np.array([getattr(s, name) for s in readable])
-            ranges = zip(values.min(0), values.max(0))
-            text.append(f"{name:<12}" + " x ".join(f"{a:{form}}..{b:{form}}" if a < b else f"{a:{form}}" for a, b in ranges))
-        text.append("axes        " + ", ".join(f"{axes} {n}" for axes, n in Counter(s.axes for s in readable).most_common()))
+    for source in sources:
+        rows.append([shown(source) or "-", *(str(count[split, source]) for split in splits), str(of_source[source])])
+    return [*rows, ["all", *(str(of_split[split]) for split in splits), str(len(scans))]]
+
+
+def _ranges(scans: Sequence[Scan]) -> list[str]:
+    """Format a line each on shapes, spacings and axes."""
+    if not scans:
+        return []
+    lines = []
+    for name, form in (("shape", "d"), ("spacing_mm", ".3g")):
+        values = np.array([getattr(s, name) for s in scans])
+        ranges = zip(values.min(0), values.max(0))
+        lines.append(f"{name:<12}" + " x ".join(f"{a:{form}}..{b:{form}}" if a < b else f"{a:{form}}" for a, b in ranges))
+    return [*lines, "axes        " + ", ".join(f"{axes} {n}" for axes, n in Counter(s.axes for s in scans).most_common())]
+
+
+def _volumes(scans: Sequence[Scan]) -> list[list[str]]:
+    """Summarise the volumes of every structure that is labelled in a scan, below a row of headings."""
     rows = [["volume_ml", "n", "mean", "sd", "min", "max"]]
     for channel in anatomical_order():
         values = np.array([s.volume_ml[channel] for s in scans if channel in s.volume_ml])
         if values.size:
             sd = f"{values.std(ddof=1):.2f}" if values.size > 1 else "-"
-            rows.append(
-                [label_table()[channel].name, str(values.size), f"{values.mean():.2f}", sd, f"{values.min():.2f}", f"{values.max():.2f}"]
-            )
-    return "\n".join([*text, "", aligned(rows)] if len(rows) > 1 else text)
+            name, mean = label_table()[channel].name, f"{values.mean():.2f}"
+            rows.append([name, str(values.size), mean, sd, f"{values.min():.2f}", f"{values.max():.2f}"])
+    return rows
 
 
 def spread(scans: Iterable[Scan], count: int) -> list[Scan]:
-    """Up to `count` readable scans, taken in turn from each source, labelled ones first."""
+    """Choose up to `count` readable scans, in turn from each source, labelled ones first."""
     queues: dict[str, list[Scan]] = defaultdict(list)
     for scan in sorted((s for s in scans if s.shape), key=lambda s: not s.volume_ml):
         queues[scan.source].append(scan)
@@ -265,22 +283,22 @@ def spread(scans: Iterable[Scan], count: int) -> list[Scan]:
 
 
 def draw(scans: list[Scan], path: Path) -> Path:
-    """Montage of mid-sagittal slices with outlines, intensities per scan and volumes per structure."""
+    """Draw mid-sagittal slices with outlines, intensities per scan and volumes per structure, and write them to `path`."""
     from matplotlib.figure import Figure
 
     chosen = spread(scans, MONTAGE)
     columns = min(6, max(3, len(chosen)))
-    rows = -(-len(chosen) // columns)
+    rows = math.ceil(len(chosen) / columns)
     height = 2.9 * rows + 4.3  # inches
     figure = Figure(figsize=(2.3 * columns, height), dpi=figures.DPI, facecolor=figures.BACKGROUND)
     for i, scan in enumerate(chosen):
-        box = ((i % columns + 0.03) / columns, 1 - (2.9 * (i // columns) + 2.8) / height, 0.94 / columns, 2.5 / height)
+        row, column = divmod(i, columns)
+        box = ((column + 0.03) / columns, 1 - (2.9 * row + 2.8) / height, 0.94 / columns, 2.5 / height)
         axes = figure.add_axes(box, facecolor=figures.BACKGROUND)
-        _montage(axes, scan)
+        _draw_slice(axes, scan)
         axes.set_title(shown(f"{scan.case}  {scan.axes}"), color=figures.DIM, fontsize=7, pad=3, parse_math=False)
-    left, right = (
-        figure.add_axes((x, 0.75 / height, w, 2.9 / height), facecolor=figures.BACKGROUND) for x, w in ((0.06, 0.4), (0.53, 0.45))
-    )
+    left = figure.add_axes((0.06, 0.75 / height, 0.4, 2.9 / height), facecolor=figures.BACKGROUND)
+    right = figure.add_axes((0.53, 0.75 / height, 0.45, 2.9 / height), facecolor=figures.BACKGROUND)
     readable = sum(bool(scan.shape) for scan in scans)
     _plot_intensities(left, scans, f"{len(chosen)} of {readable} scans drawn; of all, " if len(chosen) < readable else "")
     _plot_volumes(right, scans)
@@ -291,7 +309,7 @@ def draw(scans: list[Scan], path: Path) -> Path:
     return figures.save_figure(figure, path)
 
 
-def _montage(axes: Axes, scan: Scan) -> None:
+def _draw_slice(axes: Axes, scan: Scan) -> None:
     volume = read_volume(scan.image, series=True)
     marked = np.zeros(volume.data.shape, np.uint8)
     if scan.volume_ml:  # only set for a label that could be read and has known values
@@ -306,7 +324,7 @@ def _montage(axes: Axes, scan: Scan) -> None:
 
 
 def _plot_intensities(axes: Axes, scans: list[Scan], drawn: str) -> None:
-    """Percentiles 1 to 99 as a line and the median as a dot, per scan, grouped by source; the title begins with what was `drawn`."""
+    """Plot the percentiles 1 to 99 of every scan as a line and the median as a dot, by source; `drawn` begins the title."""
     from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
 
     sources = sorted({s.source for s in scans if s.intensity})
@@ -327,7 +345,7 @@ def _plot_intensities(axes: Axes, scans: list[Scan], drawn: str) -> None:
 
 
 def _plot_volumes(axes: Axes, scans: list[Scan]) -> None:
-    """Every scan as a dot and the median as a bar, per structure."""
+    """Plot the volumes of every structure: a dot per scan, and the median as a bar."""
     order = [c for c in anatomical_order() if any(c in s.volume_ml for s in scans)]
     for x, channel in enumerate(order):
         values = np.array([s.volume_ml[channel] for s in scans if channel in s.volume_ml])

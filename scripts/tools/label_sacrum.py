@@ -34,27 +34,28 @@ def label_sacrum(
     overwrite: bool = False,
     read_scheme: str = "verse",
 ) -> Path:
-    """Write the training labels that can be given an S1 to `output_dir`, with a datalist that names these and, where they are, all others.
+    """Add S1 to the training labels that lack it, and write these labels with a datalist of all scans to `output_dir`.
 
-    What somebody labelled is never changed: S1 is added where there is background, in scans whose `labelled` lacks it (`find_sacrum`).
-    Validation and testing scans keep their labels. The paths of the datalist are absolute: train with `--allow_outside True`.
+    Labelled voxels never change: S1 is added to the background of scans whose `labelled` lacks it, where `find_sacrum` finds one.
+    All other labels, those of validation and testing scans too, stay where they are. The paths of the datalist are absolute: train with
+    `--allow_outside True`.
 
     Args:
         dataset_dir: the folder that the paths of the datalist start from.
-        output_dir: where to; another folder than `dataset_dir`.
+        output_dir: another folder than `dataset_dir`.
         datalist: JSON file; empty: `datalist.json` in `dataset_dir`.
         inference: the parsed inference.yaml for the keys `image` and `label`.
-        weights: a state_dict.
+        weights: file with a state_dict.
         allow_outside: see `read_datalist`.
-        overwrite: replace what an earlier call has written.
-        read_scheme: of the labels whose entries name none; those that are written have VerSe numbers.
+        overwrite: replace the files of an earlier call.
+        read_scheme: scheme of the labels whose entries name none; written labels have VerSe numbers.
 
     Returns:
-        The datalist.
+        path of the new datalist.
 
     Raises:
         CallError: if `output_dir` is `dataset_dir`, or holds a datalist or a label already that may not be replaced, if there is nothing
-            to train on, the label table has no S1, or as `check_weights`.
+            to train on, the label table has no S1, or `check_weights` refuses the weights.
         UserError: as `read_datalist` and `EncodeLabelsd`, and for two scans outside `dataset_dir` with one name.
     """
     source, target = Path(datalist or Path(dataset_dir) / DATALIST), Path(output_dir)
@@ -92,24 +93,25 @@ def label_sacrum(
 
 
 def _check(dataset_dir: str | Path, target: Path, overwrite: bool) -> None:
-    """
+    """Refuse a call that cannot be carried out, or that would replace labels or a datalist.
+
     Raises:
-        CallError: for a call that cannot be carried out, or that would replace the labels or the datalist of somebody else.
+        CallError: for such a call.
     """
     if "S1" not in {s.name for s in label_table()}:
         raise CallError("label_sacrum: the label table of --labels has no S1")
     if target.resolve() == Path(dataset_dir).resolve():
-        raise CallError(f"{target}: holds the labels themselves; set --sacrum_dir to another folder")
+        raise CallError(f"{target}: is the dataset's own folder, where labels would be replaced; set --sacrum_dir to another folder")
     if (target / DATALIST).exists() and not overwrite:
         raise CallError(f"{target / DATALIST}: exists already; set --overwrite True to replace it and the labels beside it")
 
 
 def _without_s1(entries: Sequence[dict], target: Path, dataset_dir: str | Path, overwrite: bool) -> list[tuple[dict, Path]]:
-    """The labelled ones of the entries whose `labelled` lacks S1, and where their labels with S1 go.
+    """Return the labelled entries whose `labelled` lacks S1, each with the path for its label with S1.
 
     Raises:
-        CallError: if something is there that may not be replaced.
-        UserError: for two scans with one such place.
+        CallError: if a file is at such a path that may not be replaced.
+        UserError: for two scans with the same path.
     """
     layout, s1 = MaskLayout(str(target), str(dataset_dir)), structure("S1")
     found: dict[Path, dict] = {}
@@ -129,7 +131,7 @@ def _without_s1(entries: Sequence[dict], target: Path, dataset_dir: str | Path, 
 
 
 def _write(label: str, label_scheme: str, sacrum: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    """Write the label in VerSe numbers, with S1 where `sacrum` (boolean, with its affine) lies on its background."""
+    """Write the label in VerSe numbers, with S1 where `sacrum` (boolean, on the grid of `affine`) covers its background."""
     own = read_volume(label)
     channels = encode(own.data, label, label_scheme)
     logits = ClassLogits.of(torch.from_numpy(np.stack([~sacrum, sacrum]).astype(np.float32)))

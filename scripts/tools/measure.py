@@ -1,47 +1,60 @@
-"""Measure masks: of this bundle, corrected by hand or drawn by somebody else."""
+"""Measure masks: those of this bundle, corrected ones, and those of other origin."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from scripts.batch.overview import without_postfix
 from scripts.common.errors import CallError, UserError, counted, listed, shown
 from scripts.common.files import alone_in, write_whole
 from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import read_rows, write_rows
-from scripts.data.find import LABEL_POSTFIX, case_name, find_masks
+from scripts.data.find import find_masks
 from scripts.data.masks import is_report, read_mask, read_report, scan_of
 from scripts.data.own_masks import is_as_reported
 from scripts.data.scans import read_scan
-from scripts.data.volumes import on_grid, read_volume
+from scripts.data.volumes import Volume, on_grid, read_volume
 from scripts.figures import check_picture, save_figure
 from scripts.labels import check_scheme, label_table
 from scripts.measure.doubts import picture_note
 from scripts.measure.picture import measures_figure
 from scripts.measure.report import report_on
 from scripts.measure.rows import in_order, spine_row, structure_table
+from scripts.measure.spine import SpineMeasures
+
+
+class Measured(NamedTuple):
+    """A mask that was measured, on the grid of its scan if there is one."""
+
+    report: dict[str, Any]
+    is_edited: bool | None  # since its report was written; None without a report
+    label: np.ndarray  # channel indices, XYZ
+    measures: SpineMeasures
+    scan: Volume | None
 
 
 def measure(
     dataset_dir: str | Path, output_dir: str | Path, prediction: str | Path = "", image: str | Path = "", label_scheme: str = ""
 ) -> list[dict]:
-    """`measures.csv`, a row per mask and structure like those of `structures.csv`, and `measured_spines.csv`, a row per mask
-    (`measure_spine`); a picture where there is a scan. Tables that inference has written to the same folder stay.
+    """Measure masks (`measure_spine`) and write tables, and a picture of every mask that has a scan.
 
-    The scan of a mask is the one that its report names, or the one beside it with its name without `_seg`.
+    The tables are `measures.csv`, with a row per mask and structure like those of `structures.csv`, and `measured_spines.csv`, with a row
+    per mask. Tables that inference has written to the same folder stay. The scan of a mask is the one that its report names, or the one
+    beside it with its name without `_seg`.
 
     Args:
         dataset_dir: folder with masks; those below it are measured too. The tables name a mask by its path from there.
-        output_dir: for tables and pictures `<stem>_measures.png`, in the same folders as the masks.
+        output_dir: folder of the tables and of the pictures `<stem>_measures.png`, which lie in the same folders as the masks.
         prediction: one mask instead of a folder; rows of other masks stay in the tables.
         image: its scan.
-        label_scheme: of the numbers in the masks; empty: what the report beside a mask says, else `verse`.
+        label_scheme: scheme of the numbers in the masks; empty: what the report beside a mask says, else `verse`.
 
     Returns:
         the rows of `measures.csv`: `mask` and, for every structure in it, `name`, `value`, `cut_by_view`, `volume_mm3` and what could
@@ -59,37 +72,29 @@ def measure(
         check_scheme(label_scheme)
     check_writable(str(output_dir), "output_dir")
     tables = [Path(output_dir) / name for name in ("measures.csv", "measured_spines.csv")]
-    earlier = [read_rows(table, "mask") for table in tables] if prediction else [[], []]  # whoever has changed one learns it now
+    earlier = [read_rows(table, "mask") for table in tables] if prediction else [[], []]  # now, so that a bad table is refused at once
     known = {os.path.realpath(row.get("file") or Path(dataset_dir, row["mask"] or "")): row["mask"] for row in earlier[1]}
-    structures, spines, notes, failed, alone = [], [], [], [], []
+    structures, spines, notes, failed, without_scan = [], [], [], [], []
     for mask in tqdm(masks, desc="measure", unit="mask"):
-        of_mask = {"mask": _name(mask, dataset_dir, known)}
+        name = _name(mask, dataset_dir, known)
         try:
             scan = Path(image) if image else scan_of(mask)
-            report, edited, draw = _measure_one(mask, scan, label_scheme)
+            report, is_edited, fault = _measure_and_draw(mask, scan, label_scheme, name, Path(output_dir))
         except UserError as error:
             failed.append(str(error))
             continue
-        try:
-            draw(of_mask["mask"], Path(output_dir) if Path(of_mask["mask"]).is_absolute() else (Path(output_dir) / of_mask["mask"]).parent)
-        except UserError as error:  # a picture in the way costs no numbers
-            failed.append(str(error))
-        del draw  # else the scan is held while the next one is read
+        failed += fault
         if scan is None:
-            alone.append(mask)
-        structures += structure_table({**of_mask, "edited_since": edited}, report)
+            without_scan.append(mask)
+        structures += structure_table({"mask": name, "edited_since": is_edited}, report)
         files = {"file": os.path.abspath(mask), "scan": os.path.abspath(scan) if scan else None}
-        spines.append({**of_mask, **files, "edited_since": edited, **spine_row(report)})
+        spines.append({"mask": name, **files, "edited_since": is_edited, **spine_row(report)})
         notes += [f"{mask}: {warning}" for warning in report["warnings"]]
-    with alone_in(Path(output_dir)):  # others may measure other masks meanwhile
-        for table, rows in zip(tables, (structures, spines)):
-            if rows:
-                others = [row for row in read_rows(table, "mask") if row["mask"] != rows[0]["mask"]] if prediction else []
-                print(shown(write_whole(table, partial(write_rows, in_order(others + rows)))))
+    _write_tables(tables, (structures, spines), keep_others=bool(prediction))
     for note in notes:
         print(shown(note))
-    if alone:
-        which = f"{counted(alone, 'mask')} without a scan ({listed(alone)})"
+    if without_scan:
+        which = f"{counted(without_scan, 'mask')} without a scan ({listed(without_scan)})"
         print(shown(f"{which}: no signals, no picture, and what a blank border cuts is not known"))
     if failed:
         raise UserError("\n".join(failed))
@@ -97,37 +102,78 @@ def measure(
 
 
 def _name(mask: Path, dataset_dir: str | Path, known: Mapping[str, str]) -> str:
-    """What the tables call a mask: as before, if its file is `known`; else its path from `dataset_dir`, or the whole path of one that
-    lies elsewhere or has the name of another."""
+    """Return the name of a mask in the tables.
+
+    It is the earlier name, if its file is `known`; else the path from `dataset_dir`, or the whole path of a mask that lies elsewhere or
+    whose name another mask has.
+    """
     inside = Path(os.path.relpath(mask, dataset_dir))
     name = os.path.abspath(mask) if inside.parts[:1] == (os.pardir,) or inside.as_posix() in known.values() else inside.as_posix()
     return known.get(os.path.realpath(mask), name)
 
 
-def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> tuple[dict[str, Any], bool | None, Callable[[str, Path], None]]:
-    """A report on a mask as inference writes it, with what that has said of the names; whether the mask was edited since (None: there is no
-    report); and what draws its picture, under a name, into a folder."""
+def _measure_and_draw(
+    mask: Path, scan: Path | None, label_scheme: str, name: str, output_dir: Path
+) -> tuple[dict[str, Any], bool | None, list[str]]:
+    """Return `report` and `is_edited` of a mask, and why its picture could not be drawn; the scan is let go before the next one is read.
+
+    Raises:
+        UserError: if the mask or the scan cannot be read, or they do not fit.
+    """
+    measured = _measure_one(mask, scan, label_scheme)
+    fault = []
+    if measured.scan:
+        folder = output_dir if Path(name).is_absolute() else (output_dir / name).parent
+        try:
+            _draw(measured, scan, folder / f"{without_postfix(mask).name}_measures.png", without_postfix(Path(name)).as_posix())
+        except UserError as error:  # another file in the place of the picture must not cost the numbers
+            fault.append(str(error))
+    return measured.report, measured.is_edited, fault
+
+
+def _measure_one(mask: Path, scan: Path | None, label_scheme: str) -> Measured:
+    """Make a report on a mask like that of inference, which keeps what an earlier report says of the names."""
     before = read_report(mask)
-    edited = not is_as_reported(mask, before) if is_report(before) else None
-    if edited is None or label_scheme not in ("", before.get("label_scheme")):
-        before = {}  # with other numbers its names are others
+    is_edited = not is_as_reported(mask, before) if is_report(before) else None
+    if is_edited is None or label_scheme not in ("", before.get("label_scheme")):
+        before = {}  # read in another scheme, the numbers mean other names
     volume, label_scheme = read_mask(mask, label_scheme)
     label, affine, image = volume.data, volume.affine, None
     if scan:
         image = read_scan(scan)
         label, affine = on_grid(mask, volume, scan, image), image.affine
-    report, measures = report_on(label, affine, image, label_scheme, {} if edited else before, before)
-    if label_scheme == "spider":  # counted from the lowest lumbar vertebra, and which that is the file alone does not tell
-        channels, first = np.unique(volume.data, return_index=True)
-        of_name = {label_table()[c].name: int(value) for c, value in zip(channels, read_volume(mask).data.flat[first])}
-        report["structures"] = [{**row, "value": of_name.get(row["name"])} for row in report["structures"]]
+    report, measures = report_on(label, affine, image, label_scheme, {} if is_edited else before, before)
+    if label_scheme == "spider":
+        report["structures"] = _with_stored_values(report["structures"], mask, volume.data)
+    return Measured(report, is_edited, label, measures, image)
 
-    def draw(name: str, folder: Path) -> None:
-        if image:
-            picture = folder / f"{case_name(mask).removesuffix(LABEL_POSTFIX)}_measures.png"
-            check_picture(picture, scan)
-            title = Path(name).with_name(case_name(name).removesuffix(LABEL_POSTFIX)).as_posix()
-            figure = measures_figure(image.data, label, affine, measures, shown(title), picture_note(report))
-            save_figure(figure, picture, source=str(scan))
 
-    return report, edited, draw
+def _with_stored_values(rows: Sequence[dict[str, Any]], mask: Path, channels: np.ndarray) -> list[dict[str, Any]]:
+    """Set the `value` of each row to the number in the file.
+
+    SPIDER counts from the lowest lumbar vertebra, and the file alone does not tell which that is.
+    """
+    present, first = np.unique(channels, return_index=True)
+    stored = {label_table()[c].name: int(value) for c, value in zip(present, read_volume(mask).data.flat[first])}
+    return [{**row, "value": stored.get(row["name"])} for row in rows]
+
+
+def _draw(measured: Measured, scan: Path, picture: Path, title: str) -> None:
+    """Draw the measures on the scan.
+
+    Raises:
+        UserError: if another file is in the place of the picture.
+    """
+    check_picture(picture, scan)
+    volume, note = measured.scan, picture_note(measured.report)
+    figure = measures_figure(volume.data, measured.label, volume.affine, measured.measures, shown(title), note)
+    save_figure(figure, picture, source=str(scan))
+
+
+def _write_tables(tables: Sequence[Path], contents: Sequence[list[dict]], keep_others: bool) -> None:
+    """Write tables that have rows, and print their paths; with `keep_others`, rows of other masks than the first stay."""
+    with alone_in(tables[0].parent):  # other processes may measure other masks meanwhile
+        for table, rows in zip(tables, contents):
+            if rows:
+                others = [row for row in read_rows(table, "mask") if row["mask"] != rows[0]["mask"]] if keep_others else []
+                print(shown(write_whole(table, partial(write_rows, in_order(others + rows)))))

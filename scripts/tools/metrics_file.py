@@ -1,4 +1,4 @@
-"""What an evaluation leaves in `metrics.json`, checked before anything is done with it."""
+"""Read the `metrics.json` of an evaluation, and check it before it is used."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ WORDS = {"source", "group", "case", "worst_structure"}  # the other columns hold
 
 
 def read_metrics(path: str | Path, option: str, needed: Mapping[str, Collection[str]]) -> dict[str, Any]:
-    """
+    """Read a `metrics.json` and check that it holds the needed tables.
+
     Args:
-        path: of a `metrics.json`.
-        option: the setting that names it.
+        path: path of the file.
+        option: name of the setting that holds the path.
         needed: tables that it must hold, with their columns.
 
     Raises:
-        CallError: if the file is missing, is no JSON, or lacks what is needed.
+        CallError: if the file is missing, is no JSON, or lacks a table or a column.
     """
     if not Path(path).is_file():
         raise CallError(f"{path}: no such file. --{option} takes the metrics.json of an evaluation.{similar_path(path)}")
@@ -30,12 +31,12 @@ def read_metrics(path: str | Path, option: str, needed: Mapping[str, Collection[
         raise CallError(f"{path}: not a JSON file ({error}). --{option} takes the metrics.json of an evaluation.") from None
     for name, columns in needed.items():
         if fault := _fault(content.get(name) if isinstance(content, dict) else None, name, columns):
-            raise CallError(f"{path}: no evaluation, {fault}. --{option} takes the metrics.json that evaluate.yaml writes.")
+            raise CallError(f"{path}: not an evaluation, {fault}. --{option} takes the metrics.json that evaluate.yaml writes.")
     return content
 
 
 def _fault(rows: Any, name: str, columns: Collection[str]) -> str:
-    """What is wrong with a table, in a few words; empty if nothing is."""
+    """Return in a few words what is wrong with a table; an empty text if nothing is."""
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         return f"it has no list of rows '{name}'"
     for row in rows:

@@ -1,4 +1,4 @@
-"""Published figures: gathered from evaluations into `docs/results.json`, from there into the model card's table and the metadata."""
+"""Published figures: collect evaluations in `docs/results.json`, and write the model card's tables and the metadata from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from scripts.common.errors import CallError, UserError, shown
-from scripts.common.files import write_whole
+from scripts.common.files import write_json, write_whole
 from scripts.common.tables import markdown
 from scripts.metrics import cell
 from scripts.tools.metrics_file import read_metrics
@@ -17,14 +17,11 @@ COLUMNS = {
     "scans": "scans", "n": "n", "dice": "Dice", "dice_sd": "sd", "level_dice": "Dice of the level", "asd_mm": "ASD mm",
     "hd95_mm": "HD95 mm", "missed": "missed", "identified": "identified", "all_levels": "all levels right",
 }  # fmt: skip
-
 WORST = {
     "case": "scan", "source": "source", "n": "n", "dice": "Dice", "level_dice": "Dice of the level", "identified": "identified",
     "worst_structure": "worst structure", "worst_level_dice": "its Dice of the level",
 }  # fmt: skip
-
-
-EVAL_METRICS = r'"eval_metrics": \{[^{}]*\}'  # a line of the metadata, which people edit: nothing else in it may move
+EVAL_METRICS = r'"eval_metrics": \{[^{}]*\}'  # the only line of the metadata that may change, because people edit that file
 
 
 def record(metrics_file: str | Path, name: str, docs_dir: str | Path, metadata_file: str | Path) -> None:
@@ -34,12 +31,12 @@ def record(metrics_file: str | Path, name: str, docs_dir: str | Path, metadata_f
     Args:
         metrics_file: `metrics.json` of an evaluation.
         name: what was scored, e.g. "validation".
-        docs_dir: folder with the first two files.
-        metadata_file: of the bundle.
+        docs_dir: folder with `results.json` and `README.md`, the model card.
+        metadata_file: the bundle's `metadata.json`.
 
     Raises:
         CallError: without the evaluation or a name; nothing is written then.
-        UserError: without the model card, the markers in it, `eval_metrics`, or if `results.json` is damaged; the same.
+        UserError: without the model card, the markers in it or `eval_metrics`, or if `results.json` is damaged; nothing is written then.
     """
     metrics_file, docs_dir = Path(metrics_file), Path(docs_dir)
     if not isinstance(name, str) or not name or not metrics_file.name:  # the command line reads `a, b` as a list
@@ -58,9 +55,9 @@ def record(metrics_file: str | Path, name: str, docs_dir: str | Path, metadata_f
     try:
         card = f"{head}{START}\n{results_tables(results)}\n{END}{tail}"
         metadata = re.sub(EVAL_METRICS, lambda _: f'"eval_metrics": {json.dumps(eval_metrics(results))}', metadata)
-    except (KeyError, TypeError, ValueError) as error:  # of an entry that was there already
+    except (KeyError, TypeError, ValueError) as error:  # in an earlier entry
         raise UserError(f"{results_file}: an entry is no evaluation ({error}). Restore the file: git checkout {results_file}") from None
-    write_whole(results_file, lambda path: path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))
+    write_json(results_file, results)
     write_whole(card_file, lambda path: path.write_text(card, encoding="utf-8"))
     write_whole(metadata_file, lambda path: path.write_text(metadata, encoding="utf-8"))
     print(shown(f"{name} is entered in {results_file}, {card_file} and {metadata_file}"))
@@ -77,7 +74,7 @@ def _read_results(path: Path) -> dict[str, dict]:
 
 
 def eval_metrics(results: dict[str, dict]) -> dict[str, float]:
-    """For readers of the metadata: over all structures of an evaluation, the mean Dice and the share that has the right name."""
+    """Return `eval_metrics` for the metadata: for each evaluation, the mean Dice of all structures and the share named right."""
     return {
         f"{name}_{key}": round(row[column], 3)
         for name, result in results.items()
@@ -88,7 +85,7 @@ def eval_metrics(results: dict[str, dict]) -> dict[str, float]:
 
 
 def results_tables(results: dict[str, dict]) -> str:
-    """Markdown: a row per evaluation, source and group, then the worst scans of every evaluation."""
+    """Format two Markdown tables: a row per evaluation, source and group, then the worst scans of every evaluation."""
     rows = [[name, row["source"], row["group"], *_cells(row, COLUMNS)] for name, result in results.items() for row in result["by_source"]]
     worst = [[name, *_cells(row, WORST)] for name, result in results.items() for row in result["worst_cases"]]
     first = markdown(["evaluation", "source", "group", *COLUMNS.values()], rows, words=3)

@@ -1,4 +1,4 @@
-"""Size and cost of a network: weights, floating point operations and activations of one patch."""
+"""Measure size and cost of a network: weights, floating point operations and activations of one patch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from scripts.common.errors import counted
 from scripts.common.tables import aligned
 
 MIB = 2**20
@@ -20,23 +21,23 @@ class Layer(NamedTuple):
     name: str
     type: str
     output_shape: tuple[int, ...]
-    weights: int  # 0 where an earlier row has counted them
-    input_values: int  # numbers that go in
-    output_values: int  # numbers that come out; 0 if they overwrite the input or are a view of it
+    weights: int  # 0 if an earlier row has counted them
+    input_values: int  # count of numbers
+    output_values: int  # count of numbers; 0 if they overwrite the input or are a view of it
 
 
 def model_summary(network: torch.nn.Module, patch_size: Sequence[int], in_channels: int = 1) -> dict[str, float]:
     """Print a table of the layers with totals for one forward pass of one patch.
 
-    GFLOPs are those of convolutions, matrix products and attention (a multiply-add is two operations); normalisation, activation
-    functions and sums are left out, which together are a few percent. Activations are estimates for float32 and batch size 1: training
-    keeps the output of every layer for the backward pass; inference needs at least the largest input and output of one layer at a time
-    (skip connections, workspaces and the allocator come on top).
+    GFLOPs count convolutions, matrix products and attention (a multiply-add is two operations), but not normalisation, activation
+    functions and sums, which together are a few percent. Activations are estimates for float32 and batch size 1: training keeps the
+    output of every layer for the backward pass; inference needs at least the largest input and output of one layer at a time (skip
+    connections, workspaces and the allocator come on top).
 
     Args:
         network: on any device; its mode is kept.
         patch_size: voxels per axis.
-        in_channels: of the input.
+        in_channels: channels of the input.
 
     Returns:
         weights, trainable_weights (counts), weights_mb, gflops, activations_training_mb, activations_inference_mb (MB of 2**20 bytes).
@@ -53,7 +54,7 @@ def model_summary(network: torch.nn.Module, patch_size: Sequence[int], in_channe
     }
     print(layer_table(layers))
     print(
-        f"\n{'patch':<26}{' x '.join(map(str, patch_size))}, {in_channels} channel{'s' * (in_channels != 1)}"
+        f"\n{'patch':<26}{' x '.join(map(str, patch_size))}, {counted(in_channels, 'channel')}"
         f"\n{'weights':<26}{weights:,} ({result['trainable_weights']:,} trainable), {result['weights_mb']:.1f} MB"
         f"\n{'one forward pass':<26}{result['gflops']:.2f} GFLOPs"
         f"\n{'activations, training':<26}about {result['activations_training_mb']:.0f} MB for each patch of the batch"
@@ -63,15 +64,15 @@ def model_summary(network: torch.nn.Module, patch_size: Sequence[int], in_channe
 
 
 def trace(network: torch.nn.Module, shape: Sequence[int]) -> tuple[list[Layer], int]:
-    """Calls of leaf modules in the order of one forward pass of zeros of `shape` (B, C, X, Y, Z), and the floating point operations."""
+    """Trace a forward pass of zeros of `shape` (B, C, X, Y, Z); return the calls of leaf modules in order, and the FLOPs of the pass."""
     layers: list[Layer] = []
-    counted: set[int] = set()
+    seen: set[int] = set()
 
     def record(name: str):
         def hook(module: torch.nn.Module, inputs: tuple, output: object) -> None:
             given, tensors = _tensors(inputs), _tensors(output)
-            new = [p for p in module.parameters() if id(p) not in counted]  # a module or a weight may be used twice
-            counted.update(id(p) for p in new)
+            new = [p for p in module.parameters() if id(p) not in seen]  # a module or a weight may be used twice
+            seen.update(id(p) for p in new)
             sources = {t.untyped_storage().data_ptr() for t in given}
             made = sum(t.numel() for t in tensors if t.untyped_storage().data_ptr() not in sources)
             first = tuple(tensors[0].shape) if tensors else ()
@@ -95,15 +96,18 @@ def trace(network: torch.nn.Module, shape: Sequence[int]) -> tuple[list[Layer], 
 
 
 def _tensors(value: object) -> list[torch.Tensor]:
-    """All tensors in nested lists, tuples and dicts."""
+    """Return all tensors in nested lists, tuples and dicts."""
     if isinstance(value, torch.Tensor):
         return [value]
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return [tensor for child in children for tensor in _tensors(child)]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, (list, tuple)):
+        return []
+    return [tensor for child in value for tensor in _tensors(child)]
 
 
 def layer_table(layers: Sequence[Layer]) -> str:
-    """Aligned columns; shapes without the batch axis."""
+    """Format a row per layer as aligned columns; shapes are given without the batch axis."""
     rows = [("layer", "type", "output", "weights")]
     rows += [(row.name or "(network)", row.type, " x ".join(map(str, row.output_shape[1:])), f"{row.weights:,}") for row in layers]
     return aligned(rows, left=(0, 1, 2))

@@ -1,4 +1,4 @@
-"""The release: a zip as `monai.bundle.download` unpacks it, its checksum, and the same files as a folder to upload from."""
+"""Make the release: a zip as `monai.bundle.download` unpacks it, its checksum, and the same files as a folder to upload from."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from scripts.common.errors import UserError
 from scripts.common.files import sha256_of, write_whole
 from scripts.common.preflight import check_writable
 
-NAME = "spine_mri_segmentation"  # of the folder in the zip: clients find the bundle by it
-# what is released; tests and what runs them, caches, outputs and what clients write into a bundle are not
+NAME = "spine_mri_segmentation"  # name of the folder in the zip, by which clients find the bundle
+# files of the release; left out are tests and their scripts, caches, outputs and files that clients write into a bundle
 PARTS = (
     "LICENSE", "README.md", "requirements.txt", "configs/metadata.json", "configs/*.yaml", "configs/*.conf", "docs/**/*", "models/model.pt",
     "scripts/**/*.py", "scripts/**/*.sh",
 )  # fmt: skip
 LEFT_OUT = ("scripts/test.sh",)
-LIMIT_BYTES = 25e6  # of one file in the model zoo
-TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: the same files always give the same zip
+LIMIT_BYTES = 25e6  # for one file in the model zoo
+TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold; always the same, so that the same files give the same zip
 
 
 def package(bundle_root: str | Path, output_dir: str | Path) -> Path:
     """Write `<name>_v<version>.zip`, `<name>_v<version>.zip.sha256` (as `sha256sum --check` reads it) and the folder `<name>`.
 
-    Each of the three appears whole or not at all. The zip depends on the contents of the files alone. The folder is there to be
-    changed: `push_to_hf_hub` puts the model card in the place of its README.md.
+    Each of the three appears whole or not at all. The zip depends on nothing but the contents of the files. The folder may be changed
+    later: `push_to_hf_hub` replaces its README.md by the model card.
 
     Args:
-        bundle_root: the bundle.
-        output_dir: where to; what an earlier call has left there is replaced.
+        bundle_root: folder of the bundle.
+        output_dir: folder for the release; that of an earlier call is replaced.
 
     Returns:
-        Path of the zip.
+        path of the zip.
 
     Raises:
         UserError: without weights or another part, for a file too large for the model zoo, a version that the changelog does not
@@ -56,7 +56,7 @@ def package(bundle_root: str | Path, output_dir: str | Path) -> Path:
 
 
 def release_files(root: Path) -> list[str]:
-    """Paths below the bundle, with slashes and sorted, of all that is released.
+    """Return the sorted paths of all released files, relative to the bundle and with slashes.
 
     Raises:
         UserError: if a part is missing, or a file has 25 MB or more.
@@ -68,12 +68,16 @@ def release_files(root: Path) -> list[str]:
         found = {p.relative_to(root).as_posix() for p in root.glob(part) if p.is_file()}
         if not found:
             raise UserError(f"{root}: no {part} there. Set --bundle_root to the bundle's folder.")
-        names |= {n for n in found if n not in LEFT_OUT and not any(word.startswith((".", "__pycache__")) for word in n.split("/"))}
+        names |= {name for name in found if name not in LEFT_OUT and not _is_hidden_or_cache(name)}
     for name in sorted(names):
         size = (root / name).stat().st_size
         if size >= LIMIT_BYTES:
             raise UserError(f"{root / name}: {size / 1e6:.1f} MB, but the model zoo takes files below {LIMIT_BYTES / 1e6:.0f} MB")
     return sorted(names)
+
+
+def _is_hidden_or_cache(name: str) -> bool:
+    return any(part.startswith((".", "__pycache__")) for part in name.split("/"))
 
 
 def _version(metadata_file: Path) -> str:
@@ -86,11 +90,15 @@ def _version(metadata_file: Path) -> str:
 
 
 def _check_replaceable(folder: Path, root: Path, files: list[str]) -> None:
-    """The folder is deleted before it is written anew, so it must be an export, without work of others, and not the bundle itself."""
+    """Refuse to delete a folder that is not an earlier export, holds other files, or is the bundle itself.
+
+    Raises:
+        UserError: for such a folder.
+    """
     target, source = folder.resolve(), root.resolve()
     is_export = (folder / "configs" / "metadata.json").is_file() and not (folder / ".git").exists()
     if target in (source, *source.parents) or (folder.exists() and not is_export):
-        raise UserError(f"{folder} is there and is not an export of this bundle. Set --release_dir to another folder.")
+        raise UserError(f"{folder}: exists already and is not an export of this bundle. Set --release_dir to another folder.")
     released = {f"{NAME}/{name}" for name in files}.union(*map(_zipped, folder.parent.glob(f"{NAME}_v*.zip")))
     there = (p for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in p.parts)
     if foreign := [p for p in there if p.relative_to(folder.parent).as_posix() not in released]:
@@ -98,7 +106,7 @@ def _check_replaceable(folder: Path, root: Path, files: list[str]) -> None:
 
 
 def _zipped(archive: Path) -> list[str]:
-    """Names in a zip; none in a file that is no zip."""
+    """Return the names in a zip; none for a file that is no zip."""
     if not zipfile.is_zipfile(archive):
         return []
     with zipfile.ZipFile(archive) as opened:
@@ -106,11 +114,11 @@ def _zipped(archive: Path) -> list[str]:
 
 
 def _write_zip(root: Path, files: list[str], path: Path) -> None:
-    # stored, not deflated: zlib does not give the same bytes in every version, and weights hardly shrink
+    # stored, because zlib does not deflate to the same bytes in every version, and weights hardly shrink
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in files:
             entry = zipfile.ZipInfo(f"{NAME}/{name}", TIMESTAMP)
-            entry.create_system = 3  # Unix, whatever packs it
+            entry.create_system = 3  # Unix, on whatever system this runs
             entry.external_attr = (stat.S_IFREG | (0o755 if name.endswith(".sh") else 0o644)) << 16
             archive.writestr(entry, (root / name).read_bytes())
 

@@ -1,23 +1,23 @@
-"""The command `rename`: of one mask, or of every mask that a table names."""
+"""The command `rename`, for one mask or for every mask that a table names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from scripts.common.errors import CallError, UserError, shown
+from scripts.common.errors import CallError, UserError, counted, shown, similar_path
 from scripts.common.preflight import check_files
 from scripts.common.tables import check_column, read_rows
-from scripts.tools.rename import AlreadyNamedError, rename
+from scripts.tools.rename import TABLES_FOLLOW, AlreadyNamedError, rename, rename_one
 
 
 def run(
     prediction: str | Path = "", lowest: str = "", lumbar: int = 0, image: str | Path = "", label_scheme: str = "", names: str | Path = ""
 ) -> None:
-    """`rename`, or with `names` `rename_listed`.
+    """Run `rename`, or with `names` `rename_listed`.
 
     Raises:
-        CallError: as these two, and for a table beside what it takes the place of.
+        CallError: as these two, and for a table together with options that it replaces.
         UserError: as these two.
     """
     if not names:
@@ -29,33 +29,54 @@ def run(
 
 
 def rename_listed(names: str | Path, label_scheme: str = "") -> None:
-    """Rename (`rename`) every mask of a table, such as `spines.csv` with a column more; masks that have their names already stay.
+    """Rename (`rename`) every mask of a table, such as `spines.csv` with one more column; masks that have their names already stay.
 
     Args:
         names: CSV with the columns `mask`, a path from the folder of the table, `lowest`, the right name of its lowest body, and, if need
             be, `lumbar`, 4, 5 or 6. Rows without either are passed over.
-        label_scheme: of the numbers in the masks; empty: what the report of each says, else `verse`.
+        label_scheme: scheme of the numbers in the masks; empty: what the report of each says, else `verse`.
 
     Raises:
-        CallError: for a table that is not there, or without such a row.
+        CallError: for a file that is not there or no `.csv`, and for a table without such a row.
         UserError: for a file that is no such table, and after the others for masks that cannot be renamed.
     """
-    check_files(names=names)
-    check_column(Path(names), "mask")
-    rows = [row for row in read_rows(Path(names), "mask") if _cell(row, "mask") and (_cell(row, "lowest") or _cell(row, "lumbar"))]
-    if not rows:
-        raise CallError(f"{names}: no row has a value in a column 'lowest' or 'lumbar'. Add the columns, and fill in what is right.")
-    failed = []
+    table = Path(names)
+    failed, unchanged, tables_lag = [], 0, False
+    rows = _rows(table)
     for row in rows:
-        mask = Path(names).parent / _cell(row, "mask")
+        mask = table.parent / _cell(row, "mask")
         try:
-            rename(mask, _cell(row, "lowest"), _lumbar(row, mask), label_scheme=label_scheme)
+            if not mask.is_file():
+                raise UserError(f"{mask}: no such file. Correct its row in {table}.{similar_path(mask)}")
+            tables_lag |= rename_one(mask, _cell(row, "lowest"), _lumbar(row, mask), "", label_scheme)
         except AlreadyNamedError as error:
+            unchanged += 1
             print(shown(error))
         except UserError as error:
             failed.append(str(error) if str(mask) in str(error) else f"{mask}: {error}")
+    if tables_lag:
+        print(TABLES_FOLLOW)
+    renamed = counted(len(rows) - unchanged - len(failed), "mask")
+    print(f"{renamed} renamed or confirmed, {unchanged} had these names already, {len(failed)} failed")
     if failed:
         raise UserError("\n".join(failed))
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    """Read the rows of a table that name a mask and what is right for it.
+
+    Raises:
+        CallError: for a file that is not there or no `.csv`, and if there is no such row.
+        UserError: for a file that is no table, or lacks the column `mask`.
+    """
+    check_files(names=table)
+    if table.is_dir() or table.suffix.lower() != ".csv":
+        raise CallError(f"--names {table}: a .csv file is needed, with the columns 'mask' and 'lowest' or 'lumbar'")
+    check_column(table, "mask")
+    rows = [row for row in read_rows(table, "mask") if _cell(row, "mask") and (_cell(row, "lowest") or _cell(row, "lumbar"))]
+    if not rows:
+        raise CallError(f"{table}: no row has a value in a column 'lowest' or 'lumbar'. Add the columns, and fill in what is right.")
+    return rows
 
 
 def _cell(row: Mapping[str, str | None], column: str) -> str:
@@ -63,9 +84,10 @@ def _cell(row: Mapping[str, str | None], column: str) -> str:
 
 
 def _lumbar(row: Mapping[str, str | None], mask: Path) -> int:
-    """
+    """Return the number of lumbar vertebrae in a row, 0 if there is none; spreadsheets may write 6 as 6.0.
+
     Raises:
-        UserError: for what is no whole number; spreadsheets write 6 as 6.0, too.
+        UserError: for anything but a whole number.
     """
     text = _cell(row, "lumbar") or "0"
     try:
@@ -73,4 +95,4 @@ def _lumbar(row: Mapping[str, str | None], mask: Path) -> int:
             return int(number)
     except ValueError:
         pass
-    raise UserError(f"{mask}: the lumbar vertebrae are '{text}' in the table; 4, 5 or 6 is needed, or nothing")
+    raise UserError(f"{mask}: the number of lumbar vertebrae is '{text}' in the table; 4, 5 or 6 is needed, or nothing")

@@ -1,4 +1,4 @@
-"""A picture of what training sees: scans before and after the random transforms."""
+"""Draw what training sees: scans before and after the random transforms."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ def show_batch(
     output_dir: str | Path,
     view_voxel: Sequence[int],
 ) -> Path:
-    """Draw the first `count` entries of `data` to `<output_dir>/batch.png`, before and after; prints and returns the path.
+    """Draw the first entries of a dataset before and after the random transforms; print and return the path of the picture.
 
     Labels are drawn as the loss sees them, with the discs that geometry tells between bodies (`scripts/data/complete_labels.py`).
 
     Args:
         data: entries of a datalist.
-        deterministic_transforms: up to the cached scan on the working grid.
-        random_transforms: crop and augmentation, applied to the former's result: `image` with `label`, or `view` with `view_label`, or
-            both.
+        deterministic_transforms: transforms up to the cached scan on the working grid.
+        random_transforms: crop and augmentation of such a scan, to `image` with `label`, or `view` with `view_label`, or both.
+        count: number of entries.
+        output_dir: folder for `batch.png`.
         view_voxel: size of a voxel of the view in voxels of the scan.
     """
     columns: dict[str, list[tuple]] = {}
-    read, change = Compose(deterministic_transforms), Compose(random_transforms)  # a new one would draw the same numbers again
+    # made once, because a new Compose would draw the same random numbers for every scan
+    read, change = Compose(deterministic_transforms), Compose(random_transforms)
     for entry in islice(data, count):
         scan = read(entry)
         sample = change(scan)
@@ -54,6 +56,6 @@ def show_batch(
 
 
 def _channels(label: np.ndarray | MetaTensor) -> np.ndarray:
-    """What is no channel of the table, such as the mark of unknown voxels, as background."""
+    """Convert a label to uint8, with background for values that are no channel, such as the mark of unknown voxels."""
     values = np.asarray(label).astype(np.uint8)
     return np.where(values < len(label_table()), values, 0)

@@ -1,4 +1,4 @@
-"""Names and colours of the numbers in masks, for the viewers that people open them in."""
+"""Write the names and colours of the numbers in masks for ITK-SNAP, 3D Slicer and FreeView."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scripts.common.preflight import check_writable
 from scripts.figures import structure_color
 from scripts.labels import anatomical_order, check_scheme, label_table
 
-LIMITS = {"spider": ", in masks without an L6: with one, all but the lowest are one higher"}  # of what a scheme's numbers mean
+EXCEPTIONS = {"spider": ", in masks without an L6: with one, all but the lowest are one higher"}  # to the meaning of a scheme's numbers
 
 
 def viewer_labels(output_dir: str | Path, label_scheme: str = "") -> list[Path]:
-    """Write `<scheme>_itksnap.txt`, label descriptions of ITK-SNAP, and `<scheme>_slicer.ctbl`, a colour table of 3D Slicer, which
-    FreeView reads too; prints and returns the paths. Colours are those of the pictures.
+    """Write label descriptions for ITK-SNAP and a colour table for 3D Slicer and FreeView; print and return their paths.
 
-    Where two structures share a number, as L5/S1 and L6/S1 in `totalspineseg`, it has the name of the first.
+    They are `<scheme>_itksnap.txt` and `<scheme>_slicer.ctbl`. Colours are those of the pictures. Where two structures share a number, as
+    L5/S1 and L6/S1 in `totalspineseg`, it has the name of the first.
 
     Args:
         output_dir: created if missing.
@@ -35,9 +35,9 @@ def viewer_labels(output_dir: str | Path, label_scheme: str = "") -> list[Path]:
         structure = label_table()[channel]
         number = getattr(structure, scheme)
         if number and not (scheme == "spider" and structure.name.startswith("L6")):
-            name = "_".join(structure.name.replace('"', "").split())  # of a table of one's own
+            name = "_".join(structure.name.replace('"', "").split())  # names in a table of one's own may hold quotes and spaces
             rows.setdefault(number, (name, [round(255 * share) for share in structure_color(channel)]))
-    about = f"numbers of the label scheme {scheme}{LIMITS.get(scheme, '')}"
+    about = f"numbers of the label scheme {scheme}{EXCEPTIONS.get(scheme, '')}"
     snap = [f"# ITK-SNAP label descriptions: {about}", '0 0 0 0 0 0 0 "Clear Label"']
     slicer = [f"# 3D Slicer colour table: {about}", "0 background 0 0 0 0"]
     for number, (name, (r, g, b)) in sorted(rows.items()):

@@ -17,16 +17,16 @@ from scripts.measure.doubts import picture_note
 def visualize(
     prediction: str | Path, output_dir: str | Path, image: str | Path = "", reference: str | Path = "", label_scheme: str = ""
 ) -> Path:
-    """Draw a prediction (and a reference) over its scan into `<output_dir>/<case>.png`; prints and returns the path.
+    """Draw a prediction (and a reference) over its scan into `<output_dir>/<case>.png`; print and return the path.
 
-    The title tells which mask is shown; the picture of another one of the same scan is replaced, that of another scan never.
+    The title tells which mask is shown. A picture of another mask of the same scan is replaced, a picture of another scan never.
 
     Args:
         prediction: mask, on the grid of its scan, in any order of the axes.
         output_dir: created if missing.
-        image: the scan; empty: the one that the report beside the mask names, or the one beside it.
+        image: the scan; empty: the one that the report beside the mask names, or the one beside the mask.
         reference: label on the same grid, in VerSe numbers unless a report beside it names another scheme.
-        label_scheme: of the prediction's values; empty: what the report beside it says, else `verse`.
+        label_scheme: scheme of the prediction's values; empty: what the report beside it says, else `verse`.
 
     Raises:
         CallError: for a file that is not there, or a mask without a scan.

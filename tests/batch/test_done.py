@@ -1,4 +1,4 @@
-"""What a mask is made from."""
+"""Records of what a mask is made from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of all masks: read back as a browser reads it."""
+"""The page of all masks, parsed as a browser parses it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LATIN = os.fsdecode(b"R\xfccken")
 
 
 class Page(HTMLParser):
-    """The text of every element, by the tag that it stands in, with classes; and all links."""
+    """Parser that collects the text of every element by tag and class, and all links."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def test_doubtful_masks_come_first(tmp_path):
         {"mask": "a_seg.nii.gz", "warnings": "", "edited_since": False, "lordosis_deg": 52.4, "cobb_deg": None},
         {"mask": "z_seg.nii.gz", "warnings": "first: <b> & c | second", "edited_since": False, "cobb_deg": 12.6},
         {"mask": f"b & c/{LATIN}<1>_seg.nii.gz", "warnings": "", "edited_since": True},
-        {"mask": "old_seg.nii.gz"},  # of a version whose tables had fewer columns
+        {"mask": "old_seg.nii.gz"},  # tables of an older version have fewer columns
     ]
     (tmp_path / "failures.csv").write_text("file,reason,fix\n/data/bad.nii.gz,cannot be read,Export it again.\n")
     assert write_overview(tmp_path, spines) == tmp_path / "overview.html"
@@ -54,7 +54,7 @@ def test_doubtful_masks_come_first(tmp_path):
     assert page.classes == ["doubtful", "doubtful", None, None]
     assert page.of("li") == [
         "/data/bad.nii.gz: cannot be read. Export it again.",
-        "edited since: these numbers are those of the mask before",
+        "the mask was edited after its report: these numbers describe it as it was before",
         "first: <b> & c",
         "second",
     ]
@@ -64,7 +64,7 @@ def test_doubtful_masks_come_first(tmp_path):
         "spines.csv",
         *[f"b & c/{LATIN}<1>_seg.png"] * 2,
         *["a_seg.png"] * 2,
-    ]  # of pictures that are there
+    ]  # only pictures that exist are linked
 
 
 def test_a_table_of_failures_that_cannot_be_read(tmp_path):

@@ -1,4 +1,4 @@
-"""What the benchmark computes, with clocks and processes that do as they are told; the measurements themselves are not tested."""
+"""Results of the benchmark with faked clocks and processes; the measurements themselves are not tested."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def results() -> dict:
 
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
-    """A clock that stands still until somebody changes its only item."""
+    """Return a clock that stands still until a test changes its only item."""
     time = [0.0]
     monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: time[0])
     return time
@@ -205,7 +205,7 @@ def test_many_scans_by_the_times_of_their_reports(tmp_path, small_scan, monkeypa
 
 
 def test_folder_by_the_medians_of_three_turns(tmp_path, small_scan, monkeypatch):
-    """Two processes, whose reports come in pairs: 4 s a scan one by one, 3 s with a reader, 2 s in two processes, once ten times that."""
+    """The reports of two processes come in pairs: 4 s a scan one by one, 3 s with a reader, 2 s in two processes, once ten times that."""
     turns: list[str] = []
 
     def command(_: bench.Bench, options: list[str], processes: int, **kwargs) -> Child:
@@ -237,7 +237,7 @@ def test_folder_by_the_medians_of_three_turns(tmp_path, small_scan, monkeypatch)
 
 @pytest.fixture
 def parts(monkeypatch) -> dict:
-    """Parts that measure nothing."""
+    """Replace the parts by ones that measure nothing."""
     made = {"ours": lambda b: results()["ours"], "plain": lambda b: {name: {"n": b.repeats} for name in b.scans}}
     monkeypatch.setattr(command, "PARTS", made)
     monkeypatch.setattr(command, "machine", lambda: {"cores": "2"})

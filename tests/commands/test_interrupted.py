@@ -1,4 +1,4 @@
-"""No room, a reader that dies, a process that is killed: whole files only, and one scan lost."""
+"""A full disk, a reader that dies, a process that is killed: files are whole, and one scan at most is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scripts.data.find import case_name
 
 
 def test_no_room_for_a_whole_file(weights, two, tmp_path):
-    """The system stops every file after some bytes, as a full disk does: enough for a mask and a table, not for a figure."""
+    """A limit on the size of files acts like a full disk: it is enough for a mask and a table, not for a figure."""
     out = tmp_path / "out"
     options = {**SMALL, "ckpt_path": weights, "output_dir": out, "dataset_dir": two}
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", INFERENCE, *(f"--{k}={v}" for k, v in options.items())]
@@ -64,7 +64,7 @@ def test_killed_while_writing(tmp_path):
     assert path.read_text() == "old"
     (left,) = files(tmp_path) - {path.name}
     assert left.startswith(".partial_")
-    write_whole(path, lambda partial: partial.write_text("new"))  # another process may still be at the other one
+    write_whole(path, lambda partial: partial.write_text("new"))  # another process may still be writing the other file
     assert path.read_text() == "new"
     assert files(tmp_path) == {path.name, left}
 
@@ -84,4 +84,4 @@ def test_left_over_partial_files_are_no_scans(weights, two, tmp_path):
         "structures.csv",
         "spines.csv",
         "overview.html",
-    }  # another may be at it
+    }  # another process may be writing it

@@ -1,4 +1,4 @@
-"""A label table of one's own: checked, used by the configs, and fine-tuned to from weights of another table."""
+"""A label table of one's own is checked, used by the configs, and used to fine-tune weights of another table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _default_table_afterwards():
 
 @pytest.fixture
 def lumbar_table(tmp_path):
-    """Five bodies and four discs, with numbers of their own."""
+    """Write a table of five bodies and four discs, with their own numbers."""
     path = tmp_path / "lumbar.json"
     path.write_text(json.dumps([{"channel": c, "name": name, "verse": 10 * c} for c, name in enumerate(LUMBAR)]))
     return path
@@ -59,7 +59,7 @@ def test_metadata_is_a_table_itself():
 
 @pytest.mark.parametrize("bodies", [1, 2])
 def test_a_table_without_discs(tmp_path, bodies):
-    """The fine network draws them all the same."""
+    """The fine network draws discs all the same."""
     (tmp_path / "bodies.json").write_text(json.dumps([{"channel": c, "name": name, "verse": c} for c, name in enumerate(LUMBAR[:6])]))
     use_table(str(tmp_path / "bodies.json"))
     kinds, gated = torch.zeros(3, 16, 24, 48), torch.zeros(7, 4, 6, 12)
@@ -74,7 +74,7 @@ def test_a_table_without_discs(tmp_path, bodies):
 
 
 def test_a_table_of_the_end_of_the_spine(tmp_path):
-    """Only one level is counted there: votes cannot be off."""
+    """Only one level is counted in such a table, so votes cannot be off."""
     names = ("background", "L5", "L6", "S1", "L5/S1", "L6/S1")
     (tmp_path / "end.json").write_text(json.dumps([{"channel": c, "name": name, "verse": c} for c, name in enumerate(names)]))
     use_table(str(tmp_path / "end.json"))
@@ -125,7 +125,7 @@ def test_without_a_sacrum_in_the_table_the_probability_is_told(lumbar_table):
 
 
 def test_fine_tuning_to_another_table(trained, lumbar_table, tmp_path, capfd):
-    """One command, one override: the head starts at random and says so, the rest is taken over."""
+    """One override is enough: the head starts at random, which is printed, and all other weights are taken over."""
     write_cohort(
         tmp_path, training=1, validation=1, testing=0, seed=5, contrast="T2w", view="L3", shape=(12, 64, 96), spacing_mm=(2.5, 4.9)
     )
@@ -142,7 +142,7 @@ def test_fine_tuning_to_another_table(trained, lumbar_table, tmp_path, capfd):
 
 
 def relabel(folder) -> None:
-    """Numbers of the default table -> those of LUMBAR."""
+    """Replace the numbers of the default table by those of LUMBAR."""
     use_table()
     numbers = {s.verse: 10 * LUMBAR.index(s.name) for s in label_table() if s.name in LUMBAR}
     path = folder / "datalist.json"
@@ -183,7 +183,7 @@ def test_a_head_of_another_size_is_left_out(tmp_path):
 
 
 def test_pretrained_weights_do_not_replace_those_of_the_server(tmp_path):
-    """Every round of a federated training is a run of the same trainer, which gets its weights before."""
+    """Every round of a federated training is a run of the same trainer, whose weights were set before."""
     source, target = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     torch.save(source.state_dict(), tmp_path / "model.pt")
     trainer = Engine(lambda engine, batch: None)

@@ -1,4 +1,4 @@
-"""File names in other encodings, and tables and reports that somebody has edited."""
+"""File names in other encodings, and edited tables and reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scripts.common.tables import read_rows
 from scripts.data.masks import write_label_map
 from scripts.data.own_masks import check_replaceable, signature
 
-LATIN = os.fsdecode(b"R\xfccken")  # as old archives leave names: no UTF-8
+LATIN = os.fsdecode(b"R\xfccken")  # not UTF-8, as in names from old archives
 
 
 def test_names_that_are_no_utf8(weights, two, tmp_path, capfd):
@@ -75,7 +75,7 @@ def test_a_report_that_was_edited_is_made_anew(weights, two, tmp_path, capfd, ed
 def test_no_table_at_all(weights, two, tmp_path, capfd):
     (tmp_path / "structures.csv").write_text("mask\n" + "x" * 200_000)  # more than the csv module takes for a field
     assert infer(weights, tmp_path, two, image=str(two / "a.nii.gz"), figures=False) == 1
-    line = f"{tmp_path}/structures.csv: no table (field larger than field limit (131072)). Move it away."
+    line = f"{tmp_path}/structures.csv: not a CSV table (field larger than field limit (131072)). Move it away."
     assert line in capfd.readouterr().err.splitlines()
     assert "a_seg.nii.gz" not in files(tmp_path)  # found before any work was done
 
@@ -117,7 +117,7 @@ def test_only_half_files_are_replaced_unasked(tmp_path):
 
 
 def test_a_mask_without_its_report_is_replaced_only_as_it_was_drawn(tmp_path):
-    """A run was killed before the report; or somebody has corrected the mask in an editor that keeps the header, and left the report."""
+    """Either a run was killed before the report, or the mask was corrected in an editor that keeps the header, and has no report."""
     mask, values = tmp_path / "a_seg.nii.gz", np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     write_label_map(values, np.diag([-1.0, 2.0, 3.0, 1.0]), mask, signature(values))
     check_replaceable(mask, "a")

@@ -1,4 +1,4 @@
-"""The training of train.yaml, killed and stopped as it happens to a user, ends with the bits of one that ran through."""
+"""A training of train.yaml that was killed or stopped, and resumed, ends with the same bits as one without a break."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from conftest import SMALL, TRAIN, run_bundle
 
-EPOCHS = 12  # of two steps
-# nothing that an untrained network draws is large enough to be named: the validation takes no time
+EPOCHS = 12  # epochs of two steps
+# an untrained network draws nothing large enough to be named, so the validation takes no time
 OPTIONS = {**SMALL, "epochs": EPOCHS, "batch_size": 1, "val_interval": EPOCHS, "min_instance_mm3": 1e9, "tensorboard_cases": 0}
 
 
 class Training:
-    """`python -m monai.bundle run` in a process of its own."""
+    """A training by `python -m monai.bundle run` in a process of its own."""
 
     def __init__(self, folder: Path, **options) -> None:
         self.last, self.log = folder / "last.pt", folder / "log.txt"
@@ -34,7 +34,7 @@ class Training:
         return self.last.stat().st_mtime_ns if self.last.exists() else 0
 
     def end(self, number: signal.Signals) -> int:
-        """Send a signal when a checkpoint has been written; the exit code."""
+        """Send a signal when a checkpoint has been written; return the exit code."""
         while self._time() == self.before:
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             time.sleep(0.01)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not WEIGHTS.exists(), reason="no weights are shi
 
 
 def evaluate(dataset_dir: Path, entries: list[dict], output_dir: Path) -> dict[tuple[str, str], dict]:
-    """Summary by source and group, of the configs as they stand."""
+    """Evaluate with the shipped configs; return the summary by source and group."""
     output_dir.mkdir(exist_ok=True)
     (output_dir / "datalist.json").write_text(json.dumps({"validation": entries}))
     options = {"dataset_dir": str(dataset_dir), "datalist": str(output_dir / "datalist.json"), "output_dir": str(output_dir)}
@@ -39,7 +39,7 @@ def test_phantoms(tmp_path):
 
 
 def test_names_do_not_hang_on_where_a_scan_ends(tmp_path):
-    """Without the upper 30 % of it."""
+    """Scans that lack their upper 30 % get the right names too."""
     write_cohort(tmp_path, training=0, validation=2, testing=0, seed=11, workers=1, contrast="T2w")
     entries = json.loads((tmp_path / "datalist.json").read_text())["validation"]
     for path in (tmp_path / entry[key] for entry in entries for key in ("image", "label")):

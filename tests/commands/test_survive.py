@@ -1,4 +1,4 @@
-"""A folder as labs have them: every good scan gets its mask, every bad one a line, and nothing is done twice or by halves."""
+"""A messy folder: every good scan gets its mask, every bad one a line, and nothing is done twice or by halves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scripts.data.scans import read_scan
 
 
 def write_bad(folder: Path, scan: nib.Nifti1Image) -> dict[str, str]:
-    """One file per way of being bad, and what its reason holds."""
+    """Write one file per fault; return a part of the reason by file."""
     voxels, affine = np.asarray(scan.dataobj).astype(np.float32), scan.affine
 
     def save(name: str, data: np.ndarray, **header) -> None:
@@ -33,7 +33,7 @@ def write_bad(folder: Path, scan: nib.Nifti1Image) -> dict[str, str]:
         nib.save(image, folder / name)
 
     def without_affine(name: str, value: float) -> None:
-        """nibabel refuses to write such a header: change the bytes."""
+        """Fill the affine with one value by changing bytes of the header, because nibabel refuses to write that."""
         save(name, voxels)
         content = bytearray((folder / name).read_bytes())
         content[280:328] = np.full(12, value, "<f4").tobytes()
@@ -67,7 +67,7 @@ def write_bad(folder: Path, scan: nib.Nifti1Image) -> dict[str, str]:
 
 
 def write_good(folder: Path, scan: nib.Nifti1Image) -> dict[str, str]:
-    """Scans with blemishes, and what is said of each."""
+    """Write scans with blemishes; return the remark on each."""
     voxels, affine = np.asarray(scan.dataobj).astype(np.float32), scan.affine
     holes = voxels.copy()
     holes[0, 0, :2], holes[0, 0, 2], holes[0, 0, 3] = np.nan, np.inf, -np.inf
@@ -132,7 +132,7 @@ def test_messy_folder(weights, scan, tmp_path, capfd):
     assert nib.load(out / "one_slice_seg.nii.gz").shape == (*scan.shape[:2], 1)
     assert not np.asarray(nib.load(out / "no_spine_seg.nii.gz").dataobj).any()
 
-    # the same again: what is done is not touched, what has failed is tried again, and one of them is fine now
+    # run again: done scans are not touched, failed ones are tried again, and one of them is fine now
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*_seg.*")}
     nib.save(scan, data / "empty.nii.gz")
     table = (out / "structures.csv").read_text(encoding="utf-8")
@@ -151,7 +151,7 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     options = {"weights": weights, "output_dir": out, "dataset_dir": two}
 
     def outcome(**changes) -> tuple[int, int]:
-        """Segmented and skipped."""
+        """Return the numbers of segmented and skipped scans."""
         assert infer(**{**options, **changes}) == 0
         words = last_line(capfd).split()
         return int(words[0]), int(words[2])
@@ -169,8 +169,7 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
     assert infer(**options) == 0  # corrected by hand
     *before, last = capfd.readouterr().out.splitlines()
     assert last.startswith("0 segmented, 2 skipped")
-    told = "was edited: the tables describe the mask before. To measure it anew, run rename with its lowest body as --lowest"
-    assert [line for line in before if "edited" in line] == [f"{mask}: {told}"]
+    assert [line for line in before if "edited" in line] == [f"{mask}: {handlers.EDITED}"]
     for table in ("structures.csv", "spines.csv"):
         assert {(row["mask"], row["edited_since"]) for row in read_rows(out / table)} == {
             ("a_seg.nii.gz", "True"),
@@ -197,7 +196,7 @@ def test_what_counts_as_done(weights, two, tmp_path, capfd):
 
 
 def test_a_json_file_of_others_stays(weights, two, tmp_path):
-    """Where the report of a mask would go, and no mask beside it."""
+    """The file is where a report would go, and there is no mask beside it."""
     note = two / "a_seg.json"
     note.write_text('{"RawSources": ["a.nii.gz"]}')
     assert infer(weights, two, two, figures=False) == 1
@@ -217,7 +216,7 @@ def test_a_json_file_of_others_stays(weights, two, tmp_path):
 
 
 def test_what_others_have_written_stays(weights, two, tmp_path, capfd, monkeypatch):
-    """Labels beside the scans, and masks that were corrected."""
+    """Such files are labels beside the scans, and corrected masks."""
     were_read = []
     monkeypatch.setattr(transforms, "read_scan", lambda path: were_read.append(Path(path).name) or read_scan(path))
     label = two / "a_seg.nii.gz"
@@ -258,7 +257,7 @@ def test_the_table_keeps_the_masks_of_other_runs(weights, two, tmp_path):
 
 
 def test_what_fails_after_reading_costs_one_scan(weights, two, tmp_path, capfd, monkeypatch):
-    """Post-processing, a full disk, the figure; the table keeps what other runs into the same folder have found."""
+    """Post-processing, the disk or the figure may fail; the table keeps the rows of other runs into the same folder."""
     out = tmp_path / "out"
     (tmp_path / "c.nii.gz").touch()
     assert infer(weights, out, two, image=str(tmp_path / "c.nii.gz")) == 1

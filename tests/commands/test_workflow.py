@@ -41,7 +41,7 @@ def infer(trained: Path, output_dir: Path, **options) -> None:
 
 @pytest.fixture(scope="module")
 def masks(cohort, trained, tmp_path_factory) -> Path:
-    """output_dir of an inference on the whole cohort."""
+    """Run inference on the whole cohort and return its output_dir."""
     folder = tmp_path_factory.mktemp("masks")
     infer(trained, folder, dataset_dir=str(cohort))
     return folder
@@ -55,7 +55,7 @@ def test_training_learns_the_phantom(evaluated):
 
 
 def test_labels_with_a_fourth_axis_score_the_same(cohort, trained, evaluated, tmp_path):
-    """X x Y x Z x 1, as some tools write them."""
+    """Some tools write label maps as X x Y x Z x 1."""
     entry = split_entries(cohort / "datalist.json", cohort, "training")[0]
     label = nib.load(entry["label"])
     entry["label"] = str(tmp_path / "a_seg.nii.gz")
@@ -88,7 +88,7 @@ def test_resume_goes_on_where_it_stopped(cohort, tmp_path):
     assert torch.load(tmp_path / "last.pt", weights_only=True)["lr_scheduler"]["last_epoch"] == 2
     run_bundle(TRAIN, resume=str(tmp_path), **{**options, "epochs": 3})
     rates = [g["lr"] for g in torch.load(tmp_path / "last.pt", weights_only=True)["optimizer"]["param_groups"]]
-    assert rates == [pytest.approx(2e-3)]  # after the last epoch: whoever runs on from here, as a federated client, starts anew
+    assert rates == [pytest.approx(2e-3)]  # after the last epoch, so that a federated client that runs on starts anew
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert len(events.Scalars("val_mean_dice")) == 2  # after epoch 2 and, though the interval is 2, after the last one
     assert torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["iteration"] == 3
@@ -278,7 +278,7 @@ PATIENT = "Mustermann^Erika"
 
 
 def write_as(folder: Path, kind: str, scan: nib.Nifti1Image, series_number: int = 1) -> Path:
-    """The scan as MetaImage, NRRD or DICOM series, written by ITK (world LPS)."""
+    """Write the scan as MetaImage, NRRD or DICOM series with ITK (world LPS)."""
     image = itk.image_from_array(np.ascontiguousarray(np.asarray(scan.dataobj).T.astype(np.int16)))
     lps = np.diag([-1, -1, 1]) @ scan.affine[:3]
     spacing = np.linalg.norm(lps[:, :3], axis=0)

@@ -39,7 +39,7 @@ from scripts.training.checkpoint import PretrainedWeights, ResumableCheckpoint, 
 
 
 class RunsCode:
-    """Pickled, it makes a folder when it is loaded."""
+    """Object that makes a folder when its pickle is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,14 +72,19 @@ def test_override_that_nothing_reads(files, overrides, message):
 
 def test_overrides_that_clients_and_commands_need_pass():
     clients = {"run_name": "site", "tracking_uri": "x", "experiment_name": "y", "train::dataset::data": [], "validate::dataset::data": []}
-    known = {"bundle_root": str(BUNDLE), "output_dir": "out", "datalist": "x.json", "seed": 3}  # `started` and others are read no more
+    known = {
+        "bundle_root": str(BUNDLE),
+        "output_dir": "out",
+        "datalist": "x.json",
+        "seed": 3,
+    }  # the override leaves `started` and other keys unread
     for run_id, overrides in {"run": clients | known, "show_batch": known, "check": known}.items():
         files = TOOLS if run_id == "check" else TRAIN
         ConfigWorkflow(files, workflow_type=None, run_id=run_id, **overrides).initialize()
 
 
 def test_switches_below_a_top_level_key():
-    """`fire` leaves `--inferer::inferer::tta false` a text, which is true."""
+    """`fire` reads `--inferer::inferer::tta false` as a text, which would count as true."""
     overrides = {"inferer::inferer::tta": "false", "inferer::amp": "False", "figures": "false"}
     workflow = ConfigWorkflow(INFERENCE, workflow_type=None, bundle_root=str(BUNDLE), **overrides)
     workflow.initialize()
@@ -119,7 +124,7 @@ def test_mappings():
     known = "contrast, lumbar, wedged, slipped, scoliosis, spacing_mm, shape, oblique_deg, view, order"
     with fails(f"--phantom_options: there is no option 'lumbr'; choose from {known}. Did you mean lumbar?"):
         check_arguments("phantom_options", {"lumbr": 6}, draw, ["seed"])
-    with fails(f"--phantom_options 3: options by name are needed, such as \"{{'contrast': ...}}\"; there is {known}"):
+    with fails(f"--phantom_options 3: options by name are needed, such as \"{{'contrast': ...}}\"; the options are {known}"):
         check_arguments("phantom_options", 3, draw, ["seed"])
 
 
@@ -206,12 +211,16 @@ def test_configs_check_their_numbers_first(tmp_path):
         ("phantoms", {"phantom_options": {"view": "L9"}}, "view 'L9': this phantom has S4, S3, S2, S1, L5, "),
         ("prepare", {"labelled": [99]}, "--labelled [99]: the label table has no 99. It has 15 = T8, "),
         ("phantoms", {"phantom_options": {"lumbr": 6}}, "--phantom_options: there is no option 'lumbr'; choose from contrast, lumbar, "),
-        ("measure", {"prediction": "none_seg.nii"}, "none_seg.nii: no such file. --prediction takes one."),
-        ("measure", {"prediction": TOOLS, "image": "none.nii"}, "none.nii: no such file. --image takes one."),
-        ("visualize", {"image": "none.nii", "prediction": TOOLS}, "none.nii: no such file. --image takes one."),
-        ("visualize", {"image": TOOLS, "prediction": "none_seg.nii"}, "none_seg.nii: no such file. --prediction takes one."),
-        ("visualize", {"image": TOOLS, "prediction": TOOLS, "reference": "none.nii"}, "none.nii: no such file. --reference takes one."),
-        ("rename", {"prediction": "none_seg.nii", "lowest": "L5"}, "none_seg.nii: no such file. --prediction takes one."),
+        ("measure", {"prediction": "none_seg.nii"}, "none_seg.nii: no such file. Set --prediction to one that exists."),
+        ("measure", {"prediction": TOOLS, "image": "none.nii"}, "none.nii: no such file. Set --image to one that exists."),
+        ("visualize", {"image": "none.nii", "prediction": TOOLS}, "none.nii: no such file. Set --image to one that exists."),
+        ("visualize", {"image": TOOLS, "prediction": "none_seg.nii"}, "none_seg.nii: no such file. Set --prediction to one that exists."),
+        (
+            "visualize",
+            {"image": TOOLS, "prediction": TOOLS, "reference": "none.nii"},
+            "none.nii: no such file. Set --reference to one that exists.",
+        ),
+        ("rename", {"prediction": "none_seg.nii", "lowest": "L5"}, "none_seg.nii: no such file. Set --prediction to one that exists."),
         (
             "rename",
             {"prediction": TOOLS},
@@ -256,7 +265,7 @@ def test_a_file_where_a_folder_is_to_be(taken, cohort, tmp_path):
 
 @pytest.fixture
 def without_rights():
-    """Root may write everywhere: be nobody for a while."""
+    """Become another user for a while, because root may write everywhere."""
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -266,7 +275,7 @@ def without_rights():
 
 
 def test_read_only_folder(without_rights):
-    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which nobody may not enter
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which the user "nobody" may not enter
         check_writable(folder, "output_dir")
         Path(folder).chmod(0o555)
         for target in (folder, f"{folder}/below"):

@@ -1,4 +1,4 @@
-"""What the command line makes of paths and names, and commands that do not exist."""
+"""Paths and names on the command line, and commands that do not exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.common.options import NEEDED, TEXTS, typed_value
 
 
 def run_command(*arguments: str, cwd: Path = BUNDLE) -> subprocess.CompletedProcess:
-    """`python -m monai.bundle run` in a process of its own."""
+    """Run `python -m monai.bundle run` in a process of its own."""
     line = [sys.executable, "-m", "monai.bundle", "run", *arguments]
     return subprocess.run(line, cwd=cwd, capture_output=True, encoding="utf-8", timeout=100)
 
@@ -71,7 +71,7 @@ def test_paths_are_what_was_typed_whatever_fire_makes_of_them(monkeypatch, text,
 @pytest.mark.parametrize("file", sorted((BUNDLE / "configs").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_option_that_is_a_path_or_a_name_is_read_as_a_text(file):
     defaults = {key: value for key, value in ConfigParser.load_config_file(file).items() if isinstance(value, str) and "::" not in key}
-    texts = {key for key, value in defaults.items() if not value.startswith(("$", "@")) or "'/" in value}  # others are no paths
+    texts = {key for key, value in defaults.items() if not value.startswith(("$", "@")) or "'/" in value}  # other options are no paths
     assert texts - TEXTS == set()
     assert {key for key in defaults if key.endswith(("_dir", "_path"))} - NEEDED == set()
 
@@ -160,7 +160,7 @@ def test_nearest_command():
     )
     with fails(f"run explor: no such command in this config; choose one of {commands}. Did you mean explore?"):
         check_command(config, "explor")
-    with fails(f"run: a command of this config belongs behind it; choose one of {commands}."):
+    with fails(f"run: the name of a command is missing behind it; choose one of {commands}."):
         check_command(config, "run")
     with fails("run show: no such command in this config; choose one of show_batch, run. Did you mean show_batch?"):
         check_command(ConfigWorkflow(TRAIN, workflow_type=None).parser.config, "show")

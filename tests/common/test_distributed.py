@@ -1,4 +1,4 @@
-"""Shares of the processes; the run of several is in tests/clients/test_processes.py."""
+"""Shares of the processes; runs of several processes are in tests/clients/test_processes.py."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_one_process_needs_no_others():
 
 @pytest.fixture
 def two_gpus(monkeypatch) -> dict:
-    """Pretend that this machine has two GPUs; what was asked of PyTorch."""
+    """Pretend that this machine has two GPUs; return the calls to PyTorch."""
     asked: dict = {}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: asked.update(gpu=index))

@@ -1,4 +1,4 @@
-"""Errors and file names on their way to the console."""
+"""Errors and file names as the console shows them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.common.files import alone_in, write_whole
+from scripts.common.files import alone_in, write_json, write_whole
 
 
 def test_write_whole(tmp_path):
@@ -73,3 +73,8 @@ def test_only_one_process_at_a_time_is_alone_in_a_folder(tmp_path):
     assert table.read_text() == "60"
     with alone_in(tmp_path / "missing"):
         pass
+
+
+def test_json_is_indented_and_ends_with_a_line_break(tmp_path):
+    path = write_json(tmp_path / "new" / "a.json", {"a": [1, "ä"]})
+    assert path.read_bytes() == b'{\n "a": [\n  1,\n  "\\u00e4"\n ]\n}\n'

@@ -1,4 +1,4 @@
-"""What the numbers among the knobs may be, and that every number in the configs has limits."""
+"""Limits of the numbers among the knobs; every number in the configs has some."""
 
 from __future__ import annotations
 

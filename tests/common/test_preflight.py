@@ -13,7 +13,7 @@ from scripts.common.shared import inference_config
 
 def test_check_weights(tmp_path):
     path = tmp_path / "model.pt"
-    for missing in (path, tmp_path):  # nothing there, and a folder
+    for missing in (path, tmp_path):  # a path without a file, and a folder
         with fails(f"{missing}: no weights there. Train some with configs/train.yaml, or set --ckpt_path to a model.pt."):
             check_weights(str(missing), "ckpt_path")
     torch.save({"weight": torch.zeros(2)}, path)

@@ -1,4 +1,4 @@
-"""Tables that a person has saved again."""
+"""Tables that were saved again by a spreadsheet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_table_without_the_column(tmp_path):
         with fails(f"{table}: no column 'mask'. Save it with commas, or move it away."):
             read(table, "mask")
     table.write_text("mask\n" + "x" * 200_000)  # more than the csv module takes for a field
-    with fails(f"{table}: no table (field larger than field limit (131072)). Move it away."):
+    with fails(f"{table}: not a CSV table (field larger than field limit (131072)). Move it away."):
         check_column(table, "mask")
     with pytest.raises(csv.Error):
         read_rows(table, "mask")
@@ -44,9 +44,9 @@ def test_failures_with_semicolons_stay(tmp_path):
     with fails(f"{table}: no column 'file'. Save it with commas, or move it away."):
         engine.run([0])
     assert steps == []
-    outcomes.failed("b.nii", "bad", "Mend it.")  # saved so while a run goes on: it costs the table of this run, nothing else
+    outcomes.failed("b.nii", "bad", "Mend it.")  # the table may be saved so during a run: only the table of that run is lost
     outcomes.close(None)
-    assert outcomes.closing_line.endswith("Save it with commas, or move it away. The lines above say what has failed.")
+    assert outcomes.closing_line.endswith("Save it with commas, or move it away. The lines above say which scans failed and why.")
     assert table.read_text() == content
 
 

@@ -1,4 +1,4 @@
-"""Installation check: parsing of requirements, verdicts, and that one failure hides nothing."""
+"""Installation check: parsing of requirements, verdicts, and that a failure hides no other check."""
 
 from __future__ import annotations
 

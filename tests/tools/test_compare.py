@@ -1,4 +1,4 @@
-"""Two evaluations side by side."""
+"""The command `compare`: two evaluations side by side."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_different_scans_and_missing_files(tmp_path):
 
 def test_evaluations_of_other_scans(tmp_path, capsys):
     paths = [evaluation(tmp_path / f"{name}.json", 0.5, 1.0) for name in "abc"]
-    for path, digest in zip(paths, ("1", "2")):  # the third is of an earlier version, which did not say
+    for path, digest in zip(paths, ("1", "2")):  # the third was written by an earlier version without the digest
         path.write_text(json.dumps({**json.loads(path.read_text()), "scans_sha256": digest}))
     a, b, old = paths
     with fails(f"{a} and {b} are evaluations of different scans: evaluate both models on one split"):
@@ -60,8 +60,8 @@ def test_evaluations_of_other_scans(tmp_path, capsys):
 def test_what_is_no_evaluation(tmp_path):
     good, bad = evaluation(tmp_path / "a.json", 0.5, 1.0), tmp_path / "m.json"
     for content, fault in (
-        ('{"x": 1}', "no evaluation, it has no list of rows 'by_source'"),
-        ('{"by_source": [{"source": "a"}]}', "no evaluation, a row of 'by_source' has no 'group'"),
+        ('{"x": 1}', "not an evaluation, it has no list of rows 'by_source'"),
+        ('{"by_source": [{"source": "a"}]}', "not an evaluation, a row of 'by_source' has no 'group'"),
     ):
         bad.write_text(content)
         with fails(f"{bad}: {fault}. --after takes the metrics.json that evaluate.yaml writes."):

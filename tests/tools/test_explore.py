@@ -22,7 +22,7 @@ SHAPE = (12, 10, 6)
 
 
 def values(**boxes: int) -> np.ndarray:
-    """Label map with `boxes`: VerSe number by name, `v20=50` for 50 voxels of L1."""
+    """Return a label map with voxel counts by VerSe number: `v20=50` for 50 voxels of L1."""
     label = np.zeros(SHAPE, np.int16)
     start = 0
     for name, count in boxes.items():
@@ -42,7 +42,7 @@ def scan_array(seed: int) -> np.ndarray:
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Two good scans of source `a` and one of `b`."""
+    """Write two good scans of source `a` and one of `b`."""
     root = tmp_path / "data"
     ramp = np.arange(720, dtype=np.int16).reshape(SHAPE)
     save(root / "a" / "p1_T2w.nii.gz", ramp)
@@ -69,7 +69,7 @@ def splits():
 
 @pytest.fixture
 def check(dataset, tmp_path, capsys):
-    """Writes a datalist, explores it and returns the lines of the problems."""
+    """Return a function that writes a datalist, explores it and returns the lines of the problems."""
 
     def explored(splits: dict) -> list[str]:
         datalist = tmp_path / "datalist.json"
@@ -301,7 +301,7 @@ def test_a_file_in_the_place_of_the_folder_is_seen_before_scans_are_read(dataset
 
 
 def test_a_series_is_described_by_its_mean(tmp_path, capsys):
-    """As inference and training take it."""
+    """The mean is also what inference and training take."""
     voxels = np.arange(4 * 5 * 6 * 2, dtype=np.int16).reshape(4, 5, 6, 2)
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii.gz")
     assert explore(tmp_path, tmp_path / "out") == 0

@@ -26,7 +26,7 @@ S1 = 26
 
 @pytest.fixture(scope="module")
 def without_s1(tmp_path_factory) -> Path:
-    """A folder with two training scans and one for validation; the first lacks S1 and the discs in its label."""
+    """Write two training scans and one for validation; the first lacks S1 and the discs in its label."""
     folder = tmp_path_factory.mktemp("without_s1")
     write_cohort(
         folder,
@@ -88,7 +88,7 @@ def test_s1_is_added_where_it_lacks(without_s1, tmp_path, capfd):
 
     given, added = nib.load(without_s1 / old["training"][0]["label"]), nib.load(first["label"])
     assert np.allclose(added.affine, given.affine, atol=1e-4)
-    with pytest.raises(ScanError, match="not as this bundle has written it"):  # no mask: a segmentation may not replace it
+    with pytest.raises(ScanError, match="not as this bundle has written it"):  # as a label, which a segmentation may not replace
         check_replaceable(Path(first["label"]), first["image"])
     given, added, truth = (np.asarray(v.dataobj) for v in (given, added, nib.load(without_s1 / "truth.nii.gz")))
     assert (added[added != S1] == given[added != S1]).all()
@@ -98,7 +98,7 @@ def test_s1_is_added_where_it_lacks(without_s1, tmp_path, capfd):
 
 
 def test_the_labels_themselves_are_not_written_over(without_s1):
-    with fails(f"{without_s1}: holds the labels themselves; set --sacrum_dir to another folder"):
+    with fails(f"{without_s1}: is the dataset's own folder, where labels would be replaced; set --sacrum_dir to another folder"):
         label_sacrum(without_s1, without_s1, "", inference_config(str(BUNDLE)), WEIGHTS)
 
 
@@ -123,5 +123,5 @@ def test_what_an_earlier_call_has_written_stays(without_s1, tmp_path):
     assert label.read_text() == "mine"
     link = tmp_path / "link"
     link.symlink_to(without_s1)
-    with fails(f"{link}: holds the labels themselves; set --sacrum_dir to another folder"):
+    with fails(f"{link}: is the dataset's own folder, where labels would be replaced; set --sacrum_dir to another folder"):
         label_sacrum(without_s1, link, "", inference_config(str(BUNDLE)), WEIGHTS, overwrite=True)

@@ -30,7 +30,7 @@ from scripts.tools.measure import measure
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
-    """Two phantoms, one of them in a folder of its own."""
+    """Write two phantoms, one of them in a folder of its own."""
     folder = tmp_path_factory.mktemp("masks")
     for seed, stem in ((5, "a"), (6, "b/c")):
         phantom = draw_phantom(seed, contrast="T2w")
@@ -56,7 +56,7 @@ def test_a_folder(cohort, tmp_path, capsys):
         found = {row["name"]: row for row in rows if row["mask"] == spine["mask"]}
         label = encode(mask.data)
         voxels = {s.name: int((label == s.channel).sum()) for s in label_table()[1:] if (label == s.channel).any()}
-        assert set(found) == set(voxels) > set(expected.structures)  # those without measures, too
+        assert set(found) == set(voxels) > set(expected.structures)  # structures without measures have rows too
         for name, row in found.items():
             assert int(row["value"]) == structure(name).verse
             assert float(row["volume_mm3"]) == round(voxels[name] * abs(np.linalg.det(mask.affine)), 1)
@@ -103,7 +103,7 @@ def test_one_mask_more_leaves_the_others_in_the_tables(cohort, tmp_path):
         assert list(dict.fromkeys(found)) == [str(masks[1]), str(masks[0])]
     assert len(found) == 2
     shutil.copytree(cohort, tmp_path / "of another patient")
-    with pytest.raises(UserError, match=r"a_T2w_measures.png: is there already, the picture of .*/a_T2w.nii.gz. Move it"):
+    with pytest.raises(UserError, match=r"a_T2w_measures.png: exists already, and is the picture of .*/a_T2w.nii.gz. Move it"):
         measure("", tmp_path, prediction=tmp_path / "of another patient" / "a_T2w_seg.nii.gz")
 
 
@@ -124,14 +124,14 @@ def test_a_mask_has_one_row_however_its_path_is_spelled(cohort, tmp_path, monkey
         for name, before in rows.items():
             assert sorted(map(str, read_rows(out / name))) == sorted(map(str, before))
     assert files(out) == pictures
-    # of another folder, with a name that is taken
+    # a mask in another folder whose name is taken
     shutil.copy(cohort / "b" / "c_T2w_seg.nii.gz", tmp_path / "a_T2w_seg.nii.gz")
     measure(tmp_path, out, prediction=tmp_path / "a_T2w_seg.nii.gz")
     assert {row["mask"] for row in read_rows(out / "measures.csv")} == {*names, f"{tmp_path}/a_T2w_seg.nii.gz"}
 
 
 def test_the_signal_in_another_map_of_the_same_grid(cohort, tmp_path):
-    """A map of fat fractions, say, beside the scan that the mask was drawn on."""
+    """The other map may hold fat fractions and lies beside the scan that the mask was drawn on."""
     mask = cohort / "a_T2w_seg.nii.gz"
     label = nib.load(mask)
     values = np.asarray(label.dataobj)
@@ -343,7 +343,7 @@ def test_a_scan_with_a_blank_border(tmp_path, capsys):
 
 
 def test_a_mask_that_was_saved_in_another_order_of_axes(cohort, tmp_path):
-    """It lies where its scan lies: measured as the other one, and drawn."""
+    """The mask covers the same place as its scan, so it is measured and drawn like the original."""
     mask = nib.load(cohort / "a_T2w_seg.nii.gz")
     scan = cohort / "a_T2w.nii.gz"
     turned = mask.as_reoriented(nib.orientations.axcodes2ornt("LSA"))
@@ -380,7 +380,7 @@ def test_a_map_that_is_blank_around_the_structures_changes_no_height(cohort, tmp
 
 
 def test_numbers_of_an_edited_spider_mask_are_those_of_the_file(tmp_path):
-    """A vertebra that its report does not know: it tells no names any more, but the numbers in the file stay what they are."""
+    """A vertebra was added that the report lacks: names are no longer taken from it, but the numbers in the file stay."""
     label = np.zeros((12, 12, 60), np.uint8)
     for place in range(3):
         label[2:10, 2:10, 10 * place + 1 : 10 * place + 9] = place + 1  # counted from L4

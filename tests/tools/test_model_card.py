@@ -1,4 +1,4 @@
-"""What `record` refuses, and that nothing is written then."""
+"""Calls and files that `record` refuses, without writing anything."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_is_no_evaluation_is_not_entered(docs, tmp_path, content, fault):
     metrics = tmp_path / "m.json"
     metrics.write_text(json.dumps(content))
     before = {path.name: path.read_bytes() for path in docs.iterdir()}
-    with fails(f"{metrics}: no evaluation, {fault}. {TAKES}"):
+    with fails(f"{metrics}: not an evaluation, {fault}. {TAKES}"):
         record(metrics, "night", docs, docs / "metadata.json")
     assert {path.name: path.read_bytes() for path in docs.iterdir()} == before
 

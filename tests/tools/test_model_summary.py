@@ -41,7 +41,7 @@ def test_operations_by_hand(layer, operations):
 
 
 class Shared(nn.Module):
-    """A convolution that is used twice, in-place activations and a frozen head."""
+    """Network with a convolution that is used twice, in-place activations and a frozen head."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The release: what is in it, that it is always the same, and that it works where nothing else of the repository is."""
+"""The release: its content, that it is always the same, and that it works without the rest of the repository."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").exists(), r
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory) -> Path:
-    """release_dir of `package`."""
+    """Run `package` and return its release_dir."""
     folder = tmp_path_factory.mktemp("release")
     monai.bundle.run(run_id="package", config_file=TOOLS, bundle_root=str(BUNDLE), release_dir=str(folder))
     return folder
@@ -41,7 +41,7 @@ def release(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def downloaded(release, tmp_path_factory) -> Path:
-    """The bundle as `monai.bundle.download` unpacks it."""
+    """Return the bundle as `monai.bundle.download` unpacks it."""
     folder = tmp_path_factory.mktemp("bundles")
     download(name=NAME, url=(release / ZIP).as_uri(), bundle_dir=folder, progress=False)
     return folder / NAME
@@ -49,7 +49,7 @@ def downloaded(release, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small_bundle(tmp_path) -> Path:
-    """The parts of a release, with weights of a few bytes and what must not get into it."""
+    """Write the parts of a release, with weights of a few bytes, and files that must not get into it."""
     root = tmp_path / "bundle"
     for name in ("configs", "docs", "scripts"):
         shutil.copytree(BUNDLE / name, root / name)
@@ -143,10 +143,10 @@ def test_a_version_without_a_word_in_the_changelog_is_refused(small_bundle, tmp_
 
 def test_no_folder_but_an_export_is_replaced(small_bundle, tmp_path):
     own = small_bundle.rename(tmp_path / NAME)
-    refused(own, tmp_path, rf"{NAME} is there and is not an export of this bundle")
+    refused(own, tmp_path, rf"{NAME}: exists already and is not an export of this bundle")
     (tmp_path / "out" / NAME).mkdir(parents=True)
     (tmp_path / "out" / NAME / "thesis.txt").write_text("x")
-    refused(own, tmp_path / "out", rf"{NAME} is there and is not an export of this bundle")
+    refused(own, tmp_path / "out", rf"{NAME}: exists already and is not an export of this bundle")
 
 
 def test_what_was_added_to_an_export_stays(small_bundle, tmp_path):
@@ -156,7 +156,7 @@ def test_what_was_added_to_an_export_stays(small_bundle, tmp_path):
 
 
 def test_downloaded_zip_segments_a_scan(downloaded, small_scan, tmp_path):
-    """In a process of its own, from an empty folder, without PYTHONPATH."""
+    """Inference runs in a process of its own, from an empty folder, without PYTHONPATH."""
     config = str(downloaded / "configs" / "inference.yaml")
     options = {"bundle_root": downloaded, "image": small_scan, "output_dir": "masks", "figures": False, "num_workers": 0}
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *(f"--{k}={v}" for k, v in options.items())]

@@ -23,13 +23,13 @@ from scripts.data.prepare import prepare
 
 @pytest.fixture(autouse=True)
 def _scans_are_no_copies(request, monkeypatch):
-    """Most scans of these tests are a few voxels with the same values."""
+    """Switch the search for copies off, because most scans of these tests are a few voxels with the same values."""
     if "copies" not in request.node.name:
         monkeypatch.setattr("scripts.data.prepare.sha256_of", str)
 
 
 def site(root: Path, patients: int = 8) -> Path:
-    """Two labelled scans per patient, one scan without a label."""
+    """Write two labelled scans per patient, and one scan without a label."""
     for patient in range(patients):
         for contrast in ("T1w", "T2w"):
             values = np.zeros((2, 2, 3), np.uint8)
@@ -185,7 +185,7 @@ def test_prepare_keeps_an_existing_datalist(tmp_path):
         ("5_T2FS", "5"),
         ("5_pd_fs", "5"),
         ("PAT-01-T1 TSE", "PAT-01"),
-        ("lumbar_T2_001", "lumbar_T2_001"),  # of many patients
+        ("lumbar_T2_001", "lumbar_T2_001"),  # a folder of many patients
         ("study_MR_7", "study_MR_7"),
         ("fatima", "fatima"),
     ],
@@ -200,7 +200,7 @@ def test_prepare_takes_another_pattern(tmp_path):
 
 
 def labelled(root: Path, *stems: str) -> Path:
-    """Scans of one voxel of L1, with their labels beside them."""
+    """Write scans of one voxel of L1, with their labels beside them."""
     for stem in stems:
         path = root / f"{stem}.nii"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ def labelled(root: Path, *stems: str) -> Path:
 
 
 def patient_of_each(root: Path, **options) -> dict[str, str]:
-    """By the scans' paths without their suffix."""
+    """Return the patient of every scan, by its path without suffix."""
     datalist = prepare(root, root / "list.json", overwrite=True, **options)
     return {e["image"].removesuffix(".nii"): e["patient"] for e in chain(*json.loads(datalist.read_text()).values())}
 
@@ -226,7 +226,7 @@ def patient_of_each(root: Path, **options) -> dict[str, str]:
         ([f"p{i}/t2" for i in range(3)] + ["p9/sag_a", "p9/tse3"], ["p0", "p1", "p2", "p9", "p9"]),  # names of its own
         ([f"p{i}/{c}" for i in range(3) for c in ("t1", "t2", "stir", "t2_tse")], [f"p{i}" for i in range(3) for _ in range(4)]),
         (["T1/a", "T1/b", "T1/c", "T2/a", "T2/b", "T2/c"], ["a", "b", "c", "a", "b", "c"]),  # folders of contrasts
-        (["x/a", "x/b", "x/c", "y/a", "y/d", "y/e"], ["a", "b", "c", "a", "d", "e"]),  # of sites
+        (["x/a", "x/b", "x/c", "y/a", "y/d", "y/e"], ["a", "b", "c", "a", "d", "e"]),  # folders of sites
     ],
 )
 def test_patients_with_a_folder_each(tmp_path, capsys, stems, patients):
@@ -245,7 +245,7 @@ def test_a_pattern_may_match_the_path(tmp_path, pattern):
 
 
 def test_scans_that_share_a_label_are_of_one_patient(tmp_path):
-    """The channels of nnU-Net, and any other names for the scans of a case."""
+    """These are the channels of nnU-Net, and scans of one case with any other names."""
     image = nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4))
     for case in "abc":
         for name in (f"imagesTr/{case}_0000", f"imagesTr/{case}_0001", f"labelsTr/{case}"):

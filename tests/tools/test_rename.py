@@ -1,4 +1,4 @@
-"""The command `rename`, on a mask of the shipped weights and on masks of somebody else."""
+"""The command `rename`, on a mask of the shipped weights and on masks of other origin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from scripts.tools.rename import rename
 
 
 def segment(folder: Path, scan: Path, **options) -> int:
-    """The exit code of inference with the shipped weights."""
+    """Run inference with the shipped weights and return its exit code."""
     try:
         monai.bundle.run(config_file=INFERENCE, bundle_root=str(BUNDLE), image=str(scan), output_dir=str(folder), num_workers=0, **options)
     except SystemExit as end:
@@ -59,7 +59,7 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     new = [order[order.index(name) + 1] for name in old]
     monai.bundle.run("rename", config_file=TOOLS, bundle_root=str(BUNDLE), prediction=str(mask), lowest=new[-1])
     out = capfd.readouterr().out
-    assert f"{mask}: {old[0]}-{old[-1]} are {new[0]}-{new[-1]} now" in out
+    assert f"{mask}: {old[0]}-{old[-1]} renamed to {new[0]}-{new[-1]}" in out
 
     assert bodies(mask) == new
     after = encode(read_volume(mask).data)
@@ -88,7 +88,7 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
     assert "1 skipped (already done)" in last_line(capfd)
     assert [row["name"] for row in read_rows(folder / "structures.csv") if "/" not in row["name"]] == new
     assert read_rows(folder / "spines.csv")[0]["named_by_hand"] == "True"
-    assert "named by hand" not in read_rows(folder / "spines.csv")[0]["warnings"]  # a confirmation is no doubt
+    assert "named by hand" not in read_rows(folder / "spines.csv")[0]["warnings"]  # a confirmation is no warning
     # with other settings too
     assert segment(folder, small_scan, threshold=0.5) == 1
     assert bodies(mask) == new
@@ -104,13 +104,13 @@ def test_a_mask_of_inference(small_scan, segmented, tmp_path, capfd):
 
 @pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").exists(), reason="no weights are shipped")
 def test_names_are_confirmed(small_scan, segmented, tmp_path, capsys):
-    """The mask counts as somebody's own from then on, as its labels would."""
+    """From then on the mask counts as a user's own label."""
     folder = Path(shutil.copytree(segmented, tmp_path / "masks"))
     mask = next(folder.glob("*_seg.nii.gz"))
     before, names, told = encode(read_volume(mask).data), bodies(mask), read_report(mask)
     assert is_uncorrected(mask)
     rename(mask, lowest=names[-1])
-    assert f"{mask}: its names, {names[0]}-{names[-1]}, are confirmed" in capsys.readouterr().out
+    assert f"{mask}: the names {names[0]}-{names[-1]} are confirmed" in capsys.readouterr().out
     np.testing.assert_array_equal(encode(read_volume(mask).data), before)
     report = read_report(mask)
     assert (report["uncertain"], report["renamed"]) == (False, {"lowest": names[-1], "lumbar": 0})
@@ -119,7 +119,7 @@ def test_names_are_confirmed(small_scan, segmented, tmp_path, capsys):
     assert {k: v for k, v in report.items() if k not in changed} == {k: v for k, v in told.items() if k not in changed}
     assert not is_uncorrected(mask)
     assert segment(folder, small_scan, threshold=0.5) == 1  # as in the test above
-    with fails(f"{mask}: it has these names already. --lowest is the right name of its lowest body, --lumbar the right number."):
+    with fails(f"{mask}: it has these names already. Set --lowest to the right name of its lowest body, or --lumbar to the right number."):
         rename(mask, lowest=names[-1])
 
 
@@ -145,7 +145,7 @@ def test_a_mask_that_was_edited_is_told_of_anew(small_scan, segmented, tmp_path,
 
 @pytest.fixture
 def mask(tmp_path) -> Path:
-    """L4 and L5 of somebody, in a file without report and scan."""
+    """Write L4 and L5 to a file without report and scan."""
     label = np.zeros((20, 20, 40), np.uint8)
     label[5:15, 5:15, 24:34], label[5:15, 5:15, 8:18] = structure("L4").channel, structure("L5").channel
     return write(tmp_path, label, "verse")
@@ -161,16 +161,27 @@ def test_a_mask_of_somebody_else(mask, capsys):
     others = files(mask.parent)
     rename(mask, lowest="S1")
     assert bodies(mask) == ["L5", "S1"]
-    assert capsys.readouterr().out == f"{mask}: L4-L5 are L5-S1 now\n{mask}: --lowest L5 --lumbar 5 takes it back\n"
+    assert capsys.readouterr().out == f"{mask}: L4-L5 renamed to L5-S1\n{mask}: to undo this, run rename with --lowest L5 --lumbar 5\n"
     assert files(mask.parent) == others
     np.testing.assert_array_equal(nib.load(mask).affine, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def test_discs_that_have_no_name_at_their_new_place(tmp_path, capsys):
+    """The label table has no disc below S1; without one of its discs, a mask cannot get its old names back."""
+    label = np.zeros((9, 9, 40), np.uint8)
+    for place, name in enumerate(("L5/S1", "L5", "L4/L5", "L4")):
+        label[2:7, 2:7, 10 * place + 2 : 10 * place + 10] = structure(name).channel
+    mask = write(tmp_path, label, "verse")
+    rename(mask, lowest="S1")
+    removed = "removed L5/S1, because the label table has no such disc at the new place"
+    assert capsys.readouterr().out == f"{mask}: L4-L5 renamed to L5-S1\n{mask}: {removed}\n"
 
 
 def test_numbers_of_another_scheme(mask):
     spider = write(mask.parent, encode(read_volume(mask).data), "spider")
     rename(spider, lowest="L3", label_scheme="spider")
     assert np.unique(np.asarray(nib.load(spider).dataobj)).tolist() == [0, 3, 4]
-    tell = f"{spider}: the numbers of spider cannot tell these levels. Segment the scan with --label_scheme verse."
+    tell = f"{spider}: the numbers of spider cannot express these levels. Segment the scan with --label_scheme verse."
     for lowest, lumbar in (("S1", 0), ("L6", 6)):  # it has no S1, and counts from the lowest lumbar vertebra
         with fails(tell):
             rename(spider, lowest=lowest, lumbar=lumbar, label_scheme="spider")
@@ -179,7 +190,7 @@ def test_numbers_of_another_scheme(mask):
 
 @pytest.mark.parametrize("edited", [False, True])
 def test_a_confirmation_keeps_names_and_numbers_together(tmp_path, edited):
-    """SPIDER counts from the lowest lumbar vertebra: that this is L4 the file does not tell, its report does."""
+    """SPIDER counts from the lowest lumbar vertebra; only the report tells that this is L4."""
     phantom = draw_phantom(3, lumbar=4)
     channels = encode(phantom.label)
     scan, mask = tmp_path / "a.nii.gz", tmp_path / "a_seg.nii.gz"
@@ -205,7 +216,7 @@ def test_a_confirmation_keeps_names_and_numbers_together(tmp_path, edited):
 
 
 def test_two_discs_that_share_a_number(tmp_path):
-    """L5/S1 and L6/S1 have one in totalspineseg: those of a mask are told apart by where they lie."""
+    """L5/S1 and L6/S1 share a number in totalspineseg; their place in the mask tells them apart."""
     label = np.zeros((9, 9, 60), np.uint8)
     for place, name in enumerate(("S1", "L5/S1", "L5", "L4/L5", "L4")):
         label[2:7, 2:7, 10 * place + 2 : 10 * place + 10] = structure(name).channel
@@ -223,7 +234,7 @@ def test_the_scan_that_a_report_tells_of_is_needed(small_scan, segmented, tmp_pa
     report = mask.with_name(mask.name.replace(".nii.gz", ".json"))
     report.write_text(report.read_text().replace(str(small_scan), str(tmp_path / "moved.nii.gz")))
     before = {p: p.read_bytes() for p in folder.iterdir()}
-    with fails(f"{mask}: the scan that its report and its picture tell of is not found. Set --image."):
+    with fails(f"{mask}: its scan is not found, neither where its report says nor beside it. Set --image."):
         rename(mask, lowest="L1")
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
     rename(mask, lowest="L1", image=small_scan)
@@ -236,7 +247,7 @@ def test_wrong_calls(mask, tmp_path):
         rename("", lowest="S1")
     with pytest.raises(CallError, match=r"^rename needs --prediction"):
         rename(mask)
-    with fails(f"{mask}: it has these names already, and no report beside it in which they could be confirmed."):
+    with fails(f"{mask}: it has these names already, and there is no report beside it in which to confirm them."):
         rename(mask, lumbar=5)
     with fails(f"{tmp_path}/a.nrrd: rename writes NIfTI masks only, .nii or .nii.gz"):
         rename(Path(shutil.copy(mask, tmp_path / "a.nrrd")), lowest="S1")

@@ -1,4 +1,4 @@
-"""The command `visualize`: a mask on its scan, which it finds."""
+"""The command `visualize`: a mask is drawn on its scan, which the command finds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scripts.tools.visualize import visualize
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A scan in the orientation PIR, and its mask in every label scheme."""
+    """Write a scan in the orientation PIR, and its mask in every label scheme."""
     image = np.random.default_rng(0).uniform(0, 100, (40, 50, 9)).astype(np.float32)
     label = np.zeros(image.shape, np.uint8)
     label[10:30, 12:20, 2:7], label[10:30, 26:34, 2:7] = structure("L1").channel, structure("L2").channel
@@ -49,7 +49,7 @@ def test_with_a_reference(folder, capsys):
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[dict]:
-    """What would be drawn."""
+    """Collect the arguments of figures instead of drawing them."""
     calls: list[dict] = []
 
     def draw(image, prediction, affine, *, reference, title, note) -> None:
@@ -68,7 +68,7 @@ def test_a_report_names_scan_and_scheme(folder, drawn, scheme):
     np.testing.assert_array_equal(drawn[0]["image"], nib.load(scan).dataobj)
     for label in (drawn[0]["prediction"], drawn[0]["reference"]):
         np.testing.assert_array_equal(label, nib.load(folder / "channel" / mask.name).dataobj)
-    assert drawn[0]["title"] == f"c1_T2w: {scheme}/c1_T2w_seg.nii.gz"  # which of several masks of the scan
+    assert drawn[0]["title"] == f"c1_T2w: {scheme}/c1_T2w_seg.nii.gz"  # the title tells which of several masks of the scan is shown
 
 
 def test_what_the_call_says_comes_first(folder, drawn):
@@ -85,15 +85,15 @@ def test_the_picture_of_another_patient_stays(folder):
     other = shutil.copy(folder / "c1_T2w.nii.gz", folder / "other")
     picture = visualize(mask, folder / "out", folder / "c1_T2w.nii.gz")
     before = picture.read_bytes()
-    with fails(f"{picture}: is there already, the picture of {folder / 'c1_T2w.nii.gz'}. Move it, or set another --output_dir."):
+    with fails(f"{picture}: exists already, and is the picture of {folder / 'c1_T2w.nii.gz'}. Move it, or set another --output_dir."):
         visualize(mask, folder / "out", other)
     assert picture.read_bytes() == before
     visualize(folder / "channel" / mask.name, folder / "out", folder / "c1_T2w.nii.gz", label_scheme="channel")  # another mask of the scan
     assert picture.read_bytes() != before
-    (folder / "c1_T2w.nii.gz").unlink()  # or moved, to where it is drawn now
+    (folder / "c1_T2w.nii.gz").unlink()  # or the scan was moved to where it is drawn now
     assert visualize(mask, folder / "out", other) == picture
-    Image.new("RGB", (2, 2)).save(picture)  # somebody's own, under the name of the scan
-    with fails(f"{picture}: is there already, and not drawn by this command. Move it, or set another --output_dir."):
+    Image.new("RGB", (2, 2)).save(picture)  # a user's own picture under the name of the scan
+    with fails(f"{picture}: exists already, and this command has not drawn it. Move it, or set another --output_dir."):
         visualize(mask, folder / "out", other)
 
 
