@@ -1,4 +1,4 @@
-"""Find patients that are both trained on and tested with: by name, by file, and across the datalists of several folders."""
+"""Find patients and scans that are both trained on and tested with: by name, by file, and across the datalists of several folders."""
 
 from __future__ import annotations
 

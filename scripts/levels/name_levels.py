@@ -129,7 +129,7 @@ def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], log_vote: np.
         along, offset = _project(disc.centre_mm, centres[i], centres[j])
         if 0 <= along < 1 and offset < MAX_DISC_OFFSET_MM:
             return disc_below.get(table[chain[position[i] + int(along * (position[j] - position[i]))]].name, 0)
-    # beyond the last body, on the line through the last two: the next disc lies half a vertebra on, further ones a vertebra each
+    # above the first or below the last body, on the line through the two at that end: half a vertebra on to the next disc, then one each
     above, offset_above = _project(disc.centre_mm, centres[1], centres[0])
     below, offset_below = _project(disc.centre_mm, centres[-2], centres[-1])
     if above >= 1 and offset_above < MAX_DISC_OFFSET_MM:

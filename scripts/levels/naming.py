@@ -24,7 +24,7 @@ LAST_OFF_COST = 3.0  # nats per level, for votes that are off down to the last b
 MAX_BODIES = 30  # only so many pieces, the largest, may be bodies: a whole spine has 24, and time grows with the square of the number
 MIN_WHOLE_SHARE = 0.4  # pieces with at least this share of the usual (or largest) volume count as whole bodies
 STEP_MM = (22.0, 45.0)  # bounds of the usual distance between the centres of two neighbours
-MAX_SLOPE = 1.2  # horizontal by vertical distance of two neighbours; the sacrum lies behind L5
+MAX_SLOPE = 1.2  # horizontal / vertical distance of two neighbours that costs nothing; S1 lies behind L5
 
 
 @dataclass(frozen=True)
