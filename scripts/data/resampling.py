@@ -103,6 +103,10 @@ def interpolate_axis(volume: torch.Tensor, axis: int, place: np.ndarray) -> torc
 class AxisResample(SpatialResample):
     """`SpatialResample` between grids whose axes point the same way, as in `Spacing`; beyond the rim it repeats the values of the rim.
 
+    The first voxel of the result lies on the first voxel of the input. `Spacing` sees to that only if its arithmetic is exact to 1e-8; in
+    an oblique scan, whose header holds float32, the grid would start half a slice further in, and not the same for a label whose header
+    was written by another program.
+
     MONAI samples in float64 through a grid of float64 coordinates, which takes 40 bytes a voxel instead of 4. Other modes than linear are
     left to MONAI, and so are other pairs of grids, such as those of a sheared affine, which `Spacing` makes orthogonal.
     """
@@ -110,17 +114,26 @@ class AxisResample(SpatialResample):
     def __call__(
         self, img: torch.Tensor, dst_affine: torch.Tensor, spatial_size: Sequence[int], mode: str | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        if (mode or self.mode) != "bilinear" or not isinstance(img, MetaTensor) or img.ndim != 4:
+        steps = _steps(img, dst_affine, spatial_size)
+        if steps is not None:
+            dst_affine = torch.as_tensor(dst_affine).clone()
+            dst_affine[:3, 3] = img.affine[:3, 3].to(dst_affine)
+        if steps is None or (mode or self.mode) != "bilinear":
             return super().__call__(img, dst_affine=dst_affine, spatial_size=spatial_size, mode=mode, **kwargs)
-        to_source = np.linalg.inv(np.asarray(img.affine, np.float64)) @ np.asarray(dst_affine, np.float64)
-        if straight_axes(to_source, [slice(0, int(n)) for n in spatial_size]) != [0, 1, 2]:
-            return super().__call__(img, dst_affine=dst_affine, spatial_size=spatial_size, mode=mode, **kwargs)
-        result = resample_axes(img.as_tensor().float(), np.diag(to_source), spatial_size, to_source[:3, 3])
+        result = resample_axes(img.as_tensor().float(), steps, spatial_size)
         result = MetaTensor(result, meta=img.meta, applied_operations=[*img.applied_operations])
         done = {"dtype": "float32", "mode": "bilinear", "padding_mode": "border", "align_corners": False, "src_affine": img.affine}
         self.push_transform(result, orig_size=img.shape[1:], extra_info=done)  # so that it can be inverted
         result.affine = dst_affine.to(img.affine.dtype)
         return result
+
+
+def _steps(img: torch.Tensor, dst_affine: torch.Tensor, spatial_size: Sequence[int]) -> np.ndarray | None:
+    """Return the step of the other grid along each axis, in voxels of the image; None if its axes point elsewhere."""
+    if not isinstance(img, MetaTensor) or img.ndim != 4:
+        return None
+    to_source = np.linalg.inv(np.asarray(img.affine, np.float64)) @ np.asarray(dst_affine, np.float64)
+    return np.diag(to_source)[:3] if straight_axes(to_source, [slice(0, int(n)) for n in spatial_size]) == [0, 1, 2] else None
 
 
 def sample_affine(

@@ -137,3 +137,21 @@ def test_it_is_what_monai_samples(spacing, shape, chunk, monkeypatch):
     torch.testing.assert_close(back.as_tensor(), expected.as_tensor(), atol=1e-5, rtol=0)
     torch.testing.assert_close(back.affine, image.affine, atol=1e-9, rtol=0)
     assert not image.applied_operations
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_grid_starts_at_the_first_voxel_whatever_is_rounded(seed):
+    """Headers of oblique scans hold float32; that of a label may be rounded otherwise."""
+    rng = np.random.default_rng(seed)
+    exact = np.eye(4)
+    exact[:3, :3] = nib.eulerangles.euler2mat(*rng.uniform(-0.3, 0.3, 3)) @ np.diag([4.0, 0.8, 0.8])
+    exact[:3, 3] = rng.uniform(-150, 150, 3)
+    affines = [exact, exact.astype(np.float32).astype(float), exact + rng.uniform(-1e-7, 1e-7, (4, 4)) * [[1], [1], [1], [0]]]
+    for affine in affines:
+        data = {key: MetaTensor(torch.rand(1, 9, 60, 50), affine=torch.from_numpy(affine)) for key in ("image", "label")}
+        done = KeysOnlySpacingd(("image", "label"), (1.0, 1.0, 1.0), mode=("bilinear", "nearest"))(data)
+        for key in data:
+            assert done[key].shape == (1, 33, 48, 40)
+            np.testing.assert_allclose(done[key].affine[:3, 3], affine[:3, 3], atol=1e-9)
+            torch.testing.assert_close(done[key][:, 0, 0, 0], data[key][:, 0, 0, 0])
+            assert torch.equal(done[key][:, ::4, 0, 0], data[key][:, :, 0, 0]) or key == "image"
