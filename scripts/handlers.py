@@ -23,6 +23,8 @@ from scripts.data.masks import MaskLayout, beside, reported_masks
 from scripts.data.own_masks import is_as_reported, write_report
 from scripts.data.scans import read_scan
 from scripts.data.volumes import Volume
+from scripts.levels.cut import reported_cuts
+from scripts.measure.agreement import measure_errors, summarise_errors
 from scripts.measure.doubts import picture_note
 from scripts.measure.report import fresh_report
 from scripts.measure.rows import in_order, spine_row, structure_table
@@ -36,8 +38,8 @@ TABLES = ("structures.csv", "spines.csv")  # tables of all masks in a folder
 
 
 class StructureReport:
-    """Write `metrics.csv` (a row per scan and structure) and `metrics.json` (summaries, worst scans, sha256 of scans and weights), and
-    print the summaries.
+    """Write `metrics.csv` (a row per scan and structure) and `metrics.json` (summaries, errors of measures, worst scans, sha256 of scans
+    and weights), and print the summaries.
 
     Attach it to an evaluator whose output holds `pred` and `label` as label maps (1XYZ, channel indices) on the label's own grid.
 
@@ -48,22 +50,30 @@ class StructureReport:
 
     def __init__(self, output_dir: str, weights: str) -> None:
         self.output_dir, self.weights = Path(output_dir), weights
-        self.rows: dict[str, list[dict]] = {}  # by scan
+        self.errors: dict[tuple[str, str], list[dict]] = {}  # of measures, likewise
+        self.rows: dict[tuple[str, str], list[dict]] = {}  # by scan and label: a scan may have labels of two raters
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
+        engine.add_event_handler(Events.STARTED, self.restart)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.score)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
+    def restart(self) -> None:
+        self.rows.clear()
+        self.errors.clear()
+
     def score(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output):
-            scan, label = str(batch["image"].meta["filename_or_obj"]), output["label"]
-            rows = score_structures(label[0].cpu().numpy(), output["pred"][0].cpu().numpy(), label.pixdim.tolist())
+            scan, label, pred = str(batch["image"].meta["filename_or_obj"]), output["label"], output["pred"]
+            key = (scan, str(label.meta["filename_or_obj"]))
+            both = label[0].cpu().numpy(), pred[0].cpu().numpy()
+            self.errors[key] = measure_errors(*both, label.affine.numpy(), reported_cuts(pred.meta.get("report", {})))
+            rows = score_structures(*both, label.pixdim.tolist())
             case = {"source": batch.get("source", ""), "image": scan}
-            self.rows[scan] = [{**case, **row} for row in rows]
+            self.rows[key] = [{**case, **row} for row in rows]
 
     def write(self, engine: Engine) -> None:
-        rows = gathered(self.rows)
+        rows, errors = gathered(self.rows), summarise_errors(gathered(self.errors))
         if idist.get_rank() != 0:
             return
         if not rows:
@@ -74,8 +84,10 @@ class StructureReport:
         write_whole(table, partial(write_rows, [_csv_row(row) for row in rows]))
         summaries = {"by_structure": summarise(rows, ["structure"]), "by_source": summarise(rows, ["source", "group"])}
         made_from = {"scans_sha256": scans_digest(row["image"] for row in rows), "weights_sha256": sha256_of(self.weights)}
-        summary = write_json(self.output_dir / "metrics.json", {**summaries, "worst_cases": worst_cases(rows), **made_from})
-        for summarised in summaries.values():
+        summary = write_json(
+            self.output_dir / "metrics.json", {**summaries, "measures": errors, "worst_cases": worst_cases(rows), **made_from}
+        )
+        for summarised in filter(None, (*summaries.values(), errors)):
             print("\n" + format_table(summarised))
         print("", table, summary, sep="\n")
 
@@ -210,7 +222,7 @@ class CaseReports:
                 print(shown(f"{source}: {warning}"))
             if "made_from" in batch:
                 report["made_from"] = batch["made_from"]
-            write_report(self.layout.filename(source), report)
+            write_report(self.layout.filename(source), report, output["pred"].meta.get("mask_sha256", ""))
             for key in ("volume", "report"):
                 batch.pop(key, None)  # else the scan stays in memory while the next one is read
 

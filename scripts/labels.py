@@ -21,6 +21,7 @@ METADATA_FILE = Path(__file__).resolve().parents[1] / "configs" / "metadata.json
 SCHEMES = ("verse", "channel", "spider", "totalspineseg")
 SHARED = {("totalspineseg", "L6/S1"), ("spider", "L6")}  # their numbers stand for another structure too; the rest of the file tells which
 SPIDER_ALONE = frozenset(range(100, 126))  # other numbers in SPIDER's masks: the canal, and partly visible vertebrae
+ROUNDING = 0.01  # of label values that a file stores with a scale factor
 LISTED = 5  # a message lists so many unknown values; more of them mostly mean that the file is a scan
 OTHER_TABLE = " It takes VerSe numbers, or those of the table that was given to prepare: set --labels to that."
 OWN_TABLE = "SPINE_MRI_LABELS"  # an environment variable, because worker processes need it too
@@ -99,7 +100,7 @@ def channels_of(kind: str) -> list[int]:
 @cache
 def _read_table(path: str) -> tuple[Structure, ...]:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         rows = content["labels"] if isinstance(content, dict) else content
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ValueError("'labels' must be a list of objects with channel, name and verse")
@@ -172,7 +173,7 @@ def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> n
     SPIDER counts from the lowest lumbar vertebra, which is taken to be L5: its files do not say whether it is L6.
 
     Args:
-        values: integers, or floats without a fraction.
+        values: integers, or floats that differ from integers by `ROUNDING` at most, as scaled files have them.
         where: file name for the messages.
         scheme: the numbering scheme of the values.
 
@@ -185,10 +186,8 @@ def encode(values: np.ndarray, where: str = "label", scheme: str = "verse") -> n
         integers = values if np.issubdtype(values.dtype, np.integer) else np.rint(values).astype(np.int64)
     if integers is not values and not np.isfinite(values).all():
         raise UserError(f"{where}: label values that are NaN or infinite. Set them to 0, or to the number of their structure.")
-    if integers is not values and not np.array_equal(integers, values):
-        raise UserError(
-            f"{where}: fractional label values, e.g. {values[integers != values].flat[0]:g}. Resample labels by nearest neighbour."
-        )
+    if integers is not values and (fractional := np.abs(integers - values) > ROUNDING).any():
+        raise UserError(f"{where}: fractional label values, e.g. {values[fractional].flat[0]:g}. Resample labels by nearest neighbour.")
     if integers.size and (integers.min() < 0 or integers.max() > 255):
         _channels_of_numbers(np.unique(integers), where, scheme)  # raises, because every scheme keeps to 0..255
     channels = np.zeros(256, np.uint8)

@@ -17,7 +17,7 @@ from scripts.labels import label_table
 
 FORMATS = {
     "dice": ".3f", "dice_sd": ".3f", "level_dice": ".3f", "worst_level_dice": ".3f", "asd_mm": ".2f", "hd95_mm": ".2f", "identified": ".3f",
-    "all_levels": ".3f", "missed": ".0f",
+    "all_levels": ".3f", "missed": ".0f", "bias": ".2f", "mean_error": ".2f", "max_error": ".2f",
 }  # fmt: skip
 
 

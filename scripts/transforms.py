@@ -347,7 +347,7 @@ class SaveImageLabelsd(SaveImaged):
                 check_replaceable(path, str(label.meta["filename_or_obj"]))
             beside(path, ".json").unlink(missing_ok=True)  # an older report describes the mask that is replaced now
             values = decode(label[0].numpy(), self.label_scheme)
-            write_label_map(values, label.affine.numpy(), path, signature(values))
+            label.meta["mask_sha256"] = write_label_map(values, label.affine.numpy(), path, signature(values))
             label.meta["saved_to"] = str(path)
             label.meta["label_scheme"] = self.label_scheme
         return dict(data)

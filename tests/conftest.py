@@ -47,6 +47,16 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
+def labelled(root: Path, *stems: str) -> Path:
+    """Write scans of one voxel of L1, with their labels beside them."""
+    for stem in stems:
+        path = root / f"{stem}.nii"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4)), path)
+        nib.save(nib.Nifti1Image(np.full((2, 2, 2), 20, np.uint8), np.eye(4)), path.with_name(f"{path.stem}_seg.nii"))
+    return root
+
+
 def fails(message: str):
     """A `UserError` with exactly that line."""
     return pytest.raises(UserError, match=f"^{re.escape(message)}$")

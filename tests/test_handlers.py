@@ -104,7 +104,7 @@ def test_report(tmp_path, capsys):
         "sub-02,,L1/L2,disc,0.0,0.0,,,0.0\r\n"
     )
     summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert list(summary) == ["by_structure", "by_source", "worst_cases", "scans_sha256", "weights_sha256"]
+    assert list(summary) == ["by_structure", "by_source", "measures", "worst_cases", "scans_sha256", "weights_sha256"]
     assert summary["weights_sha256"] == hashlib.sha256(Path(WEIGHTS).read_bytes()).hexdigest()
     assert summary["scans_sha256"] == hashlib.sha256(b"a/sub-01.v2_T2w.nii.gz\nb/sub-02.mha").hexdigest()
     assert [(c["case"], c["level_dice"], c["worst_structure"]) for c in summary["worst_cases"]] == [
@@ -129,7 +129,8 @@ def test_report(tmp_path, capsys):
     keys = [(s["source"], s["group"]) for s in summary["by_source"]]
     assert keys == [("", "body"), ("", "disc"), ("spider", "body"), ("spider", "disc"), ("all", "all")]
     assert summary["by_source"][1]["asd_mm"] is None
-    assert capsys.readouterr().out == (
+    tables, measures = capsys.readouterr().out.split("\ngroup  measure")
+    assert tables == (
         "\n"
         "structure  scans  n   dice  dice_sd  level_dice  asd_mm  hd95_mm  missed  identified  all_levels\n"
         "L1             2  2  1.000    0.000       0.500    0.00     0.00       0       0.500       0.500\n"
@@ -142,9 +143,8 @@ def test_report(tmp_path, capsys):
         "spider  body       1  1  1.000    0.000       1.000    0.00     0.00       0       1.000       1.000\n"
         "spider  disc       1  1  1.000    0.000       1.000    0.00     0.00       0       1.000       1.000\n"
         "all     all        2  4  0.750    0.433       0.500    0.00     0.00       1       0.500       0.500\n"
-        "\n"
-        f"{tmp_path / 'out' / 'metrics.csv'}\n{tmp_path / 'out' / 'metrics.json'}\n"
     )
+    assert measures.endswith(f"\n\n{tmp_path / 'out' / 'metrics.csv'}\n{tmp_path / 'out' / 'metrics.json'}\n")
 
 
 def test_report_measures_in_mm_of_the_label(tmp_path):
@@ -165,6 +165,36 @@ def test_report_of_a_batch_of_two(tmp_path):
     (first, one), (second, two) = step("a.nii", PERFECT, PERFECT), step("b.nii", PERFECT, PERFECT)
     run(StructureReport(str(tmp_path), WEIGHTS), [(first + second, one + two)])
     assert [line.split(",")[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()] == ["case", "a", "a", "b", "b"]
+
+
+def test_report_of_a_scan_with_labels_of_two_raters(tmp_path):
+    steps = [step("a.nii", PERFECT, PERFECT, source="first"), step("a.nii", PERFECT, boxes((L1, slice(2, 10))), source="second")]
+    for (_, (output,)), rater in zip(steps, "12"):
+        output["label"].meta["filename_or_obj"] = f"a_{rater}.nii"
+    run(StructureReport(str(tmp_path), WEIGHTS), steps)
+    rows = [line.split(",")[1:3] for line in (tmp_path / "metrics.csv").read_text().splitlines()[1:]]
+    assert rows == [["first", "L1"], ["first", "L1/L2"], ["second", "L1"]]
+
+
+def test_report_of_measures(tmp_path, capsys):
+    """Two bodies of 26 mm; the network has drawn the upper one 2 mm lower, and another label cuts it off."""
+    label = np.zeros((20, 46, 90), np.uint8)
+    label[3:17, 5:41, 10:36], label[3:17, 5:41, 46:72] = L2, L1
+    predicted = label.copy()
+    predicted[..., 70:72] = 0
+    affine = torch.diag(torch.tensor([3.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    both = [MetaTensor(torch.from_numpy(a)[None], affine=affine, meta={"filename_or_obj": "a.nii"}) for a in (predicted, label)]
+    batch = {"image": meta_tensor(np.zeros((2, 2, 2), np.float32), "a.nii")}
+    run(StructureReport(str(tmp_path), WEIGHTS), [([batch], [{"pred": both[0], "label": both[1]}])])
+    measures = {row["measure"]: row for row in json.loads((tmp_path / "metrics.json").read_text())["measures"] if row["group"] == "body"}
+    assert measures["anterior_height_mm"]["n"] == 2
+    assert measures["anterior_height_mm"]["bias"] == pytest.approx(-1, abs=0.15)
+    assert measures["anterior_height_mm"]["max_error"] == pytest.approx(2, abs=0.2)
+    assert "anterior_height_mm" in capsys.readouterr().out
+    both[0].meta["report"] = {"structures": [{"name": "L1", "cut_by_view": ["superior"]}]}
+    run(StructureReport(str(tmp_path), WEIGHTS), [([batch], [{"pred": both[0], "label": both[1]}])])
+    measures = {row["measure"]: row for row in json.loads((tmp_path / "metrics.json").read_text())["measures"] if row["group"] == "body"}
+    assert measures["anterior_height_mm"]["n"] == 1
 
 
 def test_report_leaves_out_what_the_reference_lacks(tmp_path):
@@ -317,6 +347,15 @@ def test_case_report_of_an_uncertain_scan(stored, tmp_path, capsys):
         "/data/a/x_T2w.nii.gz: unusual: L1 (volume_mm3 9). A disease, or an outline that has failed? Look at the picture",
         f"{tmp_path}/overview.html: 1 mask, 1 with warnings",
     ]
+
+
+def test_a_report_tells_of_the_mask_that_its_run_has_written(stored, tmp_path):
+    """Another run may have replaced the mask since."""
+    iteration = reported("/data/x.nii.gz", [{"name": "L1"}])
+    iteration[1][0]["pred"].meta["mask_sha256"] = "of my own mask"
+    written(tmp_path / "x_seg.nii.gz", b"that of somebody else")
+    run(CaseReports(str(tmp_path), "/data"), [iteration])
+    assert json.loads((tmp_path / "x_seg.json").read_text())["mask_sha256"] == "of my own mask"
 
 
 def test_tables_of_all_scans(stored, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sized
+from collections.abc import Hashable, Iterator, Sized
 from datetime import timedelta
 from itertools import zip_longest
 from typing import Any
@@ -89,14 +89,14 @@ def run(evaluator: Evaluator) -> None:
         evaluator.fire_event(Events.COMPLETED)
 
 
-def gathered(of_scan: dict[str, list]) -> list:
+def gathered(of_scan: dict[Hashable, list]) -> list:
     """Gather the rows of all processes, scan by scan in the order of the dataset; a scan that two processes had occurs once.
 
     Args:
-        of_scan: rows of this process, which took every n-th scan, by the file of the scan.
+        of_scan: rows of this process, which took every n-th scan, by what identifies the scan.
     """
     parts = idist.all_gather(of_scan) if idist.get_world_size() > 1 else [of_scan]
-    merged: dict[str, list] = {}
+    merged: dict[Hashable, list] = {}
     for scans in zip_longest(*(part.items() for part in parts)):
         for name, rows in filter(None, scans):
             merged.setdefault(name, rows)

@@ -54,7 +54,8 @@ def write_json(path: str | Path, content: Any) -> Path:
 def _remove_stale(folder: Path) -> None:
     for left in folder.glob(f"{PREFIX}*"):
         if _age_s(left) > STALE_S:
-            left.unlink(missing_ok=True)
+            with suppress(OSError):  # another user's, or a folder, which its own writer removes
+                left.unlink()
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def as_text(name: str, value: Any) -> Any:
     typed = typed_value(name) if is_command() else None
     if (isinstance(value, bool) and name != "resume") or (value is None and name in NEEDED):
         raise CallError(f"--{name}: its value is missing" if value is True else f"--{name} {value}: a path or a name is needed")
-    if typed is not None and (is_number(value) or isinstance(value, (list, tuple, dict))):
+    if typed is not None and (is_number(value) or isinstance(value, (list, tuple, dict, set))):
         value = typed  # `fire` has read it as Python
     elif is_number(value):
         value = str(value)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from scripts.common.errors import CallError, UserError, counted, did_you_mean, shown, similar_path
-from scripts.common.files import write_whole
+from scripts.common.files import write_json
 from scripts.data.dicom import holds_series
 from scripts.data.find import find_images, is_dicom_folder
 from scripts.data.leakage import check_added, patients_in_two_splits
@@ -56,7 +56,7 @@ def read_datalist(
         hint = f"Write one with: python -m monai.bundle run prepare --config_file configs/tools.yaml --dataset_dir {dataset_dir}"
         raise CallError(f"{datalist}: no such datalist. {hint}{similar_path(datalist)}")
     try:
-        content = json.loads(datalist.read_text(encoding="utf-8"))
+        content = json.loads(datalist.read_text(encoding="utf-8-sig"))  # Windows editors write a byte order mark
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested too deep
         raise UserError(f"{datalist}: not a JSON file ({error})") from None
     splits = {k: v for k, v in content.items() if isinstance(v, list)} if isinstance(content, dict) else {}
@@ -216,4 +216,4 @@ def _fitting(images: Iterable[str], dataset_dir: str | Path, pattern: str) -> li
 
 def write_datalist(splits: dict[str, list[dict]], datalist: str | Path) -> None:
     """Write `splits` as JSON, whole or not at all."""
-    write_whole(datalist, lambda partial: partial.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8"))
+    write_json(datalist, splits)

@@ -33,7 +33,8 @@ def patients_in_two_splits(splits: Mapping[str, Sequence[dict]]) -> list[str]:
 def check_added(added: Sequence[dict], file: str | Path, splits: Mapping[str, Sequence[dict]], datalist: str | Path) -> None:
     """Refuse training scans of another folder that the first datalist holds back.
 
-    Patients with the same name only get a warning, because in another folder a name such as `sub-01` may be another patient.
+    Patients with the same name only get a warning, because in another folder a name such as `sub-01` may be another patient. Copies of
+    a scan are found whatever their names.
 
     Args:
         added: training entries.
@@ -42,22 +43,22 @@ def check_added(added: Sequence[dict], file: str | Path, splits: Mapping[str, Se
         datalist: the first datalist.
 
     Raises:
-        UserError: if a scan is the same file as one of `splits`, or a copy of a scan of a patient with the same name there.
+        UserError: if a scan is the same file as one of `splits`, or a copy of one.
     """
     held = [(split, entry) for split, entries in splits.items() for entry in entries]
     held_by_file = {_file(entry): (split, entry) for split, entry in held}
-    held_by_patient = defaultdict(list)
+    held_by_size = defaultdict(list)
     for split, entry in held:
-        held_by_patient[_patient(entry)].append((split, entry))
+        held_by_size[_size(entry)].append((split, entry))
+    held_patients = {_patient(entry) for _, entry in held} - {""}
     names = []
     for entry in added:
         same = [held_by_file[_file(entry)]] if _file(entry) in held_by_file else []
-        others = held_by_patient.get(_patient(entry), []) if _patient(entry) else []
-        same = same or [(split, other) for split, other in others if _is_copy(entry["image"], other["image"])]
+        same = same or [(split, other) for split, other in held_by_size[_size(entry)] if _is_copy(entry["image"], other["image"])]
         if same:
             where = f"trained on in {file} and held back as '{same[0][0]}' in {datalist}"
             raise UserError(f"{entry['image']}: is {where}. Leave it out of one of them.")
-        if others:
+        if _patient(entry) in held_patients:
             names.append(_patient(entry))
     if names:
         some = listed(sorted(set(names)), 5)
@@ -75,6 +76,11 @@ def _file(entry: dict) -> str:
         return os.path.realpath(entry["image"])
     except ValueError:  # not a possible path; its reader will say so
         return entry["image"]
+
+
+def _size(entry: dict) -> int:
+    """Return the size of the file of a scan; -1 for a folder, or if there is none."""
+    return os.path.getsize(entry["image"]) if os.path.isfile(entry["image"]) else -1
 
 
 def _is_copy(path: str, other: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from monai.data.folder_layout import FolderLayoutBase
 
 from scripts.common.errors import CallError, UserError, shown
-from scripts.common.files import write_whole
+from scripts.common.files import sha256_of, write_whole
 from scripts.data.find import LABEL_POSTFIX, case_name, find_image, folders_of, has_twin
 from scripts.data.volumes import Volume, read_volume
 from scripts.labels import SCHEMES, encode, label_table
@@ -64,13 +64,13 @@ def beside(mask: Path, suffix: str) -> Path:
     return mask.with_name(case_name(mask) + suffix)
 
 
-def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path, description: bytes = b"") -> None:
-    """Write label values (XYZ, below 256) as 8-bit NIfTI (`write_nifti`)."""
-    write_nifti(values.astype(np.uint8), affine, path, description)
+def write_label_map(values: np.ndarray, affine: np.ndarray, path: Path, description: bytes = b"") -> str:
+    """Write label values (XYZ, below 256) as 8-bit NIfTI (`write_nifti`); return the sha256 of the file."""
+    return write_nifti(values.astype(np.uint8), affine, path, description)
 
 
-def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path, description: bytes = b"") -> None:
-    """Write a volume, whole or not at all.
+def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path, description: bytes = b"") -> str:
+    """Write a volume, whole or not at all, and return the sha256 of the file.
 
     Args:
         array: values, shape XYZ.
@@ -83,7 +83,14 @@ def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path, description: 
     image.set_qform(affine, code=1)  # some readers only look at the qform
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description
-    write_whole(path, lambda partial: nib.save(image, partial))
+    digests = []
+
+    def write(partial: Path) -> None:
+        nib.save(image, partial)
+        digests.append(sha256_of(partial))  # before the file has its name, under which another process may replace it
+
+    write_whole(path, write)
+    return digests[0]
 
 
 def read_mask(mask: Path, label_scheme: str = "") -> tuple[Volume, str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import nibabel as nib
 import numpy as np
 
 from scripts.common.errors import ScanError
-from scripts.common.files import is_half_gzip, sha256_of, write_whole
-from scripts.data.masks import beside, is_report, read_report
+from scripts.common.files import is_half_gzip, sha256_of, write_json
+from scripts.data.masks import MaskLayout, beside, check_mask_names, is_report, read_report
 
 MADE_BY = b"spine_mri_segmentation"
 
@@ -25,11 +24,13 @@ def signature(values: np.ndarray) -> bytes:
     return MADE_BY + b" " + hashlib.sha256(np.asarray(values, np.uint8).tobytes("F")).hexdigest()[:32].encode()
 
 
-def write_report(mask: Path, report: Mapping[str, Any]) -> None:
-    """Write the report beside a mask, with the sha256 of the mask if that was written."""
-    known = {"mask_sha256": sha256_of(mask)} if mask.is_file() else {}
-    text = json.dumps({**report, **known}, indent=1) + "\n"
-    write_whole(beside(mask, ".json"), partial(Path.write_text, data=text, encoding="utf-8"))
+def write_report(mask: Path, report: Mapping[str, Any], mask_sha256: str = "") -> None:
+    """Write the report beside a mask, with the sha256 of the mask: the given one, else that of the file, if there is one.
+
+    Whoever has just written the mask gives its hash, because another process may have replaced the file since.
+    """
+    mask_sha256 = mask_sha256 or (sha256_of(mask) if mask.is_file() else "")
+    write_json(beside(mask, ".json"), {**report, **({"mask_sha256": mask_sha256} if mask_sha256 else {})})
 
 
 def is_as_reported(mask: Path, report: Mapping[str, Any]) -> bool:
@@ -44,8 +45,13 @@ def report_as_written(mask: Path) -> dict[str, Any]:
 
 
 def is_uncorrected(mask: Path) -> bool:
-    """Return True if this bundle has drawn the mask and nobody has edited or renamed it since."""
+    """Return True if this bundle has drawn the mask and nobody has edited or renamed it since.
+
+    A mask without a report, as a run leaves it that was killed between the two, is known by its signature.
+    """
     report = read_report(mask)
+    if "mask_sha256" not in report:
+        return _is_signed(mask)
     return "renamed" not in report and is_as_reported(mask, report)
 
 
@@ -58,10 +64,12 @@ def check_replaceable(mask: Path, scan: str) -> None:
 
     Raises:
         ScanError: if there already is a mask or a report that this bundle has not written, that has been changed or renamed since, or
-            that belongs to another scan.
+            that belongs to another scan, or a link that leads nowhere.
     """
     fix = "Move it, set another --output_dir, or set --overwrite True if it may go."
     report = beside(mask, ".json")
+    if mask.is_symlink() and not mask.exists():
+        raise ScanError(scan, f"{mask} is there already, a link to a file that is missing (of git-annex or datalad?)", fix)
     if not mask.exists():
         if _is_foreign(report):
             raise ScanError(scan, f"{report} is there already and not as this bundle has written it", fix)
@@ -71,10 +79,26 @@ def check_replaceable(mask: Path, scan: str) -> None:
     content = read_report(mask)
     if other := other_scan(content, scan):
         raise ScanError(scan, f"{mask} is there already, the mask of {other}", fix)
-    # a run that was killed between mask and report leaves a mask without a report
-    is_own = is_uncorrected(mask) if "mask_sha256" in content else _is_signed(mask)
-    if not is_own:
+    if not is_uncorrected(mask):
         raise ScanError(scan, f"{mask} is there already and not as this bundle has written it (a label, or a mask that was corrected)", fix)
+
+
+def check_masks(entries: Sequence[Mapping[str, Any]], output_dir: str, data_root_dir: str, overwrite: bool) -> None:
+    """Refuse scans whose masks cannot be written, before the first one is segmented.
+
+    Args:
+        entries: entries with an `image` each.
+        output_dir, data_root_dir: see `MaskLayout`.
+        overwrite: replace also what `check_replaceable` refuses.
+
+    Raises:
+        CallError: if the masks of two scans would have the same path.
+        ScanError: as `check_replaceable`, without `overwrite`.
+    """
+    check_mask_names(entries, output_dir, data_root_dir)
+    layout = MaskLayout(output_dir, data_root_dir)
+    for entry in [] if overwrite else entries:
+        check_replaceable(layout.filename(entry["image"]), entry["image"])
 
 
 def other_scan(report: Mapping[str, Any], scan: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping
@@ -14,8 +15,9 @@ from scripts.data.find import LABEL_FOLDERS, case_name, without_channel
 # what follows): 1_t1, 1_T2_SPACE, 1-T2-sag_320 and T2_1 are one patient, and lumbar_T2_001 is one of many.
 CONTRAST = r"(?i:t[12]w?(?:fs)?|stir|tirm|pdw?(?:fs)?|dixon|water|fat)"
 PLANE = r"(?i:(?:sag|ax|cor|tra)[a-z]*)"
-BEHIND = r"(?:[ _-][A-Za-z]+(?:[ _-][A-Za-z0-9]+)*)?"
-PATIENT_PATTERN = rf"(?:{CONTRAST}[ _-])?(sub-[^_]+(?=_|$)|.+?(?=(?:[ _-]{CONTRAST}{BEHIND})*(?:[ _-](?i:mr))?$))"
+SEP = "[ ._-]"
+BEHIND = rf"(?:{SEP}[A-Za-z]+(?:{SEP}[A-Za-z0-9]+)*)?"
+PATIENT_PATTERN = rf"(?:{CONTRAST}{SEP})?(sub-[^_]+(?=_|$)|.+?(?=(?:{SEP}{CONTRAST}{BEHIND})*(?:{SEP}(?i:mr))?$))"
 
 MAX_SCANS_OF_PATIENT = 10  # a folder with more scans is not that of a patient
 
@@ -67,11 +69,11 @@ def without_contrast(images: Iterable[Path]) -> dict[Path, Path]:
 
     So lumbar_T1_001 and lumbar_T2_001 become one patient, also in folders of these contrasts.
     """
-    word = re.compile(rf"(?:^|[ _-]){CONTRAST}(?=[ _-]|$)")
+    word = re.compile(rf"(?:^|{SEP}){CONTRAST}(?={SEP}|$)")
     paths = {}
     for image in images:
         stem = without_channel(image)
-        rest = word.sub("", stem).strip(" _-")
+        rest = word.sub("", stem).strip(" ._-")
         if word.search(stem) and rest:
             folders = filter(None, (word.sub("", part) for part in image.parent.parts))
             paths[image] = Path(*folders, rest)
@@ -81,43 +83,66 @@ def without_contrast(images: Iterable[Path]) -> dict[Path, Path]:
 def patient_folders(patient_of: Mapping[Path, str], root: Path) -> dict[Path, str]:
     """Return the folder of each scan if folders are patients (sub-01/t2, sub-02/t2), or nothing if they are not.
 
-    They are if most file names repeat from folder to folder and either there are more such folders than patients by name, or the names
-    are only contrasts: names also repeat in T1/sub-01, T2/sub-01, and folders of sites may share a name or two. The uppermost folder
-    counts, because the folders below it may be the sessions of a patient.
+    They are if all scans are named after nothing but their contrast, or if most file names repeat from folder to folder and either there
+    are more such folders than patients by name, or the repeated names are only contrasts: names also repeat in T1/sub-01, T2/sub-01, and
+    folders of sites may share a name or two. The uppermost folder that tells scans apart counts, because the folders below it may be the
+    sessions of a patient.
 
     Args:
         patient_of: patient of each scan by its name.
         root: the folder in which the scans were found.
     """
-    inner = {image: [p for p in image.relative_to(root).parts[:-1] if p not in LABEL_FOLDERS] for image in patient_of}
+    top = _common_folder(patient_of, root)
+    inner = {image: [p for p in image.relative_to(top).parts[:-1] if p not in LABEL_FOLDERS] for image in patient_of}
     folder_of = {image: parts[0] for image, parts in inner.items() if parts}
+    if len(folder_of) == len(patient_of) and all(_is_contrast(case_name(image)) for image in patient_of):
+        return folder_of
     found_in = defaultdict(set)
     for image, folder in folder_of.items():
         found_in[case_name(image)].add(folder)
     repeated = {image: case_name(image) for image in folder_of if len(found_in[case_name(image)]) > 1}
     folders = {folder_of[image] for image in repeated}
     most = 2 * len(repeated) > sum(folder in folders for folder in folder_of.values())
-    contrasts_alone = all(re.fullmatch(rf"{CONTRAST}(?:[_-][A-Za-z]+)*", name) for name in repeated.values())
+    contrasts_alone = all(map(_is_contrast, repeated.values()))
     more_folders = len(folders) > len({patient_of[image] for image in repeated})
     return folder_of if most and (more_folders or contrasts_alone) else {}
+
+
+def _is_contrast(name: str) -> bool:
+    """Return True for names such as T2w or t2_tse, which tell no patient."""
+    return re.fullmatch(rf"{CONTRAST}(?:[._-][A-Za-z]+)*", name) is not None
+
+
+def _common_folder(images: Collection[Path], root: Path) -> Path:
+    """Return the deepest folder that holds all scans, or `root` if they all lie in the same one, which may then be a patient's."""
+    folders = {image.parent for image in images}
+    return Path(os.path.commonpath(folders)) if len(folders) > 1 else root
 
 
 def question(patient_of: Mapping[Path, str], root: Path) -> str:
     """Return a question for the user if one patient may have been taken for several, else nothing."""
     patients = {*patient_of.values()}
+    if contrasts := sorted(name for name in patients if re.fullmatch(CONTRAST, name)):
+        return f"is {contrasts[0]} a contrast, not a patient? If folders are patients, set --patient_pattern '(.+)/'"
     parts = {  # part of a name in which two scans of one patient may differ -> patient_pattern that leaves it out
-        r"[ _-][^ _-]*$": "(.+)[ _-]",
-        rf"[ _-]{CONTRAST}[ _-].*$": "(.+?)(?:[ _-](?i:t[12]|stir|tirm|pd).*)?$",
-        rf"^{PLANE}[ _-]": f"(?:(?:.*[ _-])?{PLANE}[ _-])?([^ _-]+)",
+        rf"{SEP}[^ ._-]*$": f"(.+){SEP}",
+        rf"{SEP}{CONTRAST}{SEP}.*$": f"(.+?)(?:{SEP}(?i:t[12]|stir|tirm|pd).*)?$",
+        rf"(?<=\d){CONTRAST}$": f"(.+?){CONTRAST}",
+        rf"^(?i:pre|post|baseline|followup|fu){SEP}": f"[A-Za-z]+{SEP}(.+)",
+        rf"^{PLANE}{SEP}": f"(?:(?:.*{SEP})?{PLANE}{SEP})?([^ _-]+)",
     }
     for part, pattern in parts.items():
         if pair := _twins(patients, part):
             return f"are {' and '.join(pair)} the same patient, and other names likewise? Then set --patient_pattern '{pattern}'"
-    in_folder = defaultdict(set)
+    top, in_folder = _common_folder(patient_of, root), defaultdict(set)
     for image, patient in patient_of.items():
-        in_folder[image.relative_to(root).parts[0]].add(patient)
+        in_folder[image.relative_to(top).parts[0]].add(patient)
     if len(in_folder) > 2 and all(1 < len(names) <= MAX_SCANS_OF_PATIENT for names in in_folder.values()):
-        return f"are the scans in {min(in_folder)} of one patient, and likewise in the other folders? Then set --patient_pattern '([^/]+)/'"
+        above = "" if top == root else re.escape(f"{top.relative_to(root).as_posix()}/")
+        pattern = f"{above}([^/]+)/"
+        return (
+            f"are the scans in {min(in_folder)} of one patient, and likewise in the other folders? Then set --patient_pattern '{pattern}'"
+        )
     return ""
 
 

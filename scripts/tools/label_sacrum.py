@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -124,7 +125,7 @@ def _without_s1(entries: Sequence[dict], target: Path, dataset_dir: str | Path, 
             twice = f"{image}: is listed twice under 'training'; leave out one of the entries"
             other = f"{image}: lies outside {shown(dataset_dir)} and has the name of another scan; rename one of them"
             raise UserError(twice if found[path]["image"] == entry["image"] else other)
-        if path.exists() and not overwrite:
+        if os.path.lexists(path) and not overwrite:
             raise CallError(f"{shown(path)}: exists already; set --overwrite True to replace it, or --sacrum_dir to another folder")
         found[path] = entry
     return [(entry, path) for path, entry in found.items()]

@@ -12,7 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import files, infer, last_line
+from conftest import fails, files, infer, last_line
 
 from scripts.common.errors import UserError, explain, shown
 from scripts.common.tables import read_rows
@@ -114,6 +114,15 @@ def test_only_half_files_are_replaced_unasked(tmp_path):
         mask.write_bytes(content)
         with pytest.raises(UserError, match="not as this bundle has written it"):
             check_replaceable(mask, "a")
+
+
+def test_a_link_to_a_missing_file_is_not_replaced(tmp_path):
+    """This is how git-annex and datalad keep labels that were not fetched."""
+    mask = tmp_path / "a_seg.nii.gz"
+    mask.symlink_to(".git/annex/objects/a")
+    fix = "Move it, set another --output_dir, or set --overwrite True if it may go."
+    with fails(f"a: {mask} is there already, a link to a file that is missing (of git-annex or datalad?). {fix}"):
+        check_replaceable(mask, "a")
 
 
 def test_a_mask_without_its_report_is_replaced_only_as_it_was_drawn(tmp_path):

@@ -51,6 +51,25 @@ def test_write_whole_leaves_nothing_behind(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
+def test_a_stale_folder_or_file_of_somebody_else_is_left(tmp_path, monkeypatch):
+    for name in ("folder", "file"):
+        (tmp_path / name).mkdir()
+    stale = (tmp_path / "folder" / ".partial_release", tmp_path / "file" / ".partial_1_a.txt")
+    stale[0].mkdir()
+    stale[1].write_text("half")
+    for path in stale:
+        os.utime(path, (0, 0))
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **options: _forbidden() if path.name in stale[1].name else unlink(path, **options))
+    for path in stale:
+        assert write_whole(path.with_name("b.txt"), lambda partial: partial.write_text("b")).read_text() == "b"
+        assert path.exists()
+
+
+def _forbidden() -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
 def test_only_one_process_at_a_time_is_alone_in_a_folder(tmp_path):
     table = tmp_path / "table"
     table.write_text("0")

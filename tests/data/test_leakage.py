@@ -61,7 +61,7 @@ def test_every_patient_in_two_splits_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["validation", "testing"])
-@pytest.mark.parametrize("kind", ["the file", "a link", "a copy"])
+@pytest.mark.parametrize("kind", ["the file", "a link", "a copy", "a copy of another name"])
 def test_a_scan_that_is_held_back_is_not_trained_on_by_also_train_on(tmp_path, split, kind):
     first = cohort(tmp_path / "x", training=[entry("a.nii.gz", "p")], **{split: [entry("b.nii.gz", 7)]})
     second = tmp_path / "y"
@@ -76,7 +76,7 @@ def test_a_scan_that_is_held_back_is_not_trained_on_by_also_train_on(tmp_path, s
         datalist = first / "datalist.json"
         image = second / "b.nii.gz"
         image.symlink_to(first / "b.nii.gz") if kind == "a link" else image.write_bytes((first / "b.nii.gz").read_bytes())
-        cohort(second, training=[entry("c.nii.gz"), entry("b.nii.gz", "7")])
+        cohort(second, training=[entry("c.nii.gz"), entry("b.nii.gz", "8" if "name" in kind else "7")])
     line = (
         f"{second}/b.nii.gz: is trained on in {second}/datalist.json and held back as '{split}' in {datalist}. Leave it out of one of them."
     )
