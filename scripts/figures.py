@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,8 @@ DPI = 120
 WIDTH_INCH = 10.0  # 1200 pixels
 MAX_HEIGHT_INCH = 8.6  # of a panel; the whole figure then fits a laptop screen
 GAP_INCH = 0.42  # between panels; level names stand there where a sagittal slab is narrow
+MAX_REMARK, MAX_REMARKS = 125, 8  # characters of a line below the panels, and lines
+FOLLOWS = "The slices follow the spine."
 CURVED_MM = 8.0  # a slice follows a spine that would leave a flat one by this much
 WINDOW_VOXELS = 2**18  # about so many evenly spread voxels decide which intensities are black and white
 MARGIN_MM = {"sagittal": 40.0, "coronal": 30.0}  # kept in front of and behind (left and right of) the labels; never cut along the spine
@@ -261,6 +264,7 @@ def case_figure(
     reference: np.ndarray | None = None,
     title: str = "",
     note: str = "",
+    warnings: Sequence[str] = (),
 ) -> Figure:
     """Draw the outlines of structures on a sagittal and a coronal slice, with a reference on the same slices of it beside them.
 
@@ -272,6 +276,7 @@ def case_figure(
         affine: (4, 4) voxel -> RAS world in mm.
         title: the case's name.
         note: added to the heading of the prediction.
+        warnings: written below the slices, as far as there is room.
     """
     turned, spacing_mm = to_ras(np.asarray(image), affine)
     labels = [to_ras(np.asarray(label), affine)[0] for label in (prediction, reference) if label is not None]
@@ -285,14 +290,17 @@ def case_figure(
     for heading, label in zip(headings, labels):
         heading += "" if label.any() else ": no structures"
         panels += [(heading, make_view(turned, label, spacing_mm, plane, *place)) for plane, place in planes.items()]
-    return _panel_figure(panels, intensity_window(turned, guide), title)
+    follow = [FOLLOWS] if any(np.ndim(index) for index, _ in planes.values()) else []
+    return _panel_figure(panels, intensity_window(turned, guide), title, [*follow, *warnings])
 
 
-def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float], title: str) -> Figure:
-    """Draw all panels in one row at one scale, with a heading over each group."""
+def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float], title: str, remarks: Sequence[str]) -> Figure:
+    """Draw all panels in one row at one scale, with a heading over each group and remarks below."""
     from matplotlib.figure import Figure
 
-    head, foot, side = 0.72, 0.12, 0.4  # inches around the panels
+    head, side, line = 0.72, 0.4, 0.19  # inches above and beside the panels, and per line below them
+    remarks = [part for remark in remarks for part in wrap(remark, MAX_REMARK)][:MAX_REMARKS]
+    foot = 0.12 + (line * len(remarks) + 0.1 if remarks else 0.0)
     gaps = [GAP_INCH * (1 if i == 0 or panels[i - 1][0] == heading else 1.6) for i, (heading, _) in enumerate(panels)]
     free = 2 * side + sum(gaps[1:])
     height_mm, widths_mm = panels[0][1].size_mm[0], [view.size_mm[1] for _, view in panels]
@@ -308,6 +316,8 @@ def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float
         box = (left / width, foot / height, width_mm * inch_per_mm / width, height_mm * inch_per_mm / height)
         draw_view(figure.add_axes(box, facecolor="black"), view, window)
         left, previous = left + width_mm * inch_per_mm + gap, heading
+    for i, text in enumerate(reversed(remarks)):
+        figure.text(side / width, (0.15 + line * i) / height, text, color=DIM, fontsize=8.5, va="center", parse_math=False)
     return figure
 
 

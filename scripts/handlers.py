@@ -159,8 +159,9 @@ class CaseFigures:
             source = batch["image"].meta["filename_or_obj"]
             volume = stored_scan(batch)
             reference = output["label"][0].cpu().numpy() if output.get("label") is not None else None
-            title, note = shown(self.title_of(source)), picture_note(batch_report(batch, output["pred"]))
-            figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, title=title, note=note)
+            report = batch_report(batch, output["pred"])
+            words = {"title": shown(self.title_of(source)), "note": picture_note(report), "warnings": report.get("warnings", ())}
+            figure = case_figure(volume.data, output["pred"][0].cpu().numpy(), volume.affine, reference=reference, **words)
             if self.output_dir:
                 mask = self.layout.filename(source)
                 save_figure(figure, beside(mask, ".png"))
@@ -238,7 +239,7 @@ class CaseReports:
                 if edited:
                     print(shown(f"{mask}: {EDITED}"))
                 structures += structure_table(first_columns, report)
-                spines.append({**first_columns, **spine_row(report)})
+                spines.append({**first_columns, "scan": report.get("source"), **spine_row(report)})
             if not spines:
                 return
             for name, rows in zip(TABLES, (structures, spines)):

@@ -228,6 +228,20 @@ def test_case_figure_headings():
     assert figures.figure_to_array(empty).shape[1] == pytest.approx(1200, rel=0.45)
 
 
+def test_warnings_stand_below_the_slices():
+    image, label = phantom()
+    affine = np.diag([*SPACING, 1])
+    words = "a warning that is too long for a line " * 5
+    texts = headings(figures.case_figure(image, label, affine, title="c", warnings=["first", words]))
+    assert texts[-1] == "first"  # the lines are drawn from the last one up
+    assert " ".join(reversed(texts[3:-1])) == words.strip()
+    assert all(len(text) <= figures.MAX_REMARK for text in texts)
+    many = figures.case_figure(image, label, affine, title="c", warnings=[f"warning {i}" for i in range(20)])
+    assert headings(many)[3:] == [f"warning {i}" for i in reversed(range(figures.MAX_REMARKS))]
+    curved_label = curved(5)
+    assert headings(figures.case_figure(np.ones(curved_label.shape), curved_label, affine))[-1] == figures.FOLLOWS
+
+
 def test_aspect_is_in_mm():
     image, label = phantom()
     axes = figures.case_figure(image, label, np.diag([*SPACING, 1])).axes

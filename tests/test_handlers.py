@@ -259,7 +259,7 @@ def test_figures_get_the_scan_the_map_and_the_reference(tmp_path, scans, monkeyp
     np.testing.assert_array_equal(image, np.asarray(nib.load(scans[0]).dataobj))  # from the file, not from the batch
     np.testing.assert_array_equal(prediction, PERFECT)
     np.testing.assert_allclose(affine, AFFINE, atol=1e-5)
-    assert keywords == {"reference": None, "title": "sub-01.v2_T2w", "note": ""}
+    assert keywords == {"reference": None, "title": "sub-01.v2_T2w", "note": "", "warnings": ()}
     assert calls[1][1]["note"] == "levels uncertain (0.45), 1 warning"  # the warning says that the mask is empty
     np.testing.assert_array_equal(calls[1][1]["reference"], boxes((L2, slice(2, 10))))
     assert not (tmp_path / "out").exists()  # without an output_dir nothing is written
@@ -375,13 +375,13 @@ def test_tables_of_all_scans(stored, tmp_path):
     assert (tmp_path / "structures.csv").read_text().splitlines() == [
         "mask,edited_since,label_scheme,sequence_probability,uncertain,named_by_hand,"
         "name,value,vote,cut_by_view,volume_mm3,centre_x_mm,centre_y_mm,centre_z_mm,wedge_deg,height_loss_grade",
-        "a/x_T2w_seg.nii.gz,False,verse,0.95,False,False,L1,20,0.9,superior left,8.6,-7.0,5.0,40.0,-1.5,0",
+        "a/x_T2w_seg.nii.gz,False,verse,,False,False,L1,20,0.9,superior left,8.6,-7.0,5.0,40.0,-1.5,0",
         "y_seg.nii.gz,True,,0.0,False,False,,,,,,,,,,",  # nothing found in it
     ]
     assert (tmp_path / "spines.csv").read_text().splitlines() == [
-        "mask,edited_since,label_scheme,sequence_probability,uncertain,named_by_hand,cobb_deg,cobb_levels,warnings",
-        "a/x_T2w_seg.nii.gz,False,verse,0.95,False,False,3.25,L1-L4,",
-        "y_seg.nii.gz,True,,0.0,False,False,,,no vertebra and no disc was found: the mask is empty",
+        "mask,edited_since,scan,label_scheme,sequence_probability,uncertain,named_by_hand,cobb_deg,cobb_levels,warnings",
+        "a/x_T2w_seg.nii.gz,False,/data/a/x_T2w.nii.gz,verse,,False,False,3.25,L1-L4,",  # without S1 no probability
+        "y_seg.nii.gz,True,/data/y.nii.gz,,0.0,False,False,,,no vertebra and no disc was found: the mask is empty",
     ]
     report = json.loads((tmp_path / "a" / "x_T2w_seg.json").read_text())
     assert report["structures"][0]["measures"] == found[0]["measures"]

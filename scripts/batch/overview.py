@@ -66,11 +66,16 @@ def write_overview(folder: Path, spines: Sequence[Mapping[str, Any]]) -> Path:
     )
     page = PAGE.format(
         title=title,
-        summary=f"Masks with warnings come first. All numbers: {tables}.",
+        summary=f"Masks with uncertain names come first, then others with warnings. All numbers: {tables}.",
         failures=f"<ul>\n{failed}</ul>" if failed else "",
-        cards="\n".join(_card(folder, row) for row in sorted(spines, key=lambda row: (not warnings_of(row), str(row["mask"])))),
+        cards="\n".join(_card(folder, row) for row in sorted(spines, key=_rank)),
     )
     return write_whole(folder / NAME, lambda path: path.write_text(page, encoding="utf-8"))
+
+
+def _rank(row: Mapping[str, Any]) -> tuple[bool, bool, str]:
+    """Return what to sort masks by: uncertain names, then other warnings, then none."""
+    return str(row.get("uncertain")) != "True", not warnings_of(row), str(row["mask"])
 
 
 def warnings_of(row: Mapping[str, Any]) -> list[str]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from scripts.common.errors import ScanError
+from scripts.common.errors import ScanError, listed
 
 UNEVEN = 0.1  # share of the usual distance between slices; larger deviations are not due to rounding
 PARALLEL = 0.02  # distance between the unit normals of parallel slices at most, about a degree
+MODALITY, DESCRIPTION = "0008|0060", "0008|103e"  # Modality, SeriesDescription
 POSITION, ORIENTATION = "0020|0032", "0020|0037"  # ImagePositionPatient, ImageOrientationPatient
+OTHER_MODALITIES = {"CT", "PT", "NM", "US", "CR", "DX", "DR", "RF", "XA", "MG"}  # that a scan of a spine may have
+SHOWN_SERIES = 5  # descriptions of series in a message
 CLASS = b"\x02\x00\x02\x00UI"  # MediaStorageSOPClassUID; its length (two bytes) and its text follow
 MAGIC = 132  # bytes of the preamble: 128 of any kind, often zeros, and `DICM`
 EXPORT_SERIES = "Export the whole series again."
@@ -22,11 +26,11 @@ def check_series(folder: str | Path) -> None:
     """Refuse a folder whose DICOM series is not a complete volume.
 
     Args:
-        folder: folder with the files of one series, one per slice; more than one series, or all slices in one file, pass.
+        folder: folder with the files of one series, one per slice, or with all slices in one file.
 
     Raises:
-        ScanError: if there is no series, a file of it cannot be read, or the slices lack a position, are not parallel, lie at the same
-            place or are not equally far apart.
+        ScanError: if there is no series, more than one, or one of another modality than MR, if a file of it cannot be read, or if the
+            slices lack a position, are not parallel, lie at the same place or are not equally far apart.
     """
     if dead := [path.name for path in Path(folder).iterdir() if not path.exists()]:  # GDCM would then drop other files too
         raise ScanError(folder, f"a link that leads nowhere, {_some(dead)}", "Remove it, or bring back the file.")
@@ -36,7 +40,13 @@ def check_series(folder: str | Path) -> None:
     if not series:
         fix = "Name a file or the folder of a series; --dataset_dir takes a folder of scans."
         raise ScanError(folder, "a folder without a DICOM series", fix)
-    if len(series) == 1 and len(series[0]) > 1:
+    if (modality := _tag(series[0][0], MODALITY)) in OTHER_MODALITIES:
+        raise ScanError(folder, f"its modality is {modality}: the networks know MRI alone", "Take an MR series.")
+    if len(series) > 1:
+        words = [_tag(files[0], DESCRIPTION) or "without a description" for files in series]
+        fix = "Convert the folder with dcm2niix, or move each series into a folder of its own."
+        raise ScanError(folder, f"holds {len(series)} DICOM series ({listed(words, SHOWN_SERIES)})", fix)
+    if len(series[0]) > 1:
         _check_places(folder, series[0])
 
 
@@ -111,6 +121,20 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def _tag(file: str, key: str) -> str:
+    """Return the value of a DICOM tag of a file; empty if it has none."""
+    image = _header(file)  # which owns its tags: without it, reading them ends the process
+    tags = image.GetMetaDataDictionary()
+    return tags[key].strip() if tags.HasKey(key) else ""
+
+
+def _header(file: str) -> Any:
+    """Read the header of a file as ITK does."""
+    image = silent_itk().GDCMImageIO.New(FileName=file)
+    image.ReadImageInformation()
+    return image
+
+
 def _check_places(folder: str | Path, files: Sequence[str]) -> None:
     """Refuse slices that lack a position, are not parallel, or lie at the same place or not equally far apart.
 
@@ -166,9 +190,7 @@ def _check_steps(folder: str | Path, places_mm: np.ndarray, sideways_mm: np.ndar
 
 def _place(file: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Read the normal (a unit vector) and the origin (mm) of a slice, LPS, as ITK does; None if the file lacks them."""
-    image = silent_itk().GDCMImageIO.New(FileName=file)
-    image.ReadImageInformation()
-    tags = image.GetMetaDataDictionary()
-    if not all(tags.HasKey(key) and tags[key].strip() for key in (POSITION, ORIENTATION)):
+    if not all(_tag(file, key) for key in (POSITION, ORIENTATION)):
         return None
+    image = _header(file)
     return np.cross(image.GetDirection(0), image.GetDirection(1)), np.array([image.GetOrigin(axis) for axis in range(3)])

@@ -16,6 +16,7 @@ SPACING_MM = (0.05, 12.0)  # possible edges of a voxel: thicker slices miss half
 MAX_GAP_MM = 60.0  # largest distance between the slices of a localizer
 MAX_VIEW_MM = 2100.0  # longest axis of a view, longer than a body
 MAX_VIEW_LITRES = 450.0  # more than the bore of a scanner, and than the working grid may take in memory
+CT_AIR = -900.0  # air has -1000 Hounsfield units, magnitude images of MRI have no negative values
 MAX_MASK_VALUES = 30  # a mask has one value for every structure, a scan has hundreds
 MIN_SLICES = 4  # in fewer slices of a scan that it segments as a whole, the network saw nothing
 MIN_WIDTH_MM = 30.0  # from left to right; lumbar bodies are 40 to 50 mm wide
@@ -39,6 +40,8 @@ def read_scan(path: str | Path) -> Volume:
     missing = ~np.isfinite(volume.data) if notes else None
     if (values := few_values(data)) <= MAX_MASK_VALUES:
         notes.append(f"it holds {values} different values only: a mask, no scan?")
+    if data.min() <= CT_AIR:
+        notes.append(f"it has values down to {data.min():.0f}, as a CT has: the networks know MRI alone")
     if (slices := min(data.shape)) < MIN_SLICES:
         of_series = ". A DICOM series is given by its folder" if slices == 1 and is_dicom_file(Path(path)) else ""
         notes.append(f"{counted(slices, 'slice')} only: the spine is hardly seen in so few{of_series}")

@@ -150,11 +150,8 @@ def _read_other(path: Path, series: bool, notes: list[str]) -> tuple[np.ndarray,
             check_series(path)
         elif path.name.lower().endswith((".mha", ".mhd")):
             check_metaimage(path)
-        warnings.filterwarnings("error", message=".*more than one DICOM series")
         # the reader is named because MONAI would use pynrrd where it is installed, which reads fewer files
         image = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path, reader=ITKReader())
-    except UserWarning:  # MONAI would read the first series
-        raise ScanError(path, "holds more than one DICOM series", "Move each into a folder of its own, or convert them to NIfTI.") from None
     except RuntimeError as error:
         if "Could not create IO object" in str(error) and not path.name.lower().endswith(SUFFIXES) and not is_dicom_file(path):
             what = f"its format, {path.suffix}, is not supported" if path.suffix else "its format is not supported"

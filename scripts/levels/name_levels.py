@@ -23,7 +23,7 @@ from scripts.network import KINDS
 NEVER = -30.0  # logit of a level that a voxel does not have
 BOX_MARGIN = 3  # voxels around an instance in the box of its logits: interpolation reads beyond the last voxel that can win
 NEIGHBOUR_COST = 5.0  # nats by which, in a voxel of one instance, a touching instance of the same kind scores less
-MIN_CERTAIN_PROBABILITY = 0.96  # less probable sequences are reported as uncertain, and so are all without a sacrum in view
+MIN_CERTAIN_PROBABILITY = 0.96  # less probable sequences are uncertain, and so are all without a sacrum in view or with a gap
 MIN_VOTING_VOXELS = 20_000  # sampled from all bodies, and from all discs; with twice as many, mean votes differed by at most 0.01
 LUMBAR_STEP_MM = 36.0  # between the centres of two lumbar bodies, assumed where the scan shows only two bodies
 MAX_DISC_OFFSET_MM = 25.0  # from the centre of a disc to the line between its two bodies
@@ -69,7 +69,7 @@ def name_levels(logits: SpineLogits, affine: np.ndarray, min_instance_mm3: float
 
     report = {
         "sequence_probability": naming.probability,
-        "uncertain": naming.probability < MIN_CERTAIN_PROBABILITY,
+        "uncertain": naming.probability < MIN_CERTAIN_PROBABILITY or _has_gap(named),
         "runner_up": [table[c].name for c in naming.runner_up if c],
         "runner_up_probability": naming.runner_up_probability,
         "structures": _structures([*zip(naming.channels, body_evidence), *zip(disc_channels, disc_evidence)]),
@@ -139,6 +139,12 @@ def _name_disc(disc: Instance, bodies: list[tuple[Instance, int]], log_vote: np.
     else:
         return 0
     return disc_below.get(table[chain[level]].name, 0) if 0 <= level < len(chain) else 0
+
+
+def _has_gap(bodies: list[tuple[Instance, int]]) -> bool:
+    """Return True if a level is missing between two bodies: one was not found, or the names are wrong."""
+    chain = [s.channel for s in of_kind("body", absent_levels(bodies))]
+    return any(chain.index(below) - chain.index(above) > 1 for (_, above), (_, below) in pairwise(bodies))
 
 
 def absent_levels(bodies: list[tuple[Instance, int]]) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from scripts.common.errors import counted
 from scripts.labels import names_disc, of_kind
 from scripts.levels.cut import SIDES
+from scripts.levels.name_levels import MIN_CERTAIN_PROBABILITY
 from scripts.levels.renaming import lumbar_number
 from scripts.measure.spine import SACRUM
 
@@ -40,11 +41,18 @@ def picture_note(report: Mapping[str, Any]) -> str:
     return ", ".join(notes)
 
 
-def _how_sure(report: Mapping[str, Any], word: str = "") -> str:
-    """Return the probability with two digits after `word`, rounded down because 0.96 is certain; without a sacrum it would mean little."""
+def lacks_sacrum(report: Mapping[str, Any]) -> bool:
+    """Return True if structures were found, but no sacrum, without which the probability of the names says little."""
     rows = report.get("structures")
-    if rows and SACRUM in {s.name for s in of_kind("body")} - {row["name"] for row in rows}:
+    return bool(rows) and SACRUM in {s.name for s in of_kind("body")} - {row["name"] for row in rows}
+
+
+def _how_sure(report: Mapping[str, Any], word: str = "") -> str:
+    """Return why the names are uncertain, such as their probability after `word`, rounded down because 0.96 is certain."""
+    if lacks_sacrum(report):
         return f"no {SACRUM} in the mask"
+    if report["sequence_probability"] >= MIN_CERTAIN_PROBABILITY:
+        return "a level is missing"
     return f"{word}{math.floor(100 * report['sequence_probability'] + 1e-9) / 100:.2f}"
 
 
@@ -117,10 +125,13 @@ def _cut_sides(drawn: Mapping[str, Any]) -> list[str]:
 
 
 def _odd_lordosis(spine: Mapping[str, Any]) -> list[str]:
-    """Return one line on the first lordosis that is too small."""
+    """Return one line on the first lordosis that is too small, or on one down to S1 that is smaller than its part down to L5."""
     for key, least in MIN_LORDOSIS_DEG.items():
         if (lordosis := spine.get(key, least)) < least:
             return [f"a lordosis of {lordosis} degrees is unusual: is the scan upside down or back to front, or a level wrong?"]
+    whole, part = spine.get("lordosis_deg", math.inf), spine.get("lordosis_l1_l5_deg", -math.inf)
+    if whole < part:
+        return [f"the lordosis L1-S1 ({whole} degrees) is smaller than L1-L5 ({part} degrees): the end-plate of L5 or S1 is doubtful"]
     return []
 
 

@@ -14,12 +14,12 @@ from scripts.figures import (
     DIM,
     DPI,
     TEXT,
-    best_index,
     crop_columns,
     draw_view,
     fitted,
     intensity_window,
     make_view,
+    spine_path,
     structure_color,
     to_ras,
 )
@@ -36,7 +36,6 @@ MARGIN_INCH = 0.2  # from the left edge to the title, and from the slice up to t
 TITLE_INCH, CURVES_INCH = 0.3, 0.62  # from the upper edge down to the title and to the angles of the spine
 NAME_INCH, NOTE_INCH = 0.12, 0.78  # from the left edge of the table to a name and to a note behind it
 FIRST_COLUMN_INCH, COLUMN_INCH = 1.5, 0.78  # from that edge to the right end of the first column, and on to the next one
-BESIDE_MM = 8.0  # an end-plate is dashed if its middle lies further from the slice
 ROW_INCH = 0.17  # smallest height of a row of numbers
 COLUMNS = (  # heading, measures of a body or a disc below it, format
     ("anterior mm", ("anterior_height_mm",), ".1f"),
@@ -56,7 +55,6 @@ class _Panel:
     shape: tuple[int, ...]  # shape of the volume
     to_voxel: np.ndarray  # 4x4, world mm -> voxel
     spacing_mm: np.ndarray
-    slice_index: int
     first_column: int  # the crop begins here, counted from the front
 
     def place_mm(self, point_mm: np.ndarray) -> np.ndarray:
@@ -64,17 +62,13 @@ class _Panel:
         from_front, from_top = (np.array(self.shape) - 0.5 - apply_affine(self.to_voxel, point_mm))[1:]
         return np.array([(from_front - self.first_column) * self.spacing_mm[1], from_top * self.spacing_mm[2]])
 
-    def is_beside(self, point_mm: np.ndarray) -> bool:
-        """Return True if a world point (3,) lies further than `BESIDE_MM` from the slice."""
-        return bool(abs(apply_affine(self.to_voxel, point_mm)[0] - self.slice_index) * self.spacing_mm[0] > BESIDE_MM)
-
 
 def measures_figure(
     image: np.ndarray, label: np.ndarray, affine: np.ndarray, measures: SpineMeasures, title: str = "", note: str = ""
 ) -> Figure:
-    """Draw the slice through most of the bodies with their outlines and end-plates, and the measures of each structure at its height.
+    """Draw a sagittal slice with outlines and end-plates, and the measures of each structure at its height.
 
-    In a scoliosis, end-plates that lie beside the slice are dashed, because they do not fit the outlines there.
+    In a scoliosis the slice follows the spine (`spine_path`), so that it cuts every body near its middle, where it is measured.
 
     Args:
         image, label: volumes on one grid, shape XYZ; the label holds channel indices.
@@ -87,34 +81,29 @@ def measures_figure(
 
     turned, spacing_mm = to_ras(np.asarray(image), affine)
     marked, marked_affine = turned_to_ras(np.asarray(label), affine)
-    columns, slice_index = crop_columns(marked, "sagittal", spacing_mm), best_index(marked, "sagittal")
-    view = make_view(turned, marked, spacing_mm, "sagittal", slice_index, columns)
-    panel = _Panel(marked.shape, np.linalg.inv(marked_affine), spacing_mm, slice_index, columns.start or 0)
+    columns, path = crop_columns(marked, "sagittal", spacing_mm), spine_path(marked, "sagittal", spacing_mm)
+    view = make_view(turned, marked, spacing_mm, "sagittal", path, columns)
+    panel = _Panel(marked.shape, np.linalg.inv(marked_affine), spacing_mm, columns.start or 0)
 
     panel_inch = HEIGHT_INCH * view.size_mm[1] / view.size_mm[0]
     size = np.array([panel_inch + TABLE_INCH, HEIGHT_INCH + HEAD_INCH])
     figure = Figure(figsize=size, dpi=DPI, facecolor=BACKGROUND)
     axes = figure.add_axes((0, 0, panel_inch / size[0], HEIGHT_INCH / size[1]), facecolor="black")
     draw_view(axes, view, intensity_window(turned, marked), width=0.7)
-    any_beside = _draw_end_plates(axes, panel, measures)
+    _draw_end_plates(axes, panel, measures)
     places = {name: HEIGHT_INCH * mm / view.size_mm[0] for name, mm in _row_places_mm(marked, panel, measures).items()}
     for name, place in zip(places, rows_apart(list(places.values()))):
         _draw_row(figure, panel_inch, HEIGHT_INCH - place, name, measures)
-    _draw_head(figure, panel_inch, title, "   ".join(filter(None, [_curves(measures.spine), note])), any_beside)
+    _draw_head(figure, panel_inch, title, "   ".join(filter(None, [_curves(measures.spine), note])), follows=np.ndim(path) > 0)
     return figure
 
 
-def _draw_end_plates(axes: Axes, panel: _Panel, measures: SpineMeasures) -> bool:
-    """Draw the measured end-plates; return True if one of them lies beside the slice."""
-    any_beside = False
+def _draw_end_plates(axes: Axes, panel: _Panel, measures: SpineMeasures) -> None:
     for name, body in measures.bodies.items():
         for plate in [body.superior] if name == SACRUM else [body.superior, body.inferior]:
             points = np.array([panel.place_mm(point) for point in (plate.posterior_mm, plate.middle_mm, plate.anterior_mm)])
-            is_beside = panel.is_beside(plate.middle_mm)
-            any_beside |= is_beside
-            axes.plot(*points[[0, 2]].T, ".--" if is_beside else ".-", color=TEXT, linewidth=1.2, markersize=4)
+            axes.plot(*points[[0, 2]].T, ".-", color=TEXT, linewidth=1.2, markersize=4)
             axes.plot(*points[1], ".", color=TEXT, markersize=4)
-    return any_beside
 
 
 def _row_places_mm(marked: np.ndarray, panel: _Panel, measures: SpineMeasures) -> dict[str, float]:
@@ -136,14 +125,14 @@ def _row_places_mm(marked: np.ndarray, panel: _Panel, measures: SpineMeasures) -
     return places_mm
 
 
-def _draw_head(figure: Figure, panel_inch: float, title: str, curves: str, any_beside: bool) -> None:
+def _draw_head(figure: Figure, panel_inch: float, title: str, curves: str, follows: bool) -> None:
     """Write the title, the angles of the spine and the headings of the table above the slice."""
     width, top = figure.get_size_inches()
     headings_inch = HEIGHT_INCH + MARGIN_INCH
     _text(figure, MARGIN_INCH, top - TITLE_INCH, fitted(title, width - 2 * MARGIN_INCH, 13), fontsize=13, fontweight="bold")
     _text(figure, MARGIN_INCH, top - CURVES_INCH, curves, fontsize=11)
-    if any_beside:
-        _text(figure, MARGIN_INCH, headings_inch, "dashed: beside this slice", color=DIM)
+    if follows:
+        _text(figure, MARGIN_INCH, headings_inch, "this slice follows the spine", color=DIM)
     for column, (heading, _, _) in enumerate(COLUMNS):
         _text(figure, panel_inch + _column_inch(column), headings_inch, heading, color=DIM, ha="right")
 

@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine
 from scripts.common.arrays import occupied_box, structure_boxes, whole
 from scripts.data.volumes import voxel_mm3
 from scripts.labels import label_table, numbers, structure
-from scripts.measure.doubts import RENAMED
+from scripts.measure.doubts import RENAMED, lacks_sacrum
 from scripts.measure.signal import measure_signals
 
 # measures of structures and of spines, in the order of their columns in every table, whichever mask comes first
@@ -101,6 +101,8 @@ def spine_row(report: Mapping[str, Any]) -> dict[str, Any]:
 def _of_names(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the cells on the names: their label scheme, how certain they are, and whether somebody has given them, None if unknown."""
     known = {key: report.get(key) for key in ("label_scheme", "sequence_probability", "uncertain")}
+    if lacks_sacrum(report):
+        known["sequence_probability"] = None
     return {**known, "named_by_hand": None if known["uncertain"] is None else "renamed" in report}
 
 

@@ -30,6 +30,7 @@ from scripts.labels import anatomical_order, channels_from_verse, encode, label_
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MAX_BODY_ML = 75.0  # the largest body in public labels has 65 ml
 PERCENTILES = {"min": 0, "p1": 1, "median": 50, "p99": 99, "max": 100}  # of the intensities
 MONTAGE = 12  # the most scans in the picture
 
@@ -196,6 +197,10 @@ def check_label(label: Volume, scan: Scan, grid: tuple[tuple[int, ...], np.ndarr
     counts = np.bincount(channels.ravel(), minlength=len(label_table()))
     voxel_ml = voxel_mm3(label.affine) / 1000
     scan.volume_ml = {int(c): float(counts[c] * voxel_ml) for c in np.flatnonzero(counts) if c}
+    too_large = [(label_table()[c], ml) for c, ml in scan.volume_ml.items() if label_table()[c].kind == "body" and ml > MAX_BODY_ML]
+    if too_large:
+        large = ", ".join(f"{s.name} ({ml:.0f} ml)" for s, ml in too_large)
+        problems.append(f"{where}: larger than a vertebral body: {large}. Erase arches, and the sacrum below its first segment.")
     if labelled:  # an empty list means whatever the label holds, and so does None
         missing = [label_table()[c] for c in sorted(set(scan.volume_ml) - set(channels_from_verse(labelled, where)))]
         if missing:
@@ -319,7 +324,7 @@ def _draw_slice(axes: Axes, scan: Scan) -> None:
     turned, spacing_mm = figures.to_ras(volume.data, volume.affine)
     marked = figures.to_ras(marked, volume.affine)[0]
     columns = figures.crop_columns(marked, "sagittal", spacing_mm)
-    view = figures.make_view(turned, marked, spacing_mm, "sagittal", figures.best_index(marked, "sagittal"), columns)
+    view = figures.make_view(turned, marked, spacing_mm, "sagittal", figures.spine_path(marked, "sagittal", spacing_mm), columns)
     figures.draw_view(axes, view, figures.intensity_window(turned, marked), letters=False, font=6, width=0.8)
 
 

@@ -144,7 +144,8 @@ def _new_report_and_figure(renaming: Renaming, report: Mapping[str, Any], image:
         report = _confirmed_report(report, marks)
     else:
         report = _renamed_report(report, _new_names(renaming.before.data, renaming.label), label, scan, renaming.label_scheme, marks)
-    figure = case_figure(scan.data, label, scan.affine, title=shown(case_name(path)), note=picture_note(report))
+    words = {"title": shown(case_name(path)), "note": picture_note(report), "warnings": report["warnings"]}
+    figure = case_figure(scan.data, label, scan.affine, **words)
     return report, figure
 
 

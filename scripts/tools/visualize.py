@@ -50,8 +50,9 @@ def visualize(
     path = Path(output_dir) / f"{name}.png"
     check_picture(path, image)
     title = shown(f"{name}: {Path(*Path(prediction).absolute().parts[-2:])}")
-    note = picture_note(report_as_written(Path(prediction)))
-    figure = case_figure(scan.data, labels[0], scan.affine, reference=reference_label, title=title, note=note)
+    report = report_as_written(Path(prediction))
+    words = {"title": title, "note": picture_note(report), "warnings": report.get("warnings", ())}
+    figure = case_figure(scan.data, labels[0], scan.affine, reference=reference_label, **words)
     written = save_figure(figure, path, source=str(image))
     print(shown(written))
     return written

@@ -44,16 +44,18 @@ def test_doubtful_masks_come_first(tmp_path):
         {"mask": "a_seg.nii.gz", "warnings": "", "edited_since": False, "lordosis_deg": 52.4, "cobb_deg": None},
         {"mask": "z_seg.nii.gz", "warnings": "first: <b> & c | second", "edited_since": False, "cobb_deg": 12.6},
         {"mask": f"b & c/{LATIN}<1>_seg.nii.gz", "warnings": "", "edited_since": True},
+        {"mask": "y_seg.nii.gz", "warnings": "unsure", "uncertain": True},
         {"mask": "old_seg.nii.gz"},  # tables of an older version have fewer columns
     ]
     (tmp_path / "failures.csv").write_text("file,reason,fix\n/data/bad.nii.gz,cannot be read,Export it again.\n")
     assert write_overview(tmp_path, spines) == tmp_path / "overview.html"
     page = Page(tmp_path / "overview.html")
-    assert page.of("h1") == ["4 masks, 2 with warnings, 1 scan failed"] == page.of("title")
-    assert page.of("h2") == ["b & c/R\\udcfccken<1>", "z", "a", "old"]
-    assert page.classes == ["doubtful", "doubtful", None, None]
+    assert page.of("h1") == ["5 masks, 3 with warnings, 1 scan failed"] == page.of("title")
+    assert page.of("h2") == ["y", "b & c/R\\udcfccken<1>", "z", "a", "old"]
+    assert page.classes == ["doubtful", "doubtful", "doubtful", None, None]
     assert page.of("li") == [
         "/data/bad.nii.gz: cannot be read. Export it again.",
+        "unsure",
         "the mask was edited after its report: these numbers describe it as it was before",
         "first: <b> & c",
         "second",

@@ -334,7 +334,7 @@ def test_two_series_in_one_folder_are_not_taken_for_one(cohort, tmp_path):
     assert read_volume(folders[0]).data.shape == scan.shape
     for path in folders[1].iterdir():
         path.rename(folders[0] / f"second_{path.name}")
-    with pytest.raises(UserError, match=r"series: holds more than one DICOM series\. Move each into a folder of its own"):
+    with pytest.raises(UserError, match=r"series: holds 2 DICOM series \(.*\)\. Convert the folder with dcm2niix, or move"):
         read_volume(folders[0])
 
 

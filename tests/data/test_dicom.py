@@ -20,12 +20,20 @@ SAGITTAL, AXIAL = r"0\1\0\0\0\-1", r"1\0\0\0\1\0"
 PLACE, DIRECTION = b"\x20\x00\x32\x00", b"\x20\x00\x37\x00"  # tags in a file
 
 
-def write_series(folder: Path, places_mm: Sequence[float], sideways_mm: float = 0.0, directions: Sequence[str] = (SAGITTAL,)) -> Path:
+def write_series(
+    folder: Path,
+    places_mm: Sequence[float],
+    sideways_mm: float = 0.0,
+    directions: Sequence[str] = (SAGITTAL,),
+    uid: str = "1.2.3",
+    description: str = "",
+    modality: str = "MR",
+) -> Path:
     """One file per slice of 4 x 5 pixels, at these places from right to left, `sideways_mm` from one to the next, directions in turn."""
     folder.mkdir()
     for i, place in enumerate(places_mm):
         image = itk.image_from_array(np.full((5, 4), 100 + i, np.int16))
-        tags = {"0008|0016": MR, "0008|0060": "MR", "0020|000e": "1.2.3", "0020|000d": "1.2", "0020|0013": str(i)}
+        tags = {"0008|0016": MR, "0008|0060": modality, "0020|000e": uid, "0008|103e": description, "0020|000d": "1.2", "0020|0013": str(i)}
         tags |= {"0020|0032": f"{place}\\{i * sideways_mm}\\0", "0020|0037": directions[i % len(directions)]}
         for key, value in tags.items():
             image.GetMetaDataDictionary()[key] = value
@@ -33,6 +41,24 @@ def write_series(folder: Path, places_mm: Sequence[float], sideways_mm: float = 
         writer.SetUseInputMetaDataDictionary(True)
         writer.Update()
     return folder
+
+
+def test_series_of_other_scanners(tmp_path):
+    folder = write_series(tmp_path / "a", [0, 5, 10], modality="CT")
+    with fails(f"{folder}: its modality is CT: the networks know MRI alone. Take an MR series."):
+        read_volume(folder)
+
+
+def test_several_series_are_named(tmp_path):
+    folder = write_series(tmp_path / "a", [0, 5], uid="1.2.3", description="t2 sag")
+    for path in write_series(tmp_path / "b", [0, 5], uid="1.2.4").iterdir():
+        path.rename(folder / f"second_{path.name}")
+    fix = "Convert the folder with dcm2niix, or move each series into a folder of its own."
+    with pytest.raises(UserError) as error:
+        read_volume(folder)
+    assert str(error.value) in [
+        f"{folder}: holds 2 DICOM series ({names}). {fix}" for names in ("t2 sag, without a description", "without a description, t2 sag")
+    ]
 
 
 def damage(path: Path, old: bytes, new: bytes) -> None:

@@ -25,6 +25,11 @@ def test_a_mask_in_the_place_of_a_scan(tmp_path):
     assert read_scan(saved(tmp_path, SCAN)).notes == ()
 
 
+def test_values_of_a_ct(tmp_path):
+    note = "it has values down to -1000, as a CT has: the networks know MRI alone"
+    assert read_scan(saved(tmp_path, 10 * SCAN - 1000)).notes == (note,)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_few_values(order, monkeypatch):
     assert few_values(np.asarray(MASK, np.float32, order=order)) == 5

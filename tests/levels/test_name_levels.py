@@ -7,7 +7,23 @@ import json
 import numpy as np
 import pytest
 import torch
-from voting_column import CHANNEL, DISCS, LUMBAR, MIN_MM3, SHAPE, SPACING, TABLE, body_box, column, dense, disc_box, paint, row, truth
+from voting_column import (
+    CHANNEL,
+    DISCS,
+    LUMBAR,
+    MIN_MM3,
+    OTHER,
+    SHAPE,
+    SPACING,
+    TABLE,
+    body_box,
+    column,
+    dense,
+    disc_box,
+    paint,
+    row,
+    truth,
+)
 
 from scripts.levels.logits import SpineLogits
 from scripts.levels.name_levels import NEVER, name_levels
@@ -123,6 +139,16 @@ def test_view_without_a_sacrum_is_uncertain():
 def test_without_a_sacrum_sure_votes_are_uncertain_too(levels, highest):
     report = named(column(levels, []))[1]
     assert 0.9 < report["sequence_probability"] < highest  # all of them may be a level off, at the end of the table in one direction
+    assert report["uncertain"] is True
+
+
+def test_names_with_a_gap_are_uncertain():
+    """Even if the votes are sure: a vertebra was missed, or the names are wrong."""
+    logits = column(LUMBAR, DISCS)
+    for box in (body_box(2), disc_box(1), disc_box(2)):
+        logits[(slice(1, None), *box)], logits[(0, *box)] = OTHER, 0
+    report = named(logits)[1]
+    assert report["sequence_probability"] > 0.96
     assert report["uncertain"] is True
 
 

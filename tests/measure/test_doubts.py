@@ -20,6 +20,13 @@ def row(name: str, cut: tuple[str, ...] = (), **measures: float) -> dict:
     return {"name": name, "cut_by_view": list(cut), "measures": measures}
 
 
+def test_uncertain_because_a_level_is_missing():
+    rows = [row("L3"), row("L5"), row("S1")]
+    lines = doubts({**report(*rows, uncertain=True), "sequence_probability": 0.999})
+    assert lines[0] == "the levels are uncertain (a level is missing)"
+    assert picture_note({**report(*rows, uncertain=True), "sequence_probability": 0.999}) == "levels uncertain (a level is missing)"
+
+
 def test_nothing_to_doubt():
     disc = row("L5/S1", anterior_height_mm=12.0, angle_deg=9.5)
     assert doubts(report(row("L5"), row("S1"), disc)) == []
@@ -37,6 +44,8 @@ def test_a_flat_spine():
     why = "is the scan upside down or back to front, or a level wrong?"
     found = doubts({**report(*rows), "spine": {"lordosis_deg": 8.9, "lordosis_l1_l5_deg": 4.0}})
     assert found == [f"a lordosis of 8.9 degrees is unusual: {why}"]
+    found = doubts({**report(*rows), "spine": {"lordosis_deg": 32.2, "lordosis_l1_l5_deg": 41.5}})
+    assert found == ["the lordosis L1-S1 (32.2 degrees) is smaller than L1-L5 (41.5 degrees): the end-plate of L5 or S1 is doubtful"]
     found = doubts({**report(*rows[:1]), "spine": {"lordosis_l1_l5_deg": -31.4}})
     assert found == [f"a lordosis of -31.4 degrees is unusual: {why}"]
 

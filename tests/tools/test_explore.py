@@ -186,6 +186,14 @@ def test_label_values(check, splits, dataset):
     one(check(splits), f"{path}: holds 21 (L2), 124 (L5/S1), which 'labelled' does not list. Add to 'labelled' or erase.")
 
 
+def test_labels_that_are_more_than_bodies(check, splits, dataset, monkeypatch):
+    monkeypatch.setattr("scripts.tools.explore.MAX_BODY_ML", 0.15)  # 50 voxels of 3 mm3
+    save(dataset / "a" / "p1_seg.nii.gz", values(v20=51, v120=90))
+    lines = [line for line in check(splits) if "p1" in line]
+    fix = "Erase arches, and the sacrum below its first segment."
+    assert lines == [f"{dataset / 'a' / 'p1_seg.nii.gz'}: larger than a vertebral body: L1 (0 ml). {fix}"]
+
+
 def test_an_empty_list_of_labels_says_nothing(check, splits, dataset):
     entry = next(e for e in chain(*splits.values()) if e["image"] == "a/p1_T2w.nii.gz")
     entry["labelled"] = []

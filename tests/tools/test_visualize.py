@@ -52,8 +52,8 @@ def drawn(monkeypatch) -> list[dict]:
     """Collect the arguments of figures instead of drawing them."""
     calls: list[dict] = []
 
-    def draw(image, prediction, affine, *, reference, title, note) -> None:
-        calls.append({"image": image, "prediction": prediction, "reference": reference, "title": title, "note": note})
+    def draw(image, prediction, affine, *, reference, title, note, warnings) -> None:
+        calls.append({"image": image, "prediction": prediction, "reference": reference, "title": title, "note": note, "warnings": warnings})
 
     monkeypatch.setattr("scripts.tools.visualize.case_figure", draw)
     monkeypatch.setattr("scripts.tools.visualize.save_figure", lambda figure, path, source: path)
@@ -100,9 +100,10 @@ def test_the_picture_of_another_patient_stays(folder):
 def test_uncertain_names_are_told(folder, drawn):
     mask = folder / "verse" / "c1_T2w_seg.nii.gz"
     for sha in (sha256_of(mask), "of the mask before it was edited"):
-        report(mask, source=str(folder / "c1_T2w.nii.gz"), uncertain=True, sequence_probability=0.957, structures=[], mask_sha256=sha)
+        report(mask, source=str(folder / "c1_T2w.nii.gz"), uncertain=True, sequence_probability=0.957, structures=[], warnings=["look"], mask_sha256=sha)
         visualize(mask, folder / "out")
-    assert [call["note"] for call in drawn] == ["levels uncertain (0.95)", ""]
+    assert [call["note"] for call in drawn] == ["levels uncertain (0.95), 1 warning", ""]
+    assert [call["warnings"] for call in drawn] == [["look"], ()]
 
 
 def test_the_scan_beside_a_mask(folder):
