@@ -36,7 +36,7 @@ FOLLOWS = "The slices follow the spine."
 CURVED_MM = 8.0  # a slice follows a spine that would leave a flat one by this much
 WINDOW_VOXELS = 2**18  # about so many evenly spread voxels decide which intensities are black and white
 MARGIN_MM = {"sagittal": 40.0, "coronal": 30.0}  # kept in front of and behind (left and right of) the labels; never cut along the spine
-BACKGROUND, TEXT, DIM = "#0d0f12", "#e8eaed", "#8b929b"
+BACKGROUND, TEXT, DIM, WARNING = "#0d0f12", "#e8eaed", "#8b929b", "#e8b339"
 BODY_COLORS = (  # from top to bottom; a table of more than twelve bodies repeats them
     "#ff7ab8", "#54e08a", "#f6f05a", "#b79cff", "#41c7ff", "#ffb000", "#5a8dff", "#ff6b5e", "#00c9a7", "#e05ce8", "#5affd0", "#d9935a",
 )  # fmt: skip
@@ -291,15 +291,18 @@ def case_figure(
         heading += "" if label.any() else ": no structures"
         panels += [(heading, make_view(turned, label, spacing_mm, plane, *place)) for plane, place in planes.items()]
     follow = [FOLLOWS] if any(np.ndim(index) for index, _ in planes.values()) else []
-    return _panel_figure(panels, intensity_window(turned, guide), title, [*follow, *warnings])
+    remarks = [*((line, DIM) for line in follow), *((line, WARNING) for line in warnings)]
+    return _panel_figure(panels, intensity_window(turned, guide), title, remarks)
 
 
-def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float], title: str, remarks: Sequence[str]) -> Figure:
-    """Draw all panels in one row at one scale, with a heading over each group and remarks below."""
+def _panel_figure(
+    panels: Sequence[tuple[str, View]], window: tuple[float, float], title: str, remarks: Sequence[tuple[str, str]]
+) -> Figure:
+    """Draw all panels in one row at one scale, with a heading over each group and remarks (text, color) below."""
     from matplotlib.figure import Figure
 
     head, side, line = 0.72, 0.4, 0.19  # inches above and beside the panels, and per line below them
-    remarks = [part for remark in remarks for part in wrap(remark, MAX_REMARK)][:MAX_REMARKS]
+    remarks = [(part, color) for text, color in remarks for part in wrap(text, MAX_REMARK)][:MAX_REMARKS]
     foot = 0.12 + (line * len(remarks) + 0.1 if remarks else 0.0)
     gaps = [GAP_INCH * (1 if i == 0 or panels[i - 1][0] == heading else 1.6) for i, (heading, _) in enumerate(panels)]
     free = 2 * side + sum(gaps[1:])
@@ -316,8 +319,8 @@ def _panel_figure(panels: Sequence[tuple[str, View]], window: tuple[float, float
         box = (left / width, foot / height, width_mm * inch_per_mm / width, height_mm * inch_per_mm / height)
         draw_view(figure.add_axes(box, facecolor="black"), view, window)
         left, previous = left + width_mm * inch_per_mm + gap, heading
-    for i, text in enumerate(reversed(remarks)):
-        figure.text(side / width, (0.15 + line * i) / height, text, color=DIM, fontsize=8.5, va="center", parse_math=False)
+    for i, (text, color) in enumerate(reversed(remarks)):
+        figure.text(side / width, (0.15 + line * i) / height, text, color=color, fontsize=8.5, va="center", parse_math=False)
     return figure
 
 

@@ -13,12 +13,12 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
-from scripts.batch.overview import warnings_of, without_postfix, write_overview
+from scripts.batch.overview import warnings_of, write_overview
 from scripts.common.distributed import gathered
 from scripts.common.errors import UserError, counted, shown
 from scripts.common.files import alone_in, sha256_of, write_json, write_whole
 from scripts.common.tables import aligned, check_column, write_rows
-from scripts.data.find import case_name, distinct_names
+from scripts.data.find import case_name, distinct_names, without_postfix
 from scripts.data.masks import MaskLayout, beside, reported_masks
 from scripts.data.own_masks import is_as_reported, write_report
 from scripts.data.scans import read_scan

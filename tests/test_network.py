@@ -10,7 +10,7 @@ import torch
 from conftest import BUNDLE
 from torch import nn
 
-from scripts.common.shared import inference_config
+from scripts.common.inference_config import inference_config
 from scripts.labels import label_table, structure
 from scripts.network import GATE_FLOOR, KINDS, SpineNet
 

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
 
 from scripts.common.errors import UserError
-from scripts.common.shared import inference_config
+from scripts.common.inference_config import inference_config
 from scripts.data.complete_labels import BEYOND, NO_BODY, complete_labels
 from scripts.labels import decode, encode, label_table, structure
 from scripts.levels.postprocess import clean_label_map

@@ -15,7 +15,7 @@ from scripts.batch.outcomes import FAILURES
 from scripts.common.errors import counted, shown
 from scripts.common.files import write_whole
 from scripts.common.tables import read_rows
-from scripts.data.find import LABEL_POSTFIX, case_name
+from scripts.data.find import without_postfix
 from scripts.data.masks import beside
 from scripts.measure.rows import SPINE_WORDS
 
@@ -82,11 +82,6 @@ def warnings_of(row: Mapping[str, Any]) -> list[str]:
     """Return the warnings of a row of `spines.csv`, and one more if its mask was edited after its report."""
     edited = ["the mask was edited after its report: these numbers describe it as it was before"] if row.get("edited_since") else []
     return [*filter(None, str(row.get("warnings") or "").split(" | ")), *edited]
-
-
-def without_postfix(mask: Path) -> Path:
-    """Return the path of a mask without `_seg` and the suffix of the file, which names its scan in pictures and pages."""
-    return mask.with_name(case_name(mask).removesuffix(LABEL_POSTFIX))
 
 
 def _card(folder: Path, row: Mapping[str, Any]) -> str:

@@ -16,8 +16,8 @@ from monai.transforms import AsDiscrete, Compose, Invertd, Spacingd
 from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.benchmark.stopwatch import Stopwatch, gpu_memory, now
+from scripts.common.inference_config import inference_config
 from scripts.common.memory import keep_freed_memory
-from scripts.common.shared import inference_config
 from scripts.data.find import case_name
 from scripts.data.masks import write_label_map
 from scripts.data.own_masks import write_report

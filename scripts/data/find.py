@@ -37,6 +37,11 @@ def case_name(path: str | Path) -> str:
     return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
 
 
+def without_postfix(mask: Path) -> Path:
+    """Return the path of a mask without `_seg` and the suffix of the file, which names its scan in pictures and pages."""
+    return mask.with_name(case_name(mask).removesuffix(LABEL_POSTFIX))
+
+
 def distinct_names(paths: Iterable[str | Path]) -> dict[str, str]:
     """Return a distinct name for each path: its `case_name` behind as many of its folders as it takes."""
     parts = {str(path): [*Path(path).parent.parts, case_name(path)] for path in paths}
@@ -232,7 +237,7 @@ def without_channel(image: Path) -> str:
 
 def find_image(label: Path) -> Path | None:
     """Find the scan of a label file by name, the reverse of `find_label`; None if there is none."""
-    stem = case_name(label).removesuffix(LABEL_POSTFIX)
+    stem = without_postfix(label).name
     folders = [label.parent, *(label.parent.parent / images for images, labels in LABEL_FOLDERS.items() if label.parent.name in labels)]
     near = (path for folder in folders for path in sorted(folder.glob(f"{glob.escape(stem)}*")) if path.name.lower().endswith(SUFFIXES))
     scans = (path for path in near if path != label and not OTHER_MASKS.search(case_name(path)))

@@ -14,8 +14,8 @@ from nibabel.affines import voxel_sizes
 from scripts.common.arrays import argmax_channels, structure_boxes
 from scripts.labels import channels_of, label_table, of_kind
 from scripts.levels.instances import CORE_DEPTH_MM, Instance, find_instances, grown
+from scripts.levels.level_sequence import name_bodies, usual_step
 from scripts.levels.logits import SpineLogits
-from scripts.levels.naming import name_bodies, usual_step
 from scripts.levels.restore import ClassLogits
 from scripts.levels.sacral_shape import sacral_evidence
 from scripts.network import KINDS

@@ -11,8 +11,8 @@ from scripts.common.errors import CallError, UserError, did_you_mean
 from scripts.data.volumes import voxel_mm3
 from scripts.labels import label_table, of_kind
 from scripts.levels.instances import Instance
+from scripts.levels.level_sequence import LUMBAR
 from scripts.levels.name_levels import absent_levels
-from scripts.levels.naming import LUMBAR
 
 
 def rename_levels(

@@ -74,14 +74,14 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
     if not report["structures"]:
         return ["no vertebra and no disc was found: the mask is empty"]
     drawn = {row["name"]: row for row in report["structures"] if row.get("volume_mm3", math.inf)}  # a disc may only be measured
-    spine = report.get("spine", {})
+    spine, odd_disc = report.get("spine", {}), _odd_sacral_disc(report, drawn)
     return [
         *named_by_hand(report),
         *_uncertain_levels(report),
         *_missing_sacral_disc(drawn),
-        *_odd_sacral_disc(report, drawn),
+        *odd_disc,
         *_cut_sides(drawn),
-        *_odd_lordosis(spine),
+        *_odd_lordosis(spine, bool(odd_disc)),
         *_gaps(drawn),
         *(_unmeasured(drawn) if "spine" in report else []),
         *_unusual_shapes(drawn, spine),
@@ -124,13 +124,14 @@ def _cut_sides(drawn: Mapping[str, Any]) -> list[str]:
     return [f"every body is cut by the {side} side of the view: volumes and Cobb angles are those of parts" for side in sides]
 
 
-def _odd_lordosis(spine: Mapping[str, Any]) -> list[str]:
-    """Return one line on the first lordosis that is too small, or on one down to S1 that is smaller than its part down to L5."""
+def _odd_lordosis(spine: Mapping[str, Any], is_known: bool) -> list[str]:
+    """Return one line on the first lordosis that is too small or, unless the disc above S1 `is_known` to be odd, on one down to S1 that is
+    smaller than its part down to L5."""
     for key, least in MIN_LORDOSIS_DEG.items():
         if (lordosis := spine.get(key, least)) < least:
             return [f"a lordosis of {lordosis} degrees is unusual: is the scan upside down or back to front, or a level wrong?"]
     whole, part = spine.get("lordosis_deg", math.inf), spine.get("lordosis_l1_l5_deg", -math.inf)
-    if whole < part:
+    if whole < part and not is_known:
         return [f"the lordosis L1-S1 ({whole} degrees) is smaller than L1-L5 ({part} degrees): the end-plate of L5 or S1 is doubtful"]
     return []
 

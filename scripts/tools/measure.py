@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from scripts.batch.overview import without_postfix
 from scripts.common.errors import CallError, UserError, counted, listed, shown
 from scripts.common.files import alone_in, write_whole
 from scripts.common.preflight import check_files, check_writable
 from scripts.common.tables import read_rows, write_rows
-from scripts.data.find import find_masks
+from scripts.data.find import find_masks, without_postfix
 from scripts.data.masks import is_report, read_mask, read_report, scan_of
 from scripts.data.own_masks import is_as_reported
 from scripts.data.scans import read_scan

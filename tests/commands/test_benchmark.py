@@ -26,7 +26,7 @@ from scripts.benchmark.stopwatch import Stopwatch
 from scripts.benchmark.training import step_rate
 from scripts.common.cores import cores
 from scripts.common.errors import UserError
-from scripts.common.shared import inference_config
+from scripts.common.inference_config import inference_config
 
 
 def measured(total: float, dice: float, factor: float = 1.0) -> dict:

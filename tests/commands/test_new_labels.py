@@ -13,12 +13,12 @@ from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import UserError
-from scripts.common.shared import inference_config
+from scripts.common.inference_config import inference_config
 from scripts.labels import METADATA_FILE, decode, encode, label_table, use_table
 from scripts.levels.instances import Instance
+from scripts.levels.level_sequence import name_bodies
 from scripts.levels.logits import SpineLogits
 from scripts.levels.name_levels import name_levels
-from scripts.levels.naming import name_bodies
 from scripts.measure.doubts import doubts
 from scripts.phantoms.phantom import write_cohort
 from scripts.training.checkpoint import PretrainedWeights

@@ -21,7 +21,7 @@ from monai.transforms import Compose
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts.common.errors import UserError
-from scripts.common.shared import inference_config
+from scripts.common.inference_config import inference_config
 from scripts.common.tables import read_rows
 from scripts.data.datalist import split_entries
 from scripts.data.find import case_name

@@ -7,8 +7,8 @@ import torch
 from conftest import BUNDLE, fails
 from monai.bundle import ConfigParser
 
+from scripts.common.inference_config import inference_config
 from scripts.common.preflight import check_weights, is_true
-from scripts.common.shared import inference_config
 
 
 def test_check_weights(tmp_path):

@@ -14,14 +14,14 @@ import pytest
 from conftest import labelled, touch
 
 from scripts.data.patients import CONTRAST, PATIENT_PATTERN, PLANE
-from scripts.data.prepare import prepare
+from scripts.tools.prepare import prepare
 
 
 @pytest.fixture(autouse=True)
 def _scans_are_no_copies(request, monkeypatch):
     """Switch the search for copies off, because most scans of these tests are a few voxels with the same values."""
     if "copies" not in request.node.name:
-        monkeypatch.setattr("scripts.data.prepare.sha256_of", str)
+        monkeypatch.setattr("scripts.tools.prepare.sha256_of", str)
 
 
 @pytest.mark.parametrize(

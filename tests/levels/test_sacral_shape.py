@@ -7,7 +7,7 @@ import pytest
 
 from scripts.labels import label_table
 from scripts.levels.instances import find_instances
-from scripts.levels.naming import name_bodies
+from scripts.levels.level_sequence import name_bodies
 from scripts.levels.sacral_shape import MAX_NATS, NATS_PER_RAD, USUAL_KINK, sacral_evidence
 
 SHAPE = (30, 140, 140)  # mm

@@ -14,7 +14,7 @@ import torch
 from conftest import BUNDLE, TOOLS, fails
 
 from scripts.common.errors import CallError, ScanError
-from scripts.common.shared import inference_config
+from scripts.common.inference_config import inference_config
 from scripts.data.own_masks import check_replaceable
 from scripts.labels import decode, encode
 from scripts.phantoms.phantom import write_cohort

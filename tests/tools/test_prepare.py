@@ -17,14 +17,14 @@ from scripts.data.check_labels import check_labels
 from scripts.data.datalist import split_entries
 from scripts.data.masks import write_label_map
 from scripts.data.own_masks import signature
-from scripts.data.prepare import prepare
+from scripts.tools.prepare import prepare
 
 
 @pytest.fixture(autouse=True)
 def _scans_are_no_copies(request, monkeypatch):
     """Switch the search for copies off, because most scans of these tests are a few voxels with the same values."""
     if "copies" not in request.node.name:
-        monkeypatch.setattr("scripts.data.prepare.sha256_of", str)
+        monkeypatch.setattr("scripts.tools.prepare.sha256_of", str)
 
 
 def site(root: Path, patients: int = 8) -> Path:

@@ -9,7 +9,16 @@ import pytest
 
 from scripts.labels import label_table, structure
 from scripts.levels.instances import Instance
-from scripts.levels.naming import DROP_COST, DROP_SHARE_BELOW_S1, FLOOR, LAST_OFF_COST, LUMBAR_COST, MISCOUNT_COST, Naming, name_bodies
+from scripts.levels.level_sequence import (
+    DROP_COST,
+    DROP_SHARE_BELOW_S1,
+    FLOOR,
+    LAST_OFF_COST,
+    LUMBAR_COST,
+    MISCOUNT_COST,
+    Naming,
+    name_bodies,
+)
 
 LEVELS = [s.name for s in label_table() if s.kind == "body"]  # T8 .. L5, L6, S1
 FIVE_LUMBAR = [name for name in LEVELS if name != "L6"]
