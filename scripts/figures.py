@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from scripts.common.arrays import occupied_box
+from scripts.common.arrays import occupied_box, structure_centres
 from scripts.common.errors import UserError, shown
 from scripts.common.files import write_whole
 from scripts.data.volumes import turned_to_ras
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
 
 DPI = 120
 WIDTH_INCH = 10.0  # 1200 pixels
-MAX_HEIGHT_INCH = 8.6  # of a panel; the whole figure then fits a laptop screen
+MAX_HEIGHT_INCH = 8.6  # of a panel; without warnings the whole figure then fits a laptop screen
 GAP_INCH = 0.42  # between panels; level names stand there where a sagittal slab is narrow
-MAX_REMARK, MAX_REMARKS = 125, 8  # characters of a line below the panels, and lines
-FOLLOWS = "The slices follow the spine."
-CURVED_MM = 8.0  # a slice follows a spine that would leave a flat one by this much
+MAX_REMARKS, REMARK_POINTS = 8, 8.5  # lines below the panels, and the size of their letters
+CURVED_MM = 8.0  # a slice follows the spine if the centres of its bodies spread by this much across it
 WINDOW_VOXELS = 2**18  # about so many evenly spread voxels decide which intensities are black and white
 MARGIN_MM = {"sagittal": 40.0, "coronal": 30.0}  # kept in front of and behind (left and right of) the labels; never cut along the spine
 BACKGROUND, TEXT, DIM, WARNING = "#0d0f12", "#e8eaed", "#8b929b", "#e8b339"
@@ -95,14 +94,12 @@ def spine_path(label: np.ndarray, plane: str, spacing_mm: np.ndarray) -> int | n
     """Return the index of the slice through the spine for each position along the last axis of a RAS label map (channel indices).
 
     It runs in straight lines through the centres of the bodies, or of the discs where there are fewer than two bodies. A flat slice,
-    the `best_index`, is enough where the centres deviate from each other by less than `CURVED_MM`.
+    the `best_index`, is enough if these centres spread by less than `CURVED_MM` across it.
     """
     axis = 0 if plane == "sagittal" else 1
-    present = np.unique(label)
-    centres = np.empty((0, 3))
-    for kind in ("body", "disc"):
-        if len(centres) < 2:
-            centres = np.array(ndimage.center_of_mass(label > 0, label, np.intersect1d(channels_of(kind), present))).reshape(-1, 3)
+    found = structure_centres(label)
+    bodies, discs = (np.array([found[c] for c in channels_of(kind) if c in found]).reshape(-1, 3) for kind in ("body", "disc"))
+    centres = bodies if len(bodies) > 1 else discs
     if len(centres) < 2 or np.ptp(centres[:, axis]) * spacing_mm[axis] < CURVED_MM:
         return best_index(label, plane)
     centres = centres[centres[:, 2].argsort()]
@@ -290,8 +287,9 @@ def case_figure(
     for heading, label in zip(headings, labels):
         heading += "" if label.any() else ": no structures"
         panels += [(heading, make_view(turned, label, spacing_mm, plane, *place)) for plane, place in planes.items()]
-    follow = [FOLLOWS] if any(np.ndim(index) for index, _ in planes.values()) else []
-    remarks = [*((line, DIM) for line in follow), *((line, WARNING) for line in warnings)]
+    curved = [plane for plane, (index, _) in planes.items() if np.ndim(index)]
+    remarks = [(f"Following the spine: {', '.join(curved)} slice.", DIM)] if curved else []
+    remarks += [(line, WARNING) for line in warnings]
     return _panel_figure(panels, intensity_window(turned, guide), title, remarks)
 
 
@@ -302,13 +300,17 @@ def _panel_figure(
     from matplotlib.figure import Figure
 
     head, side, line = 0.72, 0.4, 0.19  # inches above and beside the panels, and per line below them
-    remarks = [(part, color) for text, color in remarks for part in wrap(text, MAX_REMARK)][:MAX_REMARKS]
-    foot = 0.12 + (line * len(remarks) + 0.1 if remarks else 0.0)
     gaps = [GAP_INCH * (1 if i == 0 or panels[i - 1][0] == heading else 1.6) for i, (heading, _) in enumerate(panels)]
     free = 2 * side + sum(gaps[1:])
     height_mm, widths_mm = panels[0][1].size_mm[0], [view.size_mm[1] for _, view in panels]
     inch_per_mm = min((WIDTH_INCH - free) / sum(widths_mm), MAX_HEIGHT_INCH / height_mm)
-    width, height = max(6.0, sum(widths_mm) * inch_per_mm + free), height_mm * inch_per_mm + head + foot
+    width = max(6.0, sum(widths_mm) * inch_per_mm + free)
+    letters = int((width - 2 * side) * 72 / (0.6 * REMARK_POINTS))  # per line
+    lines = [(part, color) for text, color in remarks for part in wrap(text, letters)]
+    if len(lines) > MAX_REMARKS:
+        lines = [*lines[: MAX_REMARKS - 1], ("... and more, see the report", WARNING)]
+    foot = 0.12 + (line * len(lines) + 0.1 if lines else 0.0)
+    height = height_mm * inch_per_mm + head + foot
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=BACKGROUND)
     title = fitted(title, width - 2 * side, 13)
     figure.text(side / width, 1 - 0.24 / height, title, color=TEXT, fontsize=13, fontweight="bold", va="center", parse_math=False)
@@ -319,8 +321,8 @@ def _panel_figure(
         box = (left / width, foot / height, width_mm * inch_per_mm / width, height_mm * inch_per_mm / height)
         draw_view(figure.add_axes(box, facecolor="black"), view, window)
         left, previous = left + width_mm * inch_per_mm + gap, heading
-    for i, (text, color) in enumerate(reversed(remarks)):
-        figure.text(side / width, (0.15 + line * i) / height, text, color=color, fontsize=8.5, va="center", parse_math=False)
+    for i, (text, color) in enumerate(reversed(lines)):
+        figure.text(side / width, (0.15 + line * i) / height, text, color=color, fontsize=REMARK_POINTS, va="center", parse_math=False)
     return figure
 
 

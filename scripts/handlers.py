@@ -50,8 +50,8 @@ class StructureReport:
 
     def __init__(self, output_dir: str, weights: str) -> None:
         self.output_dir, self.weights = Path(output_dir), weights
-        self.errors: dict[tuple[str, str], list[dict]] = {}  # of measures, likewise
         self.rows: dict[tuple[str, str], list[dict]] = {}  # by scan and label: a scan may have labels of two raters
+        self.errors: dict[tuple[str, str], list[dict]] = {}  # of measures, by scan and label
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.restart)

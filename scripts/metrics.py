@@ -29,8 +29,8 @@ def cell(column: str, value: float | str | None) -> str:
 class StructureDice(CumulativeIterationMetric):
     """Dice per channel of label maps (B1XYZ, channel indices), shape BC; NaN for a channel that the reference lacks.
 
-    The first column, that of the background, holds a number for the scan's file instead (NaN if the file is not known). It makes a scan
-    count once that two processes had, so that none was idle; files are known only in batches of one.
+    The first column, that of the background, holds a number for the files of prediction and label instead (NaN if they are not known).
+    It makes a scan count once that two processes had, so that none was idle; files are known only in batches of one.
     The aggregate is the mean over all structures of all scans. Structures that a scan has no labels of cost nothing.
     """
 
@@ -39,7 +39,8 @@ class StructureDice(CumulativeIterationMetric):
         named = isinstance(y, MetaTensor) and "filename_or_obj" in y.meta
         if named and len(y) > 1:
             raise ValueError(f"one scan at a time, got a batch of {len(y)}: its metadata do not tell which file is which")
-        scan = _number_of(y.meta["filename_or_obj"]) if named else torch.nan
+        files = [part.meta.get("filename_or_obj") for part in (y_pred, y) if isinstance(part, MetaTensor)]  # scans may share a label
+        scan = _number_of(f"{files}") if named else torch.nan
         scores = []
         for predicted, truth in zip(y_pred.flatten(1).long().cpu(), y.flatten(1).long().cpu()):
             n_truth = torch.bincount(truth, minlength=channels).float()

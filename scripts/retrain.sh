@@ -15,7 +15,7 @@ out=${out:-output/retrain}
 # train FOLDER REPEAT OPTIONS...: train, unless this training is over. REPEAT is JSON; sources that the datalist lacks are left out of it.
 train() {
     local folder=$out/$1 repeat resume=()
-    [[ ! -e "$folder/over" ]] || return 0
+    [[ ! -e "$folder/over" ]] || { echo "$folder: this training is over"; return 0; }
     [[ ! -e "$folder/last.pt" ]] || resume=(--resume True)
     repeat=$(python -c "import json, sys
 there = {entry.get('source') for entry in json.load(open(sys.argv[1]))['training']}

@@ -155,3 +155,10 @@ def two(scan, tmp_path) -> Path:
     for name in "ab":
         nib.save(nib.Nifti1Image(np.asarray(scan.dataobj)[::2, ::2], scan.affine @ np.diag([2, 2, 1, 1])), folder / f"{name}.nii.gz")
     return folder
+
+
+@pytest.fixture
+def no_copies(request, monkeypatch):
+    """Switch the search for copies off, because most scans of these tests are a few voxels with the same values."""
+    if "copies" not in request.node.name:
+        monkeypatch.setattr("scripts.tools.prepare.sha256_of", str)

@@ -235,11 +235,14 @@ def test_warnings_stand_below_the_slices():
     texts = headings(figures.case_figure(image, label, affine, title="c", warnings=["first", words]))
     assert texts[-1] == "first"  # the lines are drawn from the last one up
     assert " ".join(reversed(texts[3:-1])) == words.strip()
-    assert all(len(text) <= figures.MAX_REMARK for text in texts)
     many = figures.case_figure(image, label, affine, title="c", warnings=[f"warning {i}" for i in range(20)])
-    assert headings(many)[3:] == [f"warning {i}" for i in reversed(range(figures.MAX_REMARKS))]
+    assert headings(many)[3:] == ["... and more, see the report", *(f"warning {i}" for i in reversed(range(figures.MAX_REMARKS - 1)))]
+    for figure in (many, figures.case_figure(image, label, affine, warnings=["m" * 10 + " " * 2 + "wide words " * 40])):
+        figures.figure_to_array(figure)
+        edge = figure.get_window_extent().width
+        assert all(text.get_window_extent().x1 < edge for text in figure.texts)
     curved_label = curved(5)
-    assert headings(figures.case_figure(np.ones(curved_label.shape), curved_label, affine))[-1] == figures.FOLLOWS
+    assert headings(figures.case_figure(np.ones(curved_label.shape), curved_label, affine))[-1] == "Following the spine: sagittal slice."
 
 
 def test_aspect_is_in_mm():

@@ -88,6 +88,14 @@ def test_structure_dice_counts_a_scan_once():
     assert metric.aggregate().item() == pytest.approx(1 / 2)
 
 
+def test_structure_dice_counts_scans_that_share_a_label():
+    metric = StructureDice()
+    for scan, predicted in (("a_T1w.nii.gz", L1), ("a_T2w.nii.gz", L2)):
+        found = MetaTensor(torch.full((1, 1, 2, 1), predicted), meta={"filename_or_obj": scan})
+        metric([found], [MetaTensor(torch.full((1, 1, 2, 1), L1), meta={"filename_or_obj": "a_seg.nii.gz"})])
+    assert metric.aggregate().item() == pytest.approx(1 / 2)
+
+
 def test_structure_dice_of_a_batch_whose_files_nobody_can_tell():
     truth = MetaTensor(torch.full((2, 1, 2, 2, 1), L1), meta={"filename_or_obj": ["a_seg.nii.gz", "b_seg.nii.gz"]})
     with pytest.raises(ValueError, match="one scan at a time, got a batch of 2"):

@@ -147,7 +147,8 @@ def _segment_once(parts: SimpleNamespace, scan: str, with_figure: bool, watch: S
             figure = case_figure(volume.data, data["pred"][0].cpu().numpy(), volume.affine, title=case_name(scan))
             save_figure(figure, mask.with_name(f"{case_name(scan)}_seg.png"))
     with watch.step("report"):
-        write_report(mask, fresh_report(data["pred"], volume, data["image"].meta["notes"].splitlines()))
+        report = fresh_report(data["pred"], volume, data["image"].meta["notes"].splitlines())
+        write_report(mask, report, data["pred"].meta["mask_sha256"])
     return data["image"], mask
 
 

@@ -192,7 +192,8 @@ def _accuracy(results: Mapping[str, Any]) -> str:
         gains = [a - b for a, b in zip(dice["ours"], dice["plain"])]
         rows.append([name, str(len(gains)), *(f"{mean(n):.3f} ± {stdev(n):.3f}" for n in (dice["ours"], dice["plain"], gains))])
     header = ["phantoms", "n", *(WAYS[way] for way in ("ours", "plain")), "difference"]
-    return f"Dice, mean ± standard deviation over phantoms with the grids of the scans above:\n\n{markdown(header, rows, words=1)}"
+    what = "Dice, mean ± standard deviation over phantoms of two grids (thick slices of 4 mm, isotropic voxels of 1 mm):"
+    return f"{what}\n\n{markdown(header, rows, words=1)}"
 
 
 def _dice(measured: Mapping[str, Any]) -> str:

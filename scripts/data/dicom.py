@@ -29,7 +29,7 @@ def check_series(folder: str | Path) -> None:
         folder: folder with the files of one series, one per slice, or with all slices in one file.
 
     Raises:
-        ScanError: if there is no series, more than one, or one of another modality than MR, if a file of it cannot be read, or if the
+        ScanError: if there is no series, more than one, or one of `OTHER_MODALITIES`, if a file of it cannot be read, or if the
             slices lack a position, are not parallel, lie at the same place or are not equally far apart.
     """
     if dead := [path.name for path in Path(folder).iterdir() if not path.exists()]:  # GDCM would then drop other files too
@@ -123,9 +123,10 @@ def _some(names: Iterable[str]) -> str:
 
 def _tag(file: str, key: str) -> str:
     """Return the value of a DICOM tag of a file; empty if it has none."""
-    image = _header(file)  # which owns its tags: without it, reading them ends the process
-    tags = image.GetMetaDataDictionary()
-    return tags[key].strip() if tags.HasKey(key) else ""
+    try:
+        return _tag_of(_header(file), key)
+    except RuntimeError:  # no image: a report, for example
+        return ""
 
 
 def _header(file: str) -> Any:
@@ -133,6 +134,12 @@ def _header(file: str) -> Any:
     image = silent_itk().GDCMImageIO.New(FileName=file)
     image.ReadImageInformation()
     return image
+
+
+def _tag_of(image: Any, key: str) -> str:
+    """Return the value of a tag of a header, which has to live as long as its tags are read; empty if it has none."""
+    tags = image.GetMetaDataDictionary()
+    return tags[key].strip() if tags.HasKey(key) else ""
 
 
 def _check_places(folder: str | Path, files: Sequence[str]) -> None:
@@ -190,7 +197,7 @@ def _check_steps(folder: str | Path, places_mm: np.ndarray, sideways_mm: np.ndar
 
 def _place(file: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Read the normal (a unit vector) and the origin (mm) of a slice, LPS, as ITK does; None if the file lacks them."""
-    if not all(_tag(file, key) for key in (POSITION, ORIENTATION)):
-        return None
     image = _header(file)
+    if not all(_tag_of(image, key) for key in (POSITION, ORIENTATION)):
+        return None
     return np.cross(image.GetDirection(0), image.GetDirection(1)), np.array([image.GetOrigin(axis) for axis in range(3)])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts.common.errors import UserError, listed, shown
+from scripts.data.find import files_of_voxels
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def check_added(added: Sequence[dict], file: str | Path, splits: Mapping[str, Se
     """Refuse training scans of another folder that the first datalist holds back.
 
     Patients with the same name only get a warning, because in another folder a name such as `sub-01` may be another patient. Copies of
-    a scan are found whatever their names.
+    a scan, but not of a DICOM folder, are found whatever their names.
 
     Args:
         added: training entries.
@@ -84,4 +85,6 @@ def _size(entry: dict) -> int:
 
 
 def _is_copy(path: str, other: str) -> bool:
-    return os.path.isfile(path) and os.path.isfile(other) and filecmp.cmp(path, other, shallow=False)
+    """Return True for two files with the same bytes; headers must have voxels with the same bytes, too. Folders are not compared."""
+    files = [[p, *files_of_voxels(Path(p))] for p in (path, other) if os.path.isfile(p)]
+    return len(files) == 2 and len(files[0]) == len(files[1]) and all(filecmp.cmp(a, b, shallow=False) for a, b in zip(*files))

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from pathlib import Path
 
-from scripts.common.errors import CallError, UserError
+from scripts.common.errors import CallError, UserError, listed
 from scripts.data.find import LABEL_FOLDERS, case_name, without_channel
 
 # The patient is `sub-01` of BIDS names, else the name without a contrast at its beginning or at its end (there with any word behind it and
@@ -123,7 +123,8 @@ def question(patient_of: Mapping[Path, str], root: Path) -> str:
     """Return a question for the user if one patient may have been taken for several, else nothing."""
     patients = {*patient_of.values()}
     if contrasts := sorted(name for name in patients if re.fullmatch(CONTRAST, name)):
-        return f"is {contrasts[0]} a contrast, not a patient? If folders are patients, set --patient_pattern '(.+)/'"
+        pattern = f"{_above(patient_of, root)}([^/]+)/"
+        return f"is {contrasts[0]} a contrast, not a patient? If folders are patients, set --patient_pattern '{pattern}'"
     parts = {  # part of a name in which two scans of one patient may differ -> patient_pattern that leaves it out
         rf"{SEP}[^ ._-]*$": f"(.+){SEP}",
         rf"{SEP}{CONTRAST}{SEP}.*$": f"(.+?)(?:{SEP}(?i:t[12]|stir|tirm|pd).*)?$",
@@ -138,12 +139,23 @@ def question(patient_of: Mapping[Path, str], root: Path) -> str:
     for image, patient in patient_of.items():
         in_folder[image.relative_to(top).parts[0]].add(patient)
     if len(in_folder) > 2 and all(1 < len(names) <= MAX_SCANS_OF_PATIENT for names in in_folder.values()):
-        above = "" if top == root else re.escape(f"{top.relative_to(root).as_posix()}/")
-        pattern = f"{above}([^/]+)/"
-        return (
-            f"are the scans in {min(in_folder)} of one patient, and likewise in the other folders? Then set --patient_pattern '{pattern}'"
-        )
+        asked = f"are the scans in {min(in_folder)} of one patient, and likewise in the other folders?"
+        return f"{asked} Then set --patient_pattern '{_above(patient_of, root)}([^/]+)/'"
+    below = defaultdict(set)
+    for image in patient_of:
+        folder, *others = image.relative_to(top).parts[:-1] or [""]
+        below[folder].update(others[:1])
+    if patients == below.keys() and all(len(folders) > 1 for folders in below.values()):
+        first = min(below)
+        asked = f"are the folders in {first} ({listed(sorted(below[first]), 2)}) different patients, and likewise in the others?"
+        return f"{asked} Then set --patient_pattern '{_above(patient_of, root)}[^/]+/([^/]+)/'"
     return ""
+
+
+def _above(images: Collection[Path], root: Path) -> str:
+    """Return a pattern for what all paths from `root` begin with."""
+    top = _common_folder(images, root)
+    return "" if top == root else re.escape(f"{top.relative_to(root).as_posix()}/")
 
 
 def _twins(patients: Collection[str], part: str) -> list[str]:

@@ -22,7 +22,7 @@ OFFSETS = (0, -1, 1, -2, 2)  # levels by which the votes of a run of neighbours 
 MISCOUNT_COST = 6.5  # nats per level, where the offset changes from one body to the next
 LAST_OFF_COST = 3.0  # nats per level, for votes that are off down to the last body: near the sacrum there is little to count
 MAX_BODIES = 30  # only so many pieces, the largest, may be bodies: a whole spine has 24, and time grows with the square of the number
-MIN_WHOLE_SHARE = 0.4  # pieces with at least this share of the usual (or largest) volume count as whole bodies
+MIN_WHOLE_SHARE = 0.4  # of the usual volume: smaller pieces are no whole bodies; of the largest one: a body is compared with no less
 STEP_MM = (22.0, 45.0)  # bounds of the usual distance between the centres of two neighbours
 MAX_SLOPE = 1.2  # horizontal / vertical distance of two neighbours that costs nothing; S1 lies behind L5
 

@@ -10,7 +10,7 @@ import numpy as np
 from scripts.labels import label_table, structure
 from scripts.measure.spine import measure_spine
 
-NO_DISTANCES = {"height_loss_grade"}  # a class
+CLASSES = {"height_loss_grade"}  # measures whose differences mean nothing
 
 
 def measure_errors(
@@ -38,7 +38,7 @@ def measure_errors(
         }
         for name, (row, predicted_row) in pairs.items()
         for key, value in row.items()
-        if key in predicted_row and key not in NO_DISTANCES and not isinstance(value, str)
+        if key in predicted_row and key not in CLASSES and not isinstance(value, str)
     ]
 
 

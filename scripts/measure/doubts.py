@@ -51,7 +51,7 @@ def _how_sure(report: Mapping[str, Any], word: str = "") -> str:
     """Return why the names are uncertain, such as their probability after `word`, rounded down because 0.96 is certain."""
     if lacks_sacrum(report):
         return f"no {SACRUM} in the mask"
-    if report["sequence_probability"] >= MIN_CERTAIN_PROBABILITY:
+    if report["sequence_probability"] >= MIN_CERTAIN_PROBABILITY and _gaps({row["name"]: row for row in report["structures"]}):
         return "a level is missing"
     return f"{word}{math.floor(100 * report['sequence_probability'] + 1e-9) / 100:.2f}"
 
@@ -124,14 +124,16 @@ def _cut_sides(drawn: Mapping[str, Any]) -> list[str]:
     return [f"every body is cut by the {side} side of the view: volumes and Cobb angles are those of parts" for side in sides]
 
 
-def _odd_lordosis(spine: Mapping[str, Any], is_known: bool) -> list[str]:
-    """Return one line on the first lordosis that is too small or, unless the disc above S1 `is_known` to be odd, on one down to S1 that is
-    smaller than its part down to L5."""
+def _odd_lordosis(spine: Mapping[str, Any], disc_is_odd: bool) -> list[str]:
+    """Return one line on the first lordosis that is too small, or on one down to S1 that is smaller than its part down to L5.
+
+    The latter is not told if the disc above S1 is odd, which has a line of its own.
+    """
     for key, least in MIN_LORDOSIS_DEG.items():
         if (lordosis := spine.get(key, least)) < least:
             return [f"a lordosis of {lordosis} degrees is unusual: is the scan upside down or back to front, or a level wrong?"]
     whole, part = spine.get("lordosis_deg", math.inf), spine.get("lordosis_l1_l5_deg", -math.inf)
-    if whole < part and not is_known:
+    if whole < part and not disc_is_odd:
         return [f"the lordosis L1-S1 ({whole} degrees) is smaller than L1-L5 ({part} degrees): the end-plate of L5 or S1 is doubtful"]
     return []
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from nibabel.affines import apply_affine
 
-from scripts.common.arrays import occupied_box, structure_boxes, whole
+from scripts.common.arrays import structure_centres
 from scripts.data.volumes import voxel_mm3
 from scripts.labels import label_table, numbers, structure
 from scripts.measure.doubts import RENAMED, lacks_sacrum
@@ -61,15 +61,7 @@ def structure_rows(
 
 def _centres_mm(label: np.ndarray, affine: np.ndarray) -> dict[int, list[float]]:
     """Return the centre of the voxels of each channel: mm to the patient's right, front and head, rounded to a tenth."""
-    found = {}
-    occupied = occupied_box(label > 0) or whole(label.shape)  # finding boxes in a whole scan takes longer than all else here
-    part, start = label[occupied], [s.start for s in occupied]
-    for channel, box in structure_boxes(part).items():
-        mask = part[box] == channel
-        along = [mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
-        voxel = [first + s.start + np.average(np.arange(len(n)), weights=n) for first, s, n in zip(start, box, along)]
-        found[channel] = [round(float(mm), 1) for mm in apply_affine(affine, voxel)]
-    return found
+    return {c: [round(float(mm), 1) for mm in apply_affine(affine, voxel)] for c, voxel in structure_centres(label).items()}
 
 
 def rounded(row: Mapping[str, Any]) -> dict[str, Any]:

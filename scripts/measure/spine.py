@@ -30,7 +30,7 @@ class SpineMeasures:
     structures: dict[str, dict[str, float]]  # by the name of the body or disc; those that could not be measured are left out
     spine: dict[str, float | str]
     bodies: dict[str, Body]  # by name, from top to bottom
-    unmeasured: dict[str, str]  # name of a body that was not measured -> the reason
+    unmeasured: dict[str, str]  # name of a drawn body that was not measured -> the reason
 
 
 def measure_spine(label: np.ndarray, affine: np.ndarray, cut: Mapping[str, Sequence[str]] | None = None) -> SpineMeasures:
@@ -114,6 +114,8 @@ def _measured_bodies(
             unmeasured[name] = reason
         elif body:
             bodies[name] = body
+        else:
+            unmeasured[name] = "no solid piece"
     return bodies, unmeasured
 
 

@@ -137,7 +137,7 @@ def _summary(
         lines.append(f"{counted(unpaired, 'scan')} without a label: {listed(unpaired)}")
     lines += _uncorrected(drawn)
     if by_folder:
-        lines.append("file names repeat from folder to folder, so each folder is taken for a patient")
+        lines.append("each folder is taken for a patient, because file names repeat from folder to folder or are only contrasts")
     if not splits["validation"]:
         lines.append("a training needs scans under validation")
     return lines

@@ -77,14 +77,15 @@ def rename_mask(prediction: str | Path, lowest: str = "", lumbar: int = 0, image
     has_report = is_report(report)
     if has_report:
         report, figure = _new_report_and_figure(renaming, report, image)
+    mask_sha256 = ""
     if is_edited or not is_same:  # a confirmation changes no number
-        write_label_map(values, volume.affine, mask)
+        mask_sha256 = write_label_map(values, volume.affine, mask)
     _print_outcome(renaming)
     if not has_report:
         return False
     for warning in report["warnings"]:
         print(shown(f"{mask}: {warning}"))
-    write_report(mask, report)
+    write_report(mask, report, mask_sha256)
     if beside(mask, ".png").is_file():
         save_figure(figure, beside(mask, ".png"))
     return "made_from" in report

@@ -16,6 +16,7 @@ from scripts.common.files import write_whole
 from scripts.common.options import is_command
 from scripts.common.preflight import check_fit, load_weights
 from scripts.data.sampling import SeededSampler
+from scripts.network import unwrapped
 from scripts.training.interruption import Interruption, StoppedError
 
 
@@ -30,7 +31,7 @@ class OnCpu:
     """
 
     def __init__(self, module: torch.nn.Module, dtype: torch.dtype | None = None) -> None:
-        self.module = getattr(module, "module", module)
+        self.module = unwrapped(module)
         self.dtype = dtype
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -53,7 +54,7 @@ class PretrainedWeights:
 
     def __init__(self, path: str, network: torch.nn.Module) -> None:
         self.path = path
-        self.network = getattr(network, "module", network)  # without DistributedDataParallel
+        self.network = unwrapped(network)
 
     def attach(self, engine: Engine) -> None:
         """Load the weights (`pretrained_weights`) now: at the start of a federated run they would replace the weights of its server."""
@@ -71,7 +72,7 @@ def pretrained_weights(path: str, network: torch.nn.Module) -> tuple[dict[str, t
     Raises:
         CallError: if the layers have other names, or most have other sizes: the weights are those of another network.
     """
-    state, own = load_weights(path), getattr(network, "module", network).state_dict()
+    state, own = load_weights(path), unwrapped(network).state_dict()
     state = state.get("model", state)  # a last.pt holds more than the weights
     fitting = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
     if state.keys() != own.keys() or 2 * len(fitting) < len(own):

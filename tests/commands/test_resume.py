@@ -36,7 +36,7 @@ class Training:
     def end(self, number: signal.Signals) -> int:
         """Send a signal when a checkpoint has been written; return the exit code."""
         while self._time() == self.before:
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert self.process.poll() is None, self.log.read_text(encoding="utf-8")[-3000:]
             time.sleep(0.01)
         self.process.send_signal(number)
         return self.process.wait(timeout=100)
@@ -64,7 +64,7 @@ def test_a_killed_and_a_stopped_training_end_with_the_same_weights(cohort, tmp_p
     assert Training(folders[1], **data, num_workers=1).end(signal.SIGKILL) == -signal.SIGKILL
     stopped = Training(folders[1], **data, num_workers=1, resume=folders[1])
     assert stopped.end(signal.SIGTERM) == 128 + signal.SIGTERM
-    log = stopped.log.read_text()
+    log = stopped.log.read_text(encoding="utf-8")
     assert re.search(rf"stopped in epoch \d+ of {EPOCHS}, step \d+\. The same command with --resume {folders[1]} goes on\.\n", log)
     assert "Traceback" not in log
     assert 2 < torch.load(stopped.last, weights_only=True)["trainer"]["iteration"] < 2 * EPOCHS

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import fails, touch
 
+from scripts.common.errors import UserError
 from scripts.data.datalist import training_entries
 from scripts.data.leakage import patients_in_two_splits
 
@@ -82,6 +83,20 @@ def test_a_scan_that_is_held_back_is_not_trained_on_by_also_train_on(tmp_path, s
     )
     with fails(line):
         training_entries(datalist, first, also=[second])
+
+
+def test_equal_headers_are_no_copies(tmp_path):
+    """The voxels of MetaImage headers may lie in other files."""
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 1 1 1\nElementType = MET_UCHAR\nElementDataFile = T2.raw\n"
+    for folder, voxel in (("x", "1"), ("y", "2"), ("z", "1")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "T2.mhd").write_text(header)
+        (tmp_path / folder / "T2.raw").write_text(voxel)
+    first = cohort(tmp_path / "x", training=[entry("a.nii.gz", "p")], validation=[entry("T2.mhd", "q")])
+    other = cohort(tmp_path / "y", training=[entry("T2.mhd", "r")])
+    assert len(training_entries(first / "datalist.json", first, also=[other])) == 2
+    with pytest.raises(UserError, match=r"z/T2\.mhd: is trained on"):
+        training_entries(first / "datalist.json", first, also=[cohort(tmp_path / "z", training=[entry("T2.mhd", "r")])])
 
 
 def test_a_patient_of_the_same_name_in_another_folder_is_a_warning(tmp_path, caplog):

@@ -16,12 +16,7 @@ from conftest import labelled, touch
 from scripts.data.patients import CONTRAST, PATIENT_PATTERN, PLANE
 from scripts.tools.prepare import prepare
 
-
-@pytest.fixture(autouse=True)
-def _scans_are_no_copies(request, monkeypatch):
-    """Switch the search for copies off, because most scans of these tests are a few voxels with the same values."""
-    if "copies" not in request.node.name:
-        monkeypatch.setattr("scripts.tools.prepare.sha256_of", str)
+pytestmark = pytest.mark.usefixtures("no_copies")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +83,7 @@ def test_patients_with_a_folder_each(tmp_path, capsys, stems, patients):
     if stems[0] == "sub-00/t2":  # the folder of all patients is the source, not one for each
         assert {e["source"] for e in chain(*json.loads((tmp_path / "list.json").read_text()).values())} == {tmp_path.name}
     by_folder = any("/" in stem and patient in stem.split("/")[:-1] for stem, patient in zip(stems, patients))
-    said = "  file names repeat from folder to folder, so each folder is taken for a patient"
+    said = "  each folder is taken for a patient, because file names repeat from folder to folder or are only contrasts"
     assert capsys.readouterr().out.splitlines()[4:] == [said] * by_folder
 
 
@@ -195,9 +190,22 @@ def test_folders_that_may_be_those_of_patients(tmp_path, capsys):
 
 
 def test_a_contrast_is_no_patient(tmp_path, capsys):
-    prepare(labelled(tmp_path, "p/t1", "t2", "t2_tse", "a"), tmp_path / "list.json")
-    question = "is t1 a contrast, not a patient? If folders are patients, set --patient_pattern '(.+)/'"
-    assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path}/list.json: {question}"
+    root = labelled(tmp_path, "p/t1", "q/t2", "q/ses-1/stir", "r/x")
+    prepare(root, root / "list.json")
+    question = "is stir a contrast, not a patient? If folders are patients, set --patient_pattern '([^/]+)/'"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{root}/list.json: {question}"
+    found = patient_of_each(root, patient_pattern="([^/]+)/")
+    assert found == {"p/t1": "p", "q/t2": "q", "q/ses-1/stir": "q", "r/x": "r"}
+
+
+def test_folders_that_may_be_those_of_sites(tmp_path, capsys):
+    stems = [f"{site}/p{i}/{contrast}" for site in "xyz" for i in range(3) for contrast in ("t1", "t2")]
+    root = labelled(tmp_path, *stems)
+    assert {*patient_of_each(root).values()} == {"x", "y", "z"}  # too few patients, but none in two splits
+    *_, line = capsys.readouterr().out.splitlines()
+    asked = "are the folders in x (p0, p1, ...) different patients, and likewise in the others?"
+    assert line == f"{root}/list.json: {asked} Then set --patient_pattern '[^/]+/([^/]+)/'"
+    assert {*patient_of_each(root, patient_pattern="[^/]+/([^/]+)/").values()} == {"p0", "p1", "p2"}
 
 
 def test_a_pattern_that_matches_the_name_is_not_tried_on_the_path(tmp_path):

@@ -41,7 +41,7 @@ def test_the_same_mask_has_no_errors():
 
 def test_bodies_that_the_view_cuts_are_left_out():
     label = boxes(L3=(10, 36), L2=(46, 72), L1=(82, 108))
-    rows = measure_errors(label, label, AFFINE, {"L1": ["upper"]})
+    rows = measure_errors(label, label, AFFINE, {"L1": ["superior"]})
     assert "L1" not in {row["structure"] for row in rows}
 
 

@@ -89,11 +89,12 @@ def test_a_speck_is_named_as_one():
     assert texts[texts.index("L2") + 1] == "not measured: smaller than 300 mm³"
 
 
-def test_the_slice_follows_a_scoliosis(monkeypatch):
-    phantom = draw_phantom(33, contrast="T2w", order="RAS", oblique_deg=0.0, scoliosis=38.0)
+@pytest.mark.parametrize(("scoliosis", "follows"), [(0.0, False), (38.0, True)])
+def test_the_slice_follows_a_scoliosis(scoliosis, follows, monkeypatch):
+    phantom = draw_phantom(5, contrast="T2w", order="RAS", oblique_deg=0.0, scoliosis=scoliosis)
     label = encode(phantom.label)
     drawn = []
     monkeypatch.setattr("scripts.measure.picture.draw_view", lambda axes, view, *args, **kwargs: drawn.append(view))
     figure = measures_figure(phantom.image, label, phantom.affine, measure_spine(label, phantom.affine))
     assert {*np.unique(label)} - {*np.unique(drawn[0].label)} == set()
-    assert "this slice follows the spine" in [text.get_text() for text in figure.texts]
+    assert ("this slice follows the spine" in [text.get_text() for text in figure.texts]) is follows

@@ -19,12 +19,7 @@ from scripts.data.masks import write_label_map
 from scripts.data.own_masks import signature
 from scripts.tools.prepare import prepare
 
-
-@pytest.fixture(autouse=True)
-def _scans_are_no_copies(request, monkeypatch):
-    """Switch the search for copies off, because most scans of these tests are a few voxels with the same values."""
-    if "copies" not in request.node.name:
-        monkeypatch.setattr("scripts.tools.prepare.sha256_of", str)
+pytestmark = pytest.mark.usefixtures("no_copies")
 
 
 def site(root: Path, patients: int = 8) -> Path:
@@ -216,6 +211,9 @@ def test_prepare_counts_and_names_scans_without_a_label(tmp_path, capsys):
 def test_all_bad_labels_are_named(tmp_path):
     root = site(tmp_path / "data", 4)
     labels = sorted((root / "site").glob("*_seg.nii"))
+    unknown_type = bytearray(labels[4].read_bytes())
+    unknown_type[70:72] = (999).to_bytes(2, "little")
+    labels[4].write_bytes(unknown_type)
     labels[0].write_text("no label")
     nib.save(nib.Nifti1Image(np.full((2, 2, 2), 77, np.uint8), np.eye(4)), labels[1])
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 3), np.uint8), np.diag([4, 1, 1, 1])), labels[2])
@@ -223,7 +221,7 @@ def test_all_bad_labels_are_named(tmp_path):
     with pytest.raises(UserError) as error:
         prepare(root, tmp_path / "list.json")
     lines = str(error.value).splitlines()
-    assert [line.split(": ")[0] for line in lines] == [str(label) for label in labels[:4]]
+    assert [line.split(": ")[0] for line in lines] == [str(label) for label in labels[:5]]
     assert "not on the grid of" in lines[3]
     assert lines[2] == f"{labels[2]}: no foreground, all values are 0. Label it, or leave the scan out."
     assert not (tmp_path / "list.json").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -12,6 +14,19 @@ from scripts.common.errors import CallError
 from scripts.training.claim import claim
 
 HOLD = "import sys; from scripts.training.claim import claim; claim(sys.argv[1]); print('claimed', flush=True); sys.stdin.read()"
+
+
+def test_a_reader_that_outlives_its_training_holds_no_folder(tmp_path):
+    fork = "import os, time; child = os.fork(); (print(child, flush=True) or os._exit(1)) if child else time.sleep(60)"
+    code = HOLD.split("print")[0] + fork
+    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=BUNDLE, stdout=subprocess.PIPE, text=True)
+    child = int(run.stdout.readline())
+    run.wait()
+    try:
+        claim(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        run.stdout.close()
 
 
 def test_a_folder_in_which_another_process_trains(tmp_path):
