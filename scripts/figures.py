@@ -1,7 +1,5 @@
-"""Pictures of scans with the outlines and names of their structures.
+"""Pictures of scans with the outlines and names of their structures, with true proportions in mm.
 
-Volumes may have any orientation: they are first turned (never resampled) to the nearest axes of RAS, the world with x to the
-patient's right, y to the front and z to the head. Slices are drawn as a radiologist expects them, with true proportions in mm.
 matplotlib is imported inside the functions: it takes half a second, and most commands draw nothing.
 """
 
@@ -9,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -17,11 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from scripts.common.arrays import occupied_box, structure_centres
 from scripts.common.errors import UserError, shown
 from scripts.common.files import write_whole
-from scripts.data.volumes import turned_to_ras
-from scripts.labels import channels_of, label_table, of_kind
+from scripts.labels import label_table, of_kind
+from scripts.views import MARGIN_MM, View, best_index, crop_columns, make_view, spine_path, to_ras
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,29 +28,12 @@ WIDTH_INCH = 10.0  # 1200 pixels
 MAX_HEIGHT_INCH = 8.6  # of a panel; without warnings the whole figure then fits a laptop screen
 GAP_INCH = 0.42  # between panels; level names stand there where a sagittal slab is narrow
 MAX_REMARKS, REMARK_POINTS = 8, 8.5  # lines below the panels, and the size of their letters
-CURVED_MM = 8.0  # a slice follows the spine if the centres of its bodies spread by this much across it
 WINDOW_VOXELS = 2**18  # about so many evenly spread voxels decide which intensities are black and white
-MARGIN_MM = {"sagittal": 40.0, "coronal": 30.0}  # kept in front of and behind (left and right of) the labels; never cut along the spine
 BACKGROUND, TEXT, DIM, WARNING = "#0d0f12", "#e8eaed", "#8b929b", "#e8b339"
 BODY_COLORS = (  # from top to bottom; a table of more than twelve bodies repeats them
     "#ff7ab8", "#54e08a", "#f6f05a", "#b79cff", "#41c7ff", "#ffb000", "#5a8dff", "#ff6b5e", "#00c9a7", "#e05ce8", "#5affd0", "#d9935a",
 )  # fmt: skip
 SOURCE_COLORS = ("#41c7ff", "#ffb000", "#54e08a", "#ff7ab8", "#b79cff", "#f6f05a", "#ff6b5e", "#9fe3d4")
-
-
-@dataclass(frozen=True)
-class View:
-    """One slice, ready to be drawn: row 0 is superior; column 0 is anterior (sagittal) or the patient's right (coronal)."""
-
-    plane: str  # "sagittal" or "coronal"
-    image: np.ndarray  # (rows, columns)
-    label: np.ndarray  # (rows, columns), channel indices
-    spacing_mm: tuple[float, float]  # of rows and columns
-
-    @property
-    def size_mm(self) -> tuple[float, float]:
-        """Height and width of the slice in mm."""
-        return self.image.shape[0] * self.spacing_mm[0], self.image.shape[1] * self.spacing_mm[1]
 
 
 def structure_color(channel: int) -> tuple[float, float, float]:
@@ -65,76 +44,6 @@ def structure_color(channel: int) -> tuple[float, float, float]:
     bodies = [s.name for s in of_kind("body")]
     rgb = np.array(to_rgb(BODY_COLORS[bodies.index(structure.level) % len(BODY_COLORS)]))
     return tuple((rgb + 1) / 2 if structure.is_disc else rgb)
-
-
-def to_ras(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flip and swap the axes of `volume` (X, Y, Z) to the nearest of RAS.
-
-    `affine` is (4, 4), voxel -> RAS world in mm, or holds the three spacings in mm of an array that is in RAS already. Returns the
-    turned array and its spacing_mm (3,).
-    """
-    affine = np.asarray(affine, float)
-    if affine.shape == (3,):
-        affine = np.diag([*affine, 1.0])
-    turned, affine = turned_to_ras(volume, affine)
-    return turned, np.linalg.norm(affine[:3, :3], axis=0)
-
-
-def take_slice(volume: np.ndarray, plane: str, index: int | np.ndarray) -> np.ndarray:
-    """Return a slice of a RAS volume as it is drawn: row 0 superior, column 0 anterior (sagittal) or the patient's right (coronal).
-
-    `index` is one for all rows or, for a curved slice, one for each position along the last axis, see `spine_path`.
-    """
-    heights = np.arange(volume.shape[2])
-    index = np.broadcast_to(index, heights.shape)
-    return (volume[index, :, heights] if plane == "sagittal" else volume[:, index, heights].T)[::-1, ::-1]
-
-
-def spine_path(label: np.ndarray, plane: str, spacing_mm: np.ndarray) -> int | np.ndarray:
-    """Return the index of the slice through the spine for each position along the last axis of a RAS label map (channel indices).
-
-    It runs in straight lines through the centres of the bodies, or of the discs where there are fewer than two bodies. A flat slice,
-    the `best_index`, is enough if these centres spread by less than `CURVED_MM` across it.
-    """
-    axis = 0 if plane == "sagittal" else 1
-    found = structure_centres(label)
-    bodies, discs = (np.array([found[c] for c in channels_of(kind) if c in found]).reshape(-1, 3) for kind in ("body", "disc"))
-    centres = bodies if len(bodies) > 1 else discs
-    if len(centres) < 2 or np.ptp(centres[:, axis]) * spacing_mm[axis] < CURVED_MM:
-        return best_index(label, plane)
-    centres = centres[centres[:, 2].argsort()]
-    return np.interp(np.arange(label.shape[2]), centres[:, 2], centres[:, axis]).round().astype(int)
-
-
-def best_index(label: np.ndarray, plane: str) -> int:
-    """Return the index of the slice of a RAS label map (channel indices) with most voxels of bodies, else of any label, else the middle."""
-    axis = 0 if plane == "sagittal" else 1
-    box = occupied_box(label > 0)
-    if not box:
-        return label.shape[axis] // 2
-    ignored = [False] * 256  # values beyond the table
-    for counts in ([s.kind == "body" for s in label_table()], [s.channel > 0 for s in label_table()]):
-        area = np.array(counts + ignored)[label[box]].sum(axis=tuple({0, 1, 2} - {axis}))
-        if area.any():
-            largest = np.flatnonzero(area == area.max())
-            return int((box[axis].start + largest.mean()).round())  # the middle one of several equal slices
-    return label.shape[axis] // 2
-
-
-def make_view(image: np.ndarray, label: np.ndarray, spacing_mm: np.ndarray, plane: str, index: int | np.ndarray, columns: slice) -> View:
-    """Return the slice `index` of RAS volumes, see `take_slice`, cut to `columns`."""
-    cut = [take_slice(volume, plane, index)[:, columns] for volume in (image, label)]
-    return View(plane, cut[0], cut[1], (float(spacing_mm[2]), float(spacing_mm[1 if plane == "sagittal" else 0])))
-
-
-def crop_columns(label: np.ndarray, plane: str, spacing_mm: np.ndarray) -> slice:
-    """Return the columns of the drawn slices that hold the labels plus `MARGIN_MM`; all columns if there are no labels."""
-    axis = 1 if plane == "sagittal" else 0
-    box = occupied_box(label > 0)
-    if not box:
-        return slice(None)
-    margin, size = int(np.ceil(MARGIN_MM[plane] / spacing_mm[axis])), label.shape[axis]
-    return slice(max(0, size - box[axis].stop - margin), min(size, size - box[axis].start + margin))
 
 
 def intensity_window(image: np.ndarray, label: np.ndarray) -> tuple[float, float]:
@@ -288,7 +197,8 @@ def case_figure(
         heading += "" if label.any() else ": no structures"
         panels += [(heading, make_view(turned, label, spacing_mm, plane, *place)) for plane, place in planes.items()]
     curved = [plane for plane, (index, _) in planes.items() if np.ndim(index)]
-    remarks = [(f"Following the spine: {', '.join(curved)} slice.", DIM)] if curved else []
+    follow = f"The {' and '.join(curved)} {'slices follow' if len(curved) > 1 else 'slice follows'} the spine."
+    remarks = [(follow, DIM)] if curved else []
     remarks += [(line, WARNING) for line in warnings]
     return _panel_figure(panels, intensity_window(turned, guide), title, remarks)
 

@@ -1,74 +1,15 @@
-"""Pictures: the right slice, the right way up, in mm, with outlines in the colours of the structures."""
+"""Pictures: in mm, with outlines and names in the colours of the structures."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-import nibabel as nib
 import numpy as np
 import pytest
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+from drawn_phantom import DISC, L1, L2, SPACING, curved, phantom, turned
 
-from scripts import figures
+from scripts import figures, views
 from scripts.labels import label_table, structure
-
-L1, L2, DISC = (structure(name).channel for name in ("L1", "L2", "L1/L2"))
-SPACING = np.array([4.0, 1.0, 1.5])  # voxel size of the phantom to the right, anterior and superior
-
-
-def rotation(degrees: float) -> np.ndarray:
-    """Return a rotation (3, 3) about x, then about z."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-
-
-def phantom() -> tuple[np.ndarray, np.ndarray]:
-    """Return a RAS image and channel indices (9, 40, 50): L1 above a disc above L2, widest in sagittal slice 5 and coronal slice 22."""
-    label = np.zeros((9, 40, 50), np.uint8)
-    for channel, low, high in ((L1, 28, 38), (DISC, 24, 28), (L2, 14, 24)):
-        label[3:8, 16:28, low:high] = channel
-        label[5, 15, low:high] = channel
-        label[2, 22, low:high] = channel
-    image = np.random.default_rng(0).uniform(50, 60, label.shape).astype(np.float32)
-    image[5, 37, 45] = 1000  # anterior and superior
-    image[1, 22, 3] = 1000  # left and inferior
-    return image, label
-
-
-def turned(volume: np.ndarray, codes: str, degrees: float = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return `volume` stored along the axes `codes` ("PIR"), and its affine, oblique by `degrees`."""
-    ras = np.eye(4)
-    ras[:3, :3] = rotation(degrees) @ np.diag(SPACING)
-    ras[:3, 3] = (-30, 12, 70)
-    change = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
-    return nib.apply_orientation(volume, change), ras @ inv_ornt_aff(change, volume.shape)
-
-
-@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "ASL", "SRP"])
-@pytest.mark.parametrize("degrees", [0, 14])
-def test_to_ras_undoes_every_orientation(codes, degrees):
-    image, _ = phantom()
-    stored, affine = turned(image, codes, degrees)
-    assert "".join(nib.aff2axcodes(affine)) == codes
-    found, spacing_mm = figures.to_ras(stored, affine)
-    np.testing.assert_array_equal(found, image)
-    np.testing.assert_allclose(spacing_mm, SPACING)
-
-
-def test_to_ras_takes_spacings():
-    found, spacing_mm = figures.to_ras(np.zeros((2, 3, 4)), np.array([4, 1, 1.5]))
-    assert found.shape == (2, 3, 4)
-    np.testing.assert_allclose(spacing_mm, SPACING)
-
-
-def test_take_slice_is_radiological():
-    image, _ = phantom()
-    sagittal = figures.take_slice(image, "sagittal", 5)
-    assert sagittal.shape == (50, 40)
-    assert np.unravel_index(sagittal.argmax(), sagittal.shape) == (4, 2)  # superior: near the top; anterior: near the left edge
-    coronal = figures.take_slice(image, "coronal", 22)
-    assert coronal.shape == (50, 9)
-    assert np.unravel_index(coronal.argmax(), coronal.shape) == (46, 7)  # inferior: near the bottom; patient's left: near the right edge
 
 
 def test_a_long_title_keeps_its_end():
@@ -77,62 +18,6 @@ def test_a_long_title_keeps_its_end():
     assert len(title) == 74
     assert title.startswith("…")
     assert title.endswith("patient/scan_v2")
-
-
-def test_best_index():
-    _, label = phantom()
-    assert figures.best_index(label, "sagittal") == 5
-    assert figures.best_index(label, "coronal") == 22
-    assert figures.best_index(np.zeros_like(label), "sagittal") == 4
-    assert figures.best_index(np.zeros_like(label), "coronal") == 20
-    discs = np.zeros_like(label)
-    discs[7, 3, 3] = DISC
-    assert figures.best_index(discs, "sagittal") == 7
-    discs[8] = 255  # "ignore" is no structure
-    assert figures.best_index(discs, "sagittal") == 7
-
-
-def curved(step: int) -> np.ndarray:
-    """RAS channel indices (12, 40, 50): L1 with its centre at 34 of the last axis, L2 `step` voxels further left at 14."""
-    label = np.zeros((12, 40, 50), np.uint8)
-    for channel, middle, x in ((L1, 34, 8), (L2, 14, 8 - step)):
-        label[x - 1 : x + 2, 19:22, middle - 4 : middle + 5] = channel
-    label[:, :, 48] = 255  # "ignore" is no structure
-    return label
-
-
-def test_a_slice_follows_the_spine():
-    path = figures.spine_path(curved(5), "sagittal", SPACING)  # 20 mm apart
-    assert path.shape == (50,)
-    assert [path[z] for z in (0, 14, 18, 22, 34, 49)] == [3, 3, 4, 5, 8, 8]
-    assert figures.spine_path(curved(5), "coronal", SPACING) == 20  # straight in that plane
-    assert figures.spine_path(curved(1), "sagittal", SPACING) == figures.best_index(curved(1), "sagittal")  # 4 mm
-    assert figures.spine_path(np.zeros((9, 40, 50), np.uint8), "sagittal", SPACING) == 4
-    discs = np.where(curved(5) == L1, DISC, np.where(curved(5) == L2, structure("L2/L3").channel, 0))
-    np.testing.assert_array_equal(figures.spine_path(discs, "sagittal", SPACING), path)
-
-
-@pytest.mark.parametrize("plane", ["sagittal", "coronal"])
-def test_a_curved_slice_has_the_voxels_on_its_path(plane):
-    volume = np.random.default_rng(0).normal(size=(6, 6, 5))
-    path = np.array([0, 2, 5, 5, 1])
-    drawn = figures.take_slice(volume, plane, path)
-    for z, i in enumerate(path):
-        row = volume[i, :, z] if plane == "sagittal" else volume[:, i, z]
-        np.testing.assert_array_equal(drawn[::-1, ::-1][z], row)
-    np.testing.assert_array_equal(figures.take_slice(volume, plane, np.full(5, 3)), figures.take_slice(volume, plane, 3))
-
-
-def test_crop_columns_keeps_margin_and_length():
-    label = np.zeros((9, 200, 50), np.uint8)
-    label[4, 90:100, 20] = L1
-    columns = figures.crop_columns(label, "sagittal", SPACING)
-    assert columns == slice(60, 150)  # anterior 40 mm in front of index 99: column 200 - 1 - 99 - 40; behind index 90 likewise
-    assert figures.crop_columns(label, "coronal", SPACING) == slice(0, 9)
-    assert figures.crop_columns(np.zeros_like(label), "sagittal", SPACING) == slice(None)
-    view = figures.make_view(label.astype(float), label, SPACING, "sagittal", 4, columns)
-    assert view.image.shape == (50, 90)
-    assert view.size_mm == (75, 90)
 
 
 def test_intensity_window():
@@ -159,15 +44,15 @@ def test_colors_of_neighbours_differ():
 
 def test_name_positions():
     image, label = phantom()
-    sagittal = figures.make_view(image, label, SPACING, "sagittal", 5, slice(None))
+    sagittal = views.make_view(image, label, SPACING, "sagittal", 5, slice(None))
     # L1 fills rows 12..21 and columns 12..24 (39 - 27 .. 39 - 15); L2 rows 26..35
     assert figures.name_positions(sagittal, [L1, L2], 3, 5) == [(L1, 9, 17 * 1.5), (L2, 9, 31 * 1.5)]
     assert figures.name_positions(sagittal, [L1, L2], 3, 30) == [(L1, 9, 25.5), (L2, 9, 55.5)]  # pushed apart
-    coronal = figures.make_view(image, label, SPACING, "coronal", 22, slice(None))
+    coronal = views.make_view(image, label, SPACING, "coronal", 22, slice(None))
     assert figures.name_positions(coronal, [L1], 3, 5) == [(L1, 7 * 4 + 3, 25.5)]  # columns 1..6, on the patient's left
     label[label == L2] = L1
     label[:, :, 24:28] = 0
-    again = figures.make_view(image, label, SPACING, "sagittal", 5, slice(None))
+    again = views.make_view(image, label, SPACING, "sagittal", 5, slice(None))
     assert [(c, y) for c, _, y in figures.name_positions(again, [L1], 3, 5)] == [(L1, 25.5), (L1, 46.5)]  # one level on two bodies
 
 
@@ -242,7 +127,7 @@ def test_warnings_stand_below_the_slices():
         edge = figure.get_window_extent().width
         assert all(text.get_window_extent().x1 < edge for text in figure.texts)
     curved_label = curved(5)
-    assert headings(figures.case_figure(np.ones(curved_label.shape), curved_label, affine))[-1] == "Following the spine: sagittal slice."
+    assert headings(figures.case_figure(np.ones(curved_label.shape), curved_label, affine))[-1] == "The sagittal slice follows the spine."
 
 
 def test_aspect_is_in_mm():

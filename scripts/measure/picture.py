@@ -9,23 +9,11 @@ import numpy as np
 from nibabel.affines import apply_affine
 
 from scripts.data.volumes import turned_to_ras
-from scripts.figures import (
-    BACKGROUND,
-    DIM,
-    DPI,
-    TEXT,
-    crop_columns,
-    draw_view,
-    fitted,
-    intensity_window,
-    make_view,
-    spine_path,
-    structure_color,
-    to_ras,
-)
+from scripts.figures import BACKGROUND, DIM, DPI, TEXT, draw_view, fitted, intensity_window, structure_color
 from scripts.labels import anatomical_order, label_table, level_of, structure
 from scripts.measure.rows import SPINE_WORDS
 from scripts.measure.spine import SACRUM, SpineMeasures
+from scripts.views import crop_columns, make_view, spine_path, to_ras
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 from tqdm import tqdm
 
-from scripts import figures
+from scripts import figures, views
 from scripts.common.errors import UserError, counted, shown
 from scripts.common.files import write_whole
 from scripts.common.preflight import check_writable
@@ -321,10 +321,10 @@ def _draw_slice(axes: Axes, scan: Scan) -> None:
         label = read_volume(scan.label)
         if not grid_mismatch(volume.data.shape, volume.affine, label.data.shape, label.affine):
             marked = encode(label.data, str(scan.label), scan.label_scheme)
-    turned, spacing_mm = figures.to_ras(volume.data, volume.affine)
-    marked = figures.to_ras(marked, volume.affine)[0]
-    columns = figures.crop_columns(marked, "sagittal", spacing_mm)
-    view = figures.make_view(turned, marked, spacing_mm, "sagittal", figures.spine_path(marked, "sagittal", spacing_mm), columns)
+    turned, spacing_mm = views.to_ras(volume.data, volume.affine)
+    marked = views.to_ras(marked, volume.affine)[0]
+    columns = views.crop_columns(marked, "sagittal", spacing_mm)
+    view = views.make_view(turned, marked, spacing_mm, "sagittal", views.spine_path(marked, "sagittal", spacing_mm), columns)
     figures.draw_view(axes, view, figures.intensity_window(turned, marked), letters=False, font=6, width=0.8)
 
 
