@@ -186,15 +186,14 @@ def case_figure(
     """
     turned, spacing_mm = to_ras(np.asarray(image), affine)
     labels = [to_ras(np.asarray(label), affine)[0] for label in (prediction, reference) if label is not None]
-    guide = labels[-1] if labels[-1].any() else labels[0]
+    guide = np.where(labels[-1] > 0, labels[-1], labels[0])  # the prediction guides where the reference ends
     everything = np.maximum.reduce([label > 0 for label in labels])
     planes = {p: (spine_path(guide, p, spacing_mm), crop_columns(everything, p, spacing_mm)) for p in MARGIN_MM}
     panels = []
     if reference is None:
         panels.append(("scan", make_view(turned, np.zeros_like(guide), spacing_mm, "sagittal", *planes["sagittal"])))
-    headings = ("prediction (discs dashed)" + (f", {note}" if note else ""), "reference")
-    for heading, label in zip(headings, labels):
-        heading += "" if label.any() else ": no structures"
+    for heading, label, words in zip(("prediction (discs dashed)", "reference"), labels, (note, "")):
+        heading += ("" if label.any() else ": no structures") + (f", {words}" if words else "")
         panels += [(heading, make_view(turned, label, spacing_mm, plane, *place)) for plane, place in planes.items()]
     curved = [plane for plane, (index, _) in planes.items() if np.ndim(index)]
     follow = f"The {' and '.join(curved)} {'slices follow' if len(curved) > 1 else 'slice follows'} the spine."
@@ -227,7 +226,9 @@ def _panel_figure(
     left, previous = side, ""
     for (heading, view), width_mm, gap in zip(panels, widths_mm, [*gaps[1:], 0.0]):
         if heading != previous:
-            figure.text(left / width, 1 - 0.55 / height, heading, color=DIM, fontsize=10, va="center")
+            room = int((width - left) * 72 / (0.6 * 10))  # letters
+            text = heading if len(heading) <= room else f"{heading[: room - 1]}…"
+            figure.text(left / width, 1 - 0.55 / height, text, color=DIM, fontsize=10, va="center")
         box = (left / width, foot / height, width_mm * inch_per_mm / width, height_mm * inch_per_mm / height)
         draw_view(figure.add_axes(box, facecolor="black"), view, window)
         left, previous = left + width_mm * inch_per_mm + gap, heading

@@ -113,6 +113,26 @@ def test_case_figure_headings():
     assert figures.figure_to_array(empty).shape[1] == pytest.approx(1200, rel=0.45)
 
 
+def test_a_long_heading_ends_at_the_edge():
+    image, label = phantom()
+    figure = figures.case_figure(image, np.zeros_like(label), np.diag([*SPACING, 1]), note="a note that is far too long " * 4)
+    heading = figure.texts[2]
+    assert heading.get_text().startswith("prediction (discs dashed): no structures, a note")
+    assert heading.get_text().endswith("…")
+    figures.figure_to_array(figure)
+    assert heading.get_window_extent().x1 < figure.get_window_extent().width
+
+
+def test_the_prediction_guides_where_the_reference_ends(monkeypatch):
+    """The path runs on through a body that the reference lacks."""
+    guides = []
+    monkeypatch.setattr(figures, "spine_path", lambda guide, plane, spacing_mm: guides.append(guide) or 5)
+    image, label = phantom()
+    part = np.where(label == L1, L1, 0).astype(np.uint8)
+    figures.case_figure(image, label, np.diag([*SPACING, 1]), reference=part)
+    np.testing.assert_array_equal(guides[0], label)
+
+
 def test_warnings_stand_below_the_slices():
     image, label = phantom()
     affine = np.diag([*SPACING, 1])

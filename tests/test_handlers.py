@@ -260,7 +260,7 @@ def test_figures_get_the_scan_the_map_and_the_reference(tmp_path, scans, monkeyp
     np.testing.assert_array_equal(prediction, PERFECT)
     np.testing.assert_allclose(affine, AFFINE, atol=1e-5)
     assert keywords == {"reference": None, "title": "sub-01.v2_T2w", "note": "", "warnings": ()}
-    assert calls[1][1]["note"] == "levels uncertain (0.45), 1 warning"  # the warning says that the mask is empty
+    assert calls[1][1]["note"] == "1 warning"  # that the mask is empty
     np.testing.assert_array_equal(calls[1][1]["reference"], boxes((L2, slice(2, 10))))
     assert not (tmp_path / "out").exists()  # without an output_dir nothing is written
     assert sorted(p.name for p in Path(tmp_path).iterdir()) == ["in"]

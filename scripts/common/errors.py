@@ -88,7 +88,8 @@ def similar_path(path: str | Path) -> str:
     path = Path(path)
     if path.exists() or not path.parent.is_dir():
         return ""
-    nearest = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1, cutoff=0.85)  # b.nii is not a misspelt a.nii
+    others = {*os.listdir(path.parent)} - {path.name}  # a link that leads nowhere is no suggestion
+    nearest = difflib.get_close_matches(path.name, sorted(others), n=1, cutoff=0.85)  # b.nii is not a misspelt a.nii
     return f" Did you mean {path.with_name(nearest[0])}?" if nearest else ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pickle
 import pydoc
 import re
 import tempfile
@@ -96,13 +95,14 @@ def load_weights(path: str | Path) -> dict[str, Any]:
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # bytes of other formats raise errors of many kinds in the unpickler
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code:
             raise CallError(
                 f"{path}: refused, it holds {code[1]} beside weights, which could run code. Take a plain state_dict."
             ) from error
-        is_other_format = isinstance(error, pickle.UnpicklingError)  # for which PyTorch's message is a page on its own options
+        # for other formats the messages tell nothing, or are a page on options of PyTorch
+        is_other_format = not isinstance(error, (RuntimeError, EOFError, OSError))
         reason = "torch.save did not write it" if is_other_format else read_reason(error)
         raise CallError(f"{path}: cannot be read as weights ({reason}). Copy or train it again.") from error
     if not isinstance(state, dict):

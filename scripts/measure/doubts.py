@@ -34,7 +34,7 @@ def picture_note(report: Mapping[str, Any]) -> str:
     report has.
     """
     notes = ["levels named by hand"] if "renamed" in report else []
-    if report.get("uncertain"):
+    if report.get("uncertain") and report.get("structures", True):  # an empty mask has no levels
         notes.append(f"levels uncertain ({_how_sure(report)})")
     if others := [line for line in report.get("warnings", []) if not line.startswith((UNCERTAIN, RENAMED))]:
         notes.append(counted(others, "warning"))
@@ -119,7 +119,8 @@ def _odd_sacral_disc(report: Mapping[str, Any], drawn: Mapping[str, Any]) -> lis
 
 
 def _cut_sides(drawn: Mapping[str, Any]) -> list[str]:
-    bodies = [row for name, row in drawn.items() if not names_disc(name)]
+    # bodies at the ends of the view may be slivers
+    bodies = [row for name, row in drawn.items() if not names_disc(name) and not {*row.get("cut_by_view", [])} - SIDES]
     sides = [side for side in ("left", "right") if len(bodies) > 1 and all(side in row.get("cut_by_view", []) for row in bodies)]
     return [f"every body is cut by the {side} side of the view: volumes and Cobb angles are those of parts" for side in sides]
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import BUNDLE
 
-from scripts.common.errors import CallError, UserError, did_you_mean
+from scripts.common.errors import CallError, UserError, did_you_mean, similar_path
 
 
 @pytest.mark.parametrize(("kind", "code"), [(UserError, 1), (CallError, 2)])
@@ -37,3 +37,10 @@ def test_a_name_that_was_left_off_is_meant():
     assert did_you_mean("dataset", known, prefix="--") == " Did you mean --dataset_dir?"
     assert did_you_mean("datalits", known) == " Did you mean datalist?"
     assert did_you_mean("da", known) == ""
+
+
+def test_a_link_that_leads_nowhere_is_no_suggestion(tmp_path):
+    (tmp_path / "gone.nii.gz").symlink_to("nowhere")
+    assert similar_path(tmp_path / "gone.nii.gz") == ""
+    (tmp_path / "gone2.nii.gz").touch()
+    assert similar_path(tmp_path / "gone.nii.gz") == f" Did you mean {tmp_path / 'gone2.nii.gz'}?"

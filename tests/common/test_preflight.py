@@ -7,8 +7,9 @@ import torch
 from conftest import BUNDLE, fails
 from monai.bundle import ConfigParser
 
+from scripts.common.errors import CallError
 from scripts.common.inference_config import inference_config
-from scripts.common.preflight import check_weights, is_true
+from scripts.common.preflight import check_weights, is_true, load_weights
 
 
 def test_check_weights(tmp_path):
@@ -49,3 +50,10 @@ def test_inference_config_errors(tmp_path):
         inference_config(str(tmp_path))
     with fails("inference.yaml has no patchsize, spacings"):
         inference_config(str(BUNDLE), spacings=[1, 1, 1], patchsize=[8, 8, 8], amp=False)
+
+
+@pytest.mark.parametrize("content", [b"hello, I am text", b"abc", b"", b"0" * 40])
+def test_a_file_that_is_no_weights(tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(CallError, match=r"x\.pt: cannot be read as weights \(.*\)\. Copy or train it again\.$"):
+        load_weights(tmp_path / "x.pt")

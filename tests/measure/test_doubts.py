@@ -27,6 +27,17 @@ def test_uncertain_because_a_level_is_missing():
     assert picture_note({**report(*rows, uncertain=True), "sequence_probability": 0.999}) == "levels uncertain (a level is missing)"
 
 
+def test_no_levels_are_uncertain_in_an_empty_mask():
+    empty = {"sequence_probability": 0.0, "uncertain": True, "structures": [], "warnings": ["the mask is empty"]}
+    assert picture_note(empty) == "1 warning"
+
+
+def test_slivers_at_the_ends_do_not_hide_a_cut_side():
+    rows = [row("L2", ("superior",)), row("L3", ("left", "superior")), *(row(name, ("left",)) for name in ("L4", "L5"))]
+    assert "every body is cut by the left side of the view: volumes and Cobb angles are those of parts" in doubts(report(*rows))
+    assert doubts(report(*rows[:2], row("L4", ("left",)), row("L5"))) == []
+
+
 def test_nothing_to_doubt():
     disc = row("L5/S1", anterior_height_mm=12.0, angle_deg=9.5)
     assert doubts(report(row("L5"), row("S1"), disc)) == []

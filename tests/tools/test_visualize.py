@@ -100,7 +100,7 @@ def test_the_picture_of_another_patient_stays(folder):
 def test_uncertain_names_are_told(folder, drawn):
     mask = folder / "verse" / "c1_T2w_seg.nii.gz"
     for sha in (sha256_of(mask), "of the mask before it was edited"):
-        names = {"uncertain": True, "sequence_probability": 0.957, "structures": [], "warnings": ["look"]}
+        names = {"uncertain": True, "sequence_probability": 0.957, "structures": [{"name": "S1"}], "warnings": ["look"]}
         report(mask, source=str(folder / "c1_T2w.nii.gz"), mask_sha256=sha, **names)
         visualize(mask, folder / "out")
     assert [call["note"] for call in drawn] == ["levels uncertain (0.95), 1 warning", ""]
