@@ -63,9 +63,14 @@ def intensity_window(image: np.ndarray, label: np.ndarray) -> tuple[float, float
     return low, high if high > low else low + 1
 
 
+def _letters_in(inches: float, points: float, width: float = 0.6) -> int:
+    """Return how many letters of a size fit, whose mean width is that share of it."""
+    return int(inches * 72 / (width * points))
+
+
 def fitted(text: str, inches: float, points: float) -> str:
     """Shorten a bold text to the space for it, keeping its end, which tells names apart."""
-    most = int(inches * 72 / (0.68 * points))
+    most = _letters_in(inches, points, width=0.68)
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
@@ -186,9 +191,9 @@ def case_figure(
     """
     turned, spacing_mm = to_ras(np.asarray(image), affine)
     labels = [to_ras(np.asarray(label), affine)[0] for label in (prediction, reference) if label is not None]
-    guide = np.where(labels[-1] > 0, labels[-1], labels[0])  # the prediction guides where the reference ends
-    everything = np.maximum.reduce([label > 0 for label in labels])
-    planes = {p: (spine_path(guide, p, spacing_mm), crop_columns(everything, p, spacing_mm)) for p in MARGIN_MM}
+    # the prediction guides where the reference ends
+    guide = labels[0] if reference is None else np.where(labels[1] > 0, labels[1], labels[0])
+    planes = {p: (spine_path(guide, p, spacing_mm), crop_columns(guide, p, spacing_mm)) for p in MARGIN_MM}
     panels = []
     if reference is None:
         panels.append(("scan", make_view(turned, np.zeros_like(guide), spacing_mm, "sagittal", *planes["sagittal"])))
@@ -214,8 +219,7 @@ def _panel_figure(
     height_mm, widths_mm = panels[0][1].size_mm[0], [view.size_mm[1] for _, view in panels]
     inch_per_mm = min((WIDTH_INCH - free) / sum(widths_mm), MAX_HEIGHT_INCH / height_mm)
     width = max(6.0, sum(widths_mm) * inch_per_mm + free)
-    letters = int((width - 2 * side) * 72 / (0.6 * REMARK_POINTS))  # per line
-    lines = [(part, color) for text, color in remarks for part in wrap(text, letters)]
+    lines = [(part, color) for text, color in remarks for part in wrap(text, _letters_in(width - 2 * side, REMARK_POINTS))]
     if len(lines) > MAX_REMARKS:
         lines = [*lines[: MAX_REMARKS - 1], ("... and more, see the report", WARNING)]
     foot = 0.12 + (line * len(lines) + 0.1 if lines else 0.0)
@@ -226,7 +230,7 @@ def _panel_figure(
     left, previous = side, ""
     for (heading, view), width_mm, gap in zip(panels, widths_mm, [*gaps[1:], 0.0]):
         if heading != previous:
-            room = int((width - left) * 72 / (0.6 * 10))  # letters
+            room = _letters_in(width - left, 10)
             text = heading if len(heading) <= room else f"{heading[: room - 1]}…"
             figure.text(left / width, 1 - 0.55 / height, text, color=DIM, fontsize=10, va="center")
         box = (left / width, foot / height, width_mm * inch_per_mm / width, height_mm * inch_per_mm / height)

@@ -49,10 +49,7 @@ def is_uncorrected(mask: Path) -> bool:
 
     A mask without a report, as a run leaves it that was killed between the two, is known by its signature.
     """
-    report = read_report(mask)
-    if "mask_sha256" not in report:
-        return _is_signed(mask)
-    return "renamed" not in report and is_as_reported(mask, report)
+    return _is_own(mask, read_report(mask))
 
 
 def check_replaceable(mask: Path, scan: str) -> None:
@@ -79,7 +76,7 @@ def check_replaceable(mask: Path, scan: str) -> None:
     content = read_report(mask)
     if other := other_scan(content, scan):
         raise ScanError(scan, f"{mask} is there already, the mask of {other}", fix)
-    if not is_uncorrected(mask):
+    if not _is_own(mask, content):
         raise ScanError(scan, f"{mask} is there already and not as this bundle has written it (a label, or a mask that was corrected)", fix)
 
 
@@ -106,6 +103,12 @@ def other_scan(report: Mapping[str, Any], scan: str | Path) -> str:
     source = report.get("source")
     other = isinstance(source, str) and os.path.exists(source) and os.path.realpath(source) != os.path.realpath(scan)
     return source if other else ""
+
+
+def _is_own(mask: Path, report: Mapping[str, Any]) -> bool:
+    if "mask_sha256" not in report:
+        return _is_signed(mask)
+    return "renamed" not in report and is_as_reported(mask, report)
 
 
 def _is_foreign(report: Path) -> bool:

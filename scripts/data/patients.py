@@ -121,10 +121,10 @@ def _common_folder(images: Collection[Path], root: Path) -> Path:
 
 def question(patient_of: Mapping[Path, str], root: Path) -> str:
     """Return a question for the user if one patient may have been taken for several, else nothing."""
-    patients = {*patient_of.values()}
+    patients, top = {*patient_of.values()}, _common_folder(patient_of, root)
+    above = "" if top == root else re.escape(f"{top.relative_to(root).as_posix()}/")  # what all paths begin with
     if contrasts := sorted(name for name in patients if re.fullmatch(CONTRAST, name)):
-        pattern = f"{_above(patient_of, root)}([^/]+)/"
-        return f"is {contrasts[0]} a contrast, not a patient? If folders are patients, set --patient_pattern '{pattern}'"
+        return f"is {contrasts[0]} a contrast, not a patient? If folders are patients, set --patient_pattern '{above}([^/]+)/'"
     parts = {  # part of a name in which two scans of one patient may differ -> patient_pattern that leaves it out
         rf"{SEP}[^ ._-]*$": f"(.+){SEP}",
         rf"{SEP}{CONTRAST}{SEP}.*$": f"(.+?)(?:{SEP}(?i:t[12]|stir|tirm|pd).*)?$",
@@ -135,12 +135,12 @@ def question(patient_of: Mapping[Path, str], root: Path) -> str:
     for part, pattern in parts.items():
         if pair := _twins(patients, part):
             return f"are {' and '.join(pair)} the same patient, and other names likewise? Then set --patient_pattern '{pattern}'"
-    top, in_folder = _common_folder(patient_of, root), defaultdict(set)
+    in_folder = defaultdict(set)
     for image, patient in patient_of.items():
         in_folder[image.relative_to(top).parts[0]].add(patient)
     if len(in_folder) > 2 and all(1 < len(names) <= MAX_SCANS_OF_PATIENT for names in in_folder.values()):
         asked = f"are the scans in {min(in_folder)} of one patient, and likewise in the other folders?"
-        return f"{asked} Then set --patient_pattern '{_above(patient_of, root)}([^/]+)/'"
+        return f"{asked} Then set --patient_pattern '{above}([^/]+)/'"
     below = defaultdict(set)
     for image in patient_of:
         folder, *others = image.relative_to(top).parts[:-1] or [""]
@@ -148,14 +148,8 @@ def question(patient_of: Mapping[Path, str], root: Path) -> str:
     if patients == below.keys() and all(len(folders) > 1 for folders in below.values()):
         first = min(below)
         asked = f"are the folders in {first} ({listed(sorted(below[first]), 2)}) different patients, and likewise in the others?"
-        return f"{asked} Then set --patient_pattern '{_above(patient_of, root)}[^/]+/([^/]+)/'"
+        return f"{asked} Then set --patient_pattern '{above}[^/]+/([^/]+)/'"
     return ""
-
-
-def _above(images: Collection[Path], root: Path) -> str:
-    """Return a pattern for what all paths from `root` begin with."""
-    top = _common_folder(images, root)
-    return "" if top == root else re.escape(f"{top.relative_to(root).as_posix()}/")
 
 
 def _twins(patients: Collection[str], part: str) -> list[str]:

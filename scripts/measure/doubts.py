@@ -51,7 +51,7 @@ def _how_sure(report: Mapping[str, Any], word: str = "") -> str:
     """Return why the names are uncertain, such as their probability after `word`, rounded down because 0.96 is certain."""
     if lacks_sacrum(report):
         return f"no {SACRUM} in the mask"
-    if report["sequence_probability"] >= MIN_CERTAIN_PROBABILITY and _gaps({row["name"]: row for row in report["structures"]}):
+    if report["sequence_probability"] >= MIN_CERTAIN_PROBABILITY:
         return "a level is missing"
     return f"{word}{math.floor(100 * report['sequence_probability'] + 1e-9) / 100:.2f}"
 
